@@ -1,0 +1,53 @@
+# Everything here makes its own virtual environment in .venv and needs nothing installed by hand but Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+JOBS ?= 2
+
+# One thread a process: several processes share the machine, and small steps get much slower on two threads.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test lint torture bench docs evidence browser clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 12
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: Python 3.11 or later is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,docs,cluster]'
+	touch $@
+
+demo: $(INSTALLED)  ## Rerun table 2 of the tempering paper (under ten minutes on two cores) and write its report
+	$(BIN)/counterflow reproduce tempering --profile laptop --jobs $(JOBS) --out counterflow-runs
+
+test: $(INSTALLED) browser lint  ## Format, lint, types, layers, tests and doctests
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+
+lint: $(INSTALLED)  ## The same without the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+browser:  # the report is tested in headless Chromium, with axe-core for its accessibility
+	@sh scripts/install-chromium.sh
+	@sh scripts/install-axe.sh
+
+torture: $(INSTALLED)  ## Kill a running reproduction 300 times, and count what was lost or repeated
+	COUNTERFLOW_KILLS=300 $(BIN)/pytest tests/lab/trials/test_torture.py -q
+
+bench: $(INSTALLED)  ## Time the library beside plain baselines, as ratios within one run
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: $(INSTALLED)  ## Build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+evidence: $(INSTALLED)  ## Run what is missing of the full evidence, pack it, and write REPRODUCTION.md from it
+	$(BIN)/python scripts/evidence.py --jobs $(JOBS)
+
+clean:  ## Remove what was built; the environment and finished runs stay
+	rm -rf dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,71 @@
+"""How the documentation is built: ``make docs``. What can be generated is, by ``generated.py``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import generated
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+import counterflow
+
+project = "counterflow"
+author = "The counterflow authors"
+copyright = "The counterflow authors"  # Sphinx wants this name
+version = release = counterflow.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build"]
+default_role = "py:obj"
+
+html_theme = "furo"
+html_title = f"counterflow {release}"
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
+
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+autodoc_typehints_description_target = "documented_params"
+autodoc_preserve_defaults = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+add_module_names = False
+python_display_short_literal_types = True
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "plain"
+bibtex_reference_style = "author_year"
+
+
+def find_by_last_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: Any) -> Any:
+    """Resolve ``Handle`` or a module-private path to the one documented object of that name."""
+    if node.get("refdomain") != "py":
+        return None
+    domain = env.get_domain("py")
+    last = node["reftarget"].rpartition(".")[2]
+    found = [name for name in domain.objects if name.rpartition(".")[2] == last]  # type: ignore[attr-defined]
+    if not found or (found := sorted(found, key=lambda name: (name.count("."), name)))[0] == node["reftarget"]:
+        return None
+    node["reftarget"] = found[0]
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, contnode)
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("missing-reference", find_by_last_name)
+    generated.setup(app)

@@ -1,0 +1,167 @@
+"""The parts of the documentation that are generated when it is built, so that they cannot be out of date.
+
+``.. generated:: NAME [ARGUMENT]`` puts the reStructuredText of one of ``PARTS`` in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from counterflow import cli
+from counterflow.lab import data
+from counterflow.lab.trials import claims_of, load_paper, paper_keys
+from counterflow.registry import Method, methods
+
+__all__ = ["PARTS", "setup"]
+
+WIDTH = 104
+
+
+def plain(text: str) -> str:
+    """Text in which nothing is markup; ``N. N. Name`` would begin an enumerated list."""
+    return "\\ " + re.sub(r"([\\`*_|])", r"\\\1", text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], widths: str = "auto") -> str:
+    """A list-table; cells are reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in (head, *rows):
+        lines += [f"   {'* -' if column == 0 else '  -'} {cell}" for column, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
+def methods_table() -> str:
+    """All registered methods and what each does."""
+    return table(
+        ("method", "site", "what it does"),
+        ((f"``{m.key}``", m.site, plain(m.summary)) for m in methods().values()),
+    )
+
+
+def declarations_table() -> str:
+    """What each method declares."""
+    return table(
+        ("method", "identity", "keeps the forward pass", "couples the batch", "homogeneous", "stateful", "random"),
+        ((f"``{m.key}``", *map(_mark, _declared(m))) for m in methods().values()),
+    )
+
+
+def _declared(method: Method) -> tuple[bool, ...]:
+    return (
+        method.identity,
+        method.keeps_forward,
+        method.batch_coupled,
+        method.homogeneous,
+        method.stateful,
+        method.random,
+    )
+
+
+def _mark(value: bool) -> str:
+    return "yes" if value else "–"
+
+
+def waivers_table() -> str:
+    """Contracts that methods cannot keep."""
+    rows = [
+        (f"``{method.key}``", f"``{contract}``", plain(waiver.reason), f"``{waiver.error.__name__}``")
+        for method in methods().values()
+        for contract, waiver in method.waivers.items()
+    ]
+    return table(("method", "contract", "why", "what a user sees"), rows) if rows else "No method waives a contract."
+
+
+def papers_table() -> str:
+    """The papers of the lab."""
+    rows = []
+    for key in paper_keys():
+        paper = load_paper(key)
+        rows.append((f"``{key}``", plain(paper.citation), str(len(claims_of(key)))))
+    return table(("key", "paper", "claims"), rows)
+
+
+def claims_table(key: str) -> str:
+    """The claims of one paper, as ``published.toml`` has them."""
+    rows = []
+    for claim in claims_of(key):
+        number = "" if claim.value is None else f"{claim.value:g}"
+        number += "" if claim.spread is None else f" ± {claim.spread:g}"
+        rows.append((f"``{claim.id}``", plain(claim.claim), claim.kind, number, plain(claim.at)))
+    return table(("id", "claim", "kind", "published", "where"), rows)
+
+
+def datasets_table() -> str:
+    """The catalog of data sets."""
+    rows = []
+    for entry in data.CATALOG.values():
+        title = f"`{entry.title} <{entry.publisher}>`__" if entry.publisher else entry.title
+        splits = ", ".join(f"{size} {name}" for name, size in entry.splits.items())
+        differs = next((f" Here: {form.differs}." for form in entry.forms if form.differs), "")
+        what = f"{title}: {entry.description} ({splits}).{differs}"
+        rows.append((f"``{entry.name}``", what, entry.provided, plain(entry.license), plain(entry.citation)))
+    return table(("name", "what it is", "provided as", "license", "cite"), rows)
+
+
+def command_help(verb: str) -> str:
+    """What ``counterflow VERB --help`` prints."""
+    arguments = ["--help"] if verb == "counterflow" else [verb, "--help"]
+    printed = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(WIDTH)
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            cli.main(arguments)
+    finally:
+        del os.environ["COLUMNS"]
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+    # Paragraphs are left to the terminal to break.
+    lines = (textwrap.fill(line, WIDTH) if len(line) > WIDTH else line for line in printed.getvalue().splitlines())
+    return ".. code-block:: text\n\n" + textwrap.indent("\n".join(lines), "   ")
+
+
+def commands() -> str:
+    """A section a verb, with its help."""
+    sections = []
+    for verb in cli.VERBS:
+        title = f"``counterflow {verb}``"
+        sections.append(f"{title}\n{'-' * len(title)}\n\n{command_help(verb)}")
+    return "\n\n".join(sections)
+
+
+PARTS: dict[str, Callable[..., str]] = {
+    "methods": methods_table,
+    "declarations": declarations_table,
+    "waivers": waivers_table,
+    "papers": papers_table,
+    "claims": claims_table,
+    "datasets": datasets_table,
+    "help": command_help,
+    "commands": commands,
+}
+
+
+class Generated(SphinxDirective):
+    """Puts one of the parts where it stands."""
+
+    required_arguments = 1
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The part's nodes."""
+        name, *rest = self.arguments
+        return self.parse_text_to_nodes(PARTS[name](*rest), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> None:
+    """Called by ``conf.py``."""
+    app.add_directive("generated", Generated)

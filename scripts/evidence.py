@@ -1,0 +1,65 @@
+"""Bring the committed evidence up to date: run what it lacks, pack it, and redraw what is made from it.
+
+    python scripts/evidence.py [--profile laptop] [--jobs 2] [--runs counterflow-runs] [KEY ...]
+
+Records in evidence/ whose hash still holds are reused. A run that was stopped goes on where it was. REPRODUCTION.md and
+the README's picture follow from the records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+from counterflow.cli.reproduce import reproduce_command
+from counterflow.exceptions import CounterflowError
+from counterflow.lab.report import read_sections, reproduction_markdown, select
+from counterflow.lab.trials import Profile, load_paper, pack, paper_keys, read_environments, read_record, unpack
+from counterflow.lab.trials.record import write_record, write_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+EVIDENCE = ROOT / "evidence"
+
+
+def restore(key: str, runs: Path) -> None:
+    """Put the committed records of a paper where a run finds them."""
+    for packed in sorted((EVIDENCE / key).glob("*.jsonl.gz")):
+        records, environments = unpack(packed)
+        for record in records:
+            if not (runs / key / f"{record.key}.json").exists():
+                write_record(runs, record, environments[record.environment])
+
+
+def main() -> int:
+    """Run, pack, summarize."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("keys", nargs="*", default=list(paper_keys()), metavar="KEY")
+    parser.add_argument("--profile", choices=get_args(Profile), default="laptop")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--runs", type=Path, default=ROOT / "counterflow-runs")
+    options = parser.parse_args()
+    for key in options.keys:
+        restore(key, options.runs)
+        status = reproduce_command(key, profile=options.profile, jobs=options.jobs, out=options.runs)
+        if status:
+            return status
+        records = [read_record(path) for path in sorted((options.runs / key).glob("*.json"))]
+        records = select(load_paper(key), options.profile, records)
+        pack(records, read_environments(options.runs), EVIDENCE / key / f"{options.profile}.jsonl.gz")
+    sections, _, complaints = read_sections(EVIDENCE)
+    print("\n".join(complaints), end="", file=sys.stderr)
+    write_whole(ROOT / "REPRODUCTION.md", reproduction_markdown(sections).encode())
+    subprocess.run([sys.executable, ROOT / "scripts" / "readme_picture.py"], check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except CounterflowError as error:
+        print(f"evidence: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,41 @@
+"""Counterflow: see, shape and combine the error that flows backward through a PyTorch network.
+
+Names are loaded when they are first used, so that the command line and its worker processes need not wait for
+torch where they do not need it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from counterflow import backward as backward
+    from counterflow import tempering as tempering
+    from counterflow.backward import attach as attach
+    from counterflow.backward.probe import probe as probe
+    from counterflow.optim import DeltaBarDelta as DeltaBarDelta
+    from counterflow.tempering import temper as temper
+
+__version__ = "0.1.0.dev0"
+
+_MODULES = ("backward", "tempering")
+_HOMES = {
+    "DeltaBarDelta": "counterflow.optim",
+    "attach": "counterflow.backward",
+    "probe": "counterflow.backward.probe",
+    "temper": "counterflow.tempering",
+}
+__all__ = ["DeltaBarDelta", "attach", "backward", "probe", "temper", "tempering"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"counterflow.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'counterflow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

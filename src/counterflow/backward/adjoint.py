@@ -1,0 +1,75 @@
+"""Adjoints: one `autograd.Function` in place of a layer's own backward pass.
+
+Where a tap changes the error that everything below sees, an adjoint changes what one layer makes of the
+error: its parameters' gradients, or the error that it hands down.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from counterflow.backward.reduce import prepare_ranks
+from counterflow.exceptions import UnsupportedError
+
+__all__ = ["Adjoint"]
+
+
+class Adjoint(ABC):
+    """A forward hook that replaces a layer's backward pass. Subclass it and give `supports` and `replace`.
+
+    The layer's output is kept to the bit: `replace` gets it detached from the layer's own graph, which is
+    dropped, and ties it to an `autograd.Function` of its own.
+
+    Attributes:
+        batch_coupled: Whether it mixes the examples of a batch.
+    """
+
+    batch_coupled: bool = False
+
+    @abstractmethod
+    def supports(self, module: nn.Module) -> str:
+        """Empty if it can replace this module's backward pass; else the reason why not."""
+
+    @abstractmethod
+    def replace(self, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
+        """The output again, tied to another backward pass.
+
+        Args:
+            module: The layer.
+            inputs: What the layer was called on.
+            output: What it returned, detached.
+        """
+
+    def buffers(self, module: nn.Module) -> Mapping[str, Tensor]:
+        """What it keeps from step to step on this module, by its name there; the state_dict has it."""
+        return {}
+
+    def why_not(self, module: nn.Module) -> str:
+        """Why this module's backward pass cannot be replaced, or must not be once more; empty if it can."""
+        for hook in module._forward_hooks.values():
+            if isinstance(hook, Adjoint):
+                return f"it has {hook!r} already, and a layer has one backward pass; undo that first"
+        return self.supports(module)
+
+    def check(self, name: str, module: nn.Module) -> None:
+        """Raise if this module's backward pass cannot be replaced, or has been already.
+
+        Raises:
+            UnsupportedError: With the layer's name and the reason.
+        """
+        reason = self.why_not(module)
+        if reason:
+            raise UnsupportedError(f"{self!r} cannot be attached to {name!r} ({type(module).__name__}): {reason}")
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+            return output
+        if self.batch_coupled and not torch.compiler.is_compiling():
+            prepare_ranks()
+        inputs = args[0] if args else kwargs["input"]
+        return self.replace(module, inputs, output.detach())

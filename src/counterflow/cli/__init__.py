@@ -1,0 +1,153 @@
+"""The command line: one module a verb, each a typed function that tyro turns into options.
+
+A verb's module is imported when the verb is asked for, so that help is quick. What the user can mend
+(`counterflow.exceptions.CounterflowError`, and everything tyro refuses) ends in one line on standard error
+and exit status 2; a fault of ours keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from counterflow.exceptions import CounterflowError, InputError
+
+__all__ = ["main"]
+
+
+class Verb(NamedTuple):
+    """Where a verb is, and what the first page of help says of it."""
+
+    module: str
+    function: str
+    summary: str
+
+
+VERBS = {
+    "list": Verb("list", "list_command", "the methods and the papers that are here, one line each"),
+    "reproduce": Verb("reproduce", "reproduce_command", "rerun a paper's tables and compare them with the paper"),
+    "report": Verb("report", "report_command", "write the page of a finished run again, and open it"),
+    "data": Verb("data", "data_command", "which data sets there are, where they are, whether they are intact"),
+}
+
+HELP = """\
+usage: counterflow VERB [OPTIONS]
+
+See, shape and combine the error that flows backward through a PyTorch network, and rerun the papers that
+its methods come from.
+
+verbs:
+{verbs}
+
+reproduce knows three sizes: smoke (the default: under a minute a paper), laptop (at most two hours a paper
+on two cores) and paper (the published size).
+
+examples:
+  counterflow list
+  counterflow reproduce tempering                      a first look, under a minute
+  counterflow reproduce tempering --profile laptop     the table, with a report
+  counterflow report                                   that report again
+  counterflow data where                               where data sets are looked for
+
+counterflow VERB --help says more.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What was typed after ``counterflow``; ``sys.argv`` by default.
+
+    Returns:
+        The exit status: 0, 1 if something that was checked or run is at fault, 2 for input that cannot be
+        used, 130 after Ctrl-C.
+    """
+    # Not list(...): once the verb's module is imported, that name is counterflow.cli.list.
+    verb, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    try:
+        if verb in ("-h", "--help"):
+            width = max(len(name) for name in VERBS)
+            verbs = "\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in VERBS.items())
+            print(HELP.format(verbs=verbs), end="")
+            return 0
+        if verb == "--version":
+            print(f"counterflow {importlib.metadata.version('counterflow')}")
+            return 0
+        status = _parse(verb, rest)()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as `| head` does. What is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except CounterflowError as error:
+        print(f"counterflow: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("counterflow: stopped", file=sys.stderr)
+        return 130
+
+
+def _parse(verb: str, arguments: list[str]) -> Callable[[], int]:
+    """The verb's function with its arguments filled in."""
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(VERBS)}"
+        raise InputError(f"there is no command {verb!r}; {meant}")
+    import tyro
+
+    module = importlib.import_module(f"counterflow.cli.{VERBS[verb].module}")
+    function: Callable[..., int] = getattr(module, VERBS[verb].function)
+
+    @functools.wraps(function)
+    def later(*values: object, **options: object) -> Callable[[], int]:
+        return functools.partial(function, *values, **options)
+
+    def parse() -> Callable[[], int]:
+        filled: Callable[[], int] = tyro.cli(later, prog=f"counterflow {verb}", args=arguments)
+        return filled
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return parse()
+    except SystemExit as stop:
+        if stop.code in (0, None):  # --help was asked for and printed
+            raise
+    raise InputError(f"{_refusal(parse)}; counterflow {verb} --help says more")
+
+
+def _refusal(parse: Callable[[], object]) -> str:
+    """Why tyro refuses the arguments, out of the box that it draws around its reasons."""
+    drawn = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"  # no line is broken
+    try:
+        with contextlib.redirect_stderr(drawn), contextlib.suppress(SystemExit):
+            parse()
+    finally:
+        del os.environ["COLUMNS"]
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+    # Below its title the box has the reason, then a rule or an empty line, then help and similar options. Where
+    # the terminal knows no Unicode, it is drawn with minus signs only.
+    lines = [line.strip(" │|") for line in re.sub(r"\x1b\[[0-9;]*m", "", drawn.getvalue()).splitlines()[1:]]
+    while lines and not lines[0].strip("─-"):
+        del lines[0]
+    end = next((number for number, line in enumerate(lines) if not line.strip("─-╰╯")), len(lines))
+    if lines[:1] and lines[0].startswith("Missing from"):
+        end = 2  # the name of what is missing, without its help
+    reason = " ".join(lines[:end]).rstrip(".")
+    below = lines[end + 1 : end + 3]
+    if below[:1] == ["Perhaps you meant:"]:
+        reason += f"; perhaps you meant {below[1]}"
+    return re.sub(r"no type matching (?:{None}\|)?(\S+) could be .* from \['(.*)'\]", r"'\2' is no \1", reason)

@@ -1,0 +1,61 @@
+"""``counterflow report``: the page again, from the records of a run or from the committed evidence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from counterflow.lab.report import read_sections, reproduction_markdown, write_report
+from counterflow.lab.trials import Profile
+from counterflow.lab.trials.record import write_whole
+
+__all__ = ["report_command"]
+
+
+def report_command(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("counterflow-runs"),
+    /,
+    *,
+    profile: Profile | None = None,
+    markdown: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
+    open_browser: Annotated[bool, tyro.conf.arg(name="open")] = True,
+) -> int:
+    """Judge the records in a folder again, write its report.html and open it in the browser.
+
+    Args:
+        folder: The folder that a run wrote (--out), or packed evidence such as evidence/.
+        profile: Which profile is shown; the largest that is there, if none is named.
+        markdown: Write the claims as Markdown to this file instead of the page.
+        open_browser: Open the page, where there is a screen to show it on.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        RecordError: The folder is missing or holds no records, or the report cannot be written.
+    """
+    sections, shown, complaints = read_sections(folder, profile)
+    for complaint in complaints:
+        print(f"counterflow report: left out: {complaint}", file=sys.stderr)
+    if markdown is not None:
+        write_whole(markdown, reproduction_markdown(sections).encode())
+        print(f"Summary: {markdown}")
+        return 0
+    path = write_report(sections, folder / "report.html", profile=shown)
+    print(f"Report: {path}")
+    if open_browser and _has_screen():
+        webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+def _has_screen() -> bool:
+    if os.environ.get("CI"):
+        return False
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,244 @@
+"""``counterflow reproduce``: rerun a paper's trials, and set what was measured beside what was published."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json as jsonlib
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from counterflow.cli.live import Display
+from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.lab.report import Section, assemble, write_report
+from counterflow.lab.report.numbers import format_interval, format_number, format_seconds
+from counterflow.lab.trials import (
+    Paper,
+    Profile,
+    Record,
+    claims_of,
+    load_paper,
+    paper_keys,
+    read_environments,
+    require_writable,
+    run,
+)
+from counterflow.lab.trials.pool import cores
+from counterflow.lab.trials.record import probe_folder, remove_leftovers, write_whole
+
+__all__ = ["reproduce_command"]
+
+STYLES = {
+    "reproduced": "green",
+    "direction only": "yellow",
+    "not reproduced": "red",
+    "inconclusive": "cyan",
+    "not run": "dim",
+}
+JSON_FIELDS = (
+    "id",
+    "claim",
+    "published",
+    "measured",
+    "low",
+    "high",
+    "n",
+    "unit",
+    "setting",
+    "verdict",
+    "seconds",
+)
+
+
+def reproduce_command(
+    key: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KEY|all")],
+    /,
+    *,
+    profile: Profile = "smoke",
+    jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("counterflow-runs"),
+    json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,
+    report: bool = True,
+) -> int:
+    """Rerun a paper's trials, print its claims with verdicts, and write report.html.
+
+    What the profiles cost, on two cores:
+
+      smoke    under a minute a paper; few seeds, so that much stays inconclusive
+      laptop   at most two hours a paper
+      paper    the published size; it may take days
+
+    A run that was stopped, even with kill -9, goes on where it was when the same command is given again:
+    finished trials are kept in DIR and reused, by every profile.
+
+    For example:
+
+      counterflow reproduce tempering
+      counterflow reproduce tempering --profile laptop --out runs
+      counterflow reproduce all --json - --no-report
+      counterflow reproduce all --profile paper --cluster tcp://10.0.0.1:8786
+
+    Exit status: 0, whatever the verdicts are; 1 if a trial failed; 2 for input that cannot be used; 130 after
+    Ctrl-C.
+
+    Args:
+        key: A paper's key, as `counterflow list` shows it, or all.
+        profile: How much is run.
+        jobs: Trials at once, one thread each; by default as many as there are cores, or threads in the cluster.
+        cluster: Run the trials on the dask scheduler at this address instead of here.
+        out: The folder for records and report.html.
+        json: Write all claims and verdicts to this file as JSON; - is standard output.
+        report: Write report.html.
+
+    Returns:
+        The exit status.
+    """
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs {jobs}: it has to be 1 or more")
+    keys = paper_keys() if key == "all" else (key,)
+    papers = [load_paper(name) for name in keys]
+    for paper in papers:
+        claims_of(paper.key)  # a malformed claim is found before the work, not after it
+    _require_json_target(json)
+    require_writable(out)
+    console = Console(stderr=json == "-")
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a file has no edge, and rich would take 80
+    try:
+        with _executor(cluster) as (executor, threads), Display(papers, console, jobs or threads()) as display:
+            at_once = jobs or (None if executor is None else threads)
+            records = run(papers, profile, out, executor=executor, jobs=at_once, on_event=display.show)
+    except KeyboardInterrupt:
+        print(
+            f"counterflow: stopped; finished trials are recorded in {out}, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    environments = read_environments(out)
+    sections = [assemble(paper, profile, records[paper.key], environments) for paper in papers]
+    for section in sections:
+        _print_section(console, section)
+    if report:
+        path = write_report(sections, out / "report.html", profile=profile)
+        console.print(Text(f"Report: {path}"), soft_wrap=True)
+    if json is not None:
+        _write_json(sections, profile, json)
+    return _print_faults(papers, records, out)
+
+
+def _require_json_target(target: str | None) -> None:
+    """Find out before the work, not after it, that the file cannot be written."""
+    if target is None or target == "-":
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise InputError(f"--json {target}: this is a folder; name a file in it, or - for standard output")
+    if not path.parent.is_dir():
+        raise InputError(f"--json {target}: there is no folder {path.parent}; make it first")
+    try:
+        probe_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"--json {target}: {path.parent} cannot be written: {error.strerror or error}") from error
+    remove_leftovers(path.parent, path.name)  # of a run that was killed
+
+
+@contextlib.contextmanager
+def _executor(address: str | None) -> Iterator[tuple[Executor | None, Callable[[], int]]]:
+    """The cluster at an address, or ``None``, the local pool, without one; and how many threads it has now."""
+    if address is None:
+        yield None, cores
+        return
+    if not re.fullmatch(r"(tcp|tls|ws|wss|ucx|inproc)://\S+", address):
+        raise InputError(f"--cluster {address}: an address is like tcp://10.0.0.1:8786")
+    try:
+        distributed: Any = importlib.import_module("distributed")  # it has no types
+    except ImportError as error:
+        raise MissingExtraError("cluster", "--cluster") from error
+    try:
+        client = distributed.Client(address, timeout="10s", set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"--cluster {address}: no dask scheduler answers there ({reason})") from error
+    known = 1
+
+    def threads() -> int:
+        # No more trials are handed over than run at once: dask would share them out at once among the workers that
+        # are there, and the longest would no longer go first.
+        nonlocal known
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # where the scheduler is gone, its trials say so
+            known = sum(client.nthreads().values())
+        return known
+
+    logging.disable(logging.ERROR)  # dask tells of every lost connection, at length; one line from us is enough
+    try:
+        with client:
+            yield client.get_executor(), threads
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _print_section(console: Console, section: Section) -> None:
+    table = Table(title=section.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("claim", "published", "measured", "95%", "n", "setting", "verdict"):
+        justify: Literal["left", "right"] = "right" if name in ("published", "measured", "n") else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name in ("n", "verdict"))
+    for claim in section.claims:
+        published = format_number(claim.published)
+        if claim.published_spread is not None:
+            published += f" ± {format_number(claim.published_spread)}"
+        table.add_row(
+            claim.id,
+            f"{published} {claim.unit}".strip() if claim.published is not None else "",
+            format_number(claim.measured),
+            format_interval(claim.low, claim.high),
+            "" if claim.n is None else str(claim.n),
+            claim.setting if claim.verdict != "not run" else "",
+            Text(claim.verdict, style=STYLES[claim.verdict]),
+        )
+    console.print(table)
+    console.print(Text(section.citation, style="dim"))
+    for note in section.notes:
+        console.print(Text(note), soft_wrap=True)
+    counts = {verdict: sum(c.verdict == verdict for c in section.claims) for verdict in STYLES}
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    console.print(Text(f"{section.key}: {summary}; {format_seconds(section.seconds)} of computing\n"))
+
+
+def _write_json(sections: Sequence[Section], profile: Profile, target: str) -> None:
+    papers: list[dict[str, Any]] = [
+        {
+            "paper": section.key,
+            "claims": [{name: getattr(claim, name) for name in JSON_FIELDS} for claim in section.claims],
+        }
+        for section in sections
+    ]
+    text = jsonlib.dumps({"profile": profile, "papers": papers}, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_whole(Path(target), text.encode())
+
+
+def _print_faults(papers: Sequence[Paper], records: dict[str, list[Record]], out: Path) -> int:
+    failed = [record for paper in papers for record in records[paper.key] if record.status == "failed"]
+    for record in failed:
+        log = out / record.paper / f"{record.key}.log"
+        where = f" ({log})" if log.exists() else ""
+        print(
+            f"counterflow: trial {record.paper}/{record.treatment} failed: {record.reason}{where}",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0

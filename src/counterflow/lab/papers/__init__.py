@@ -1,0 +1,1 @@
+"""The papers, one folder each: ``published.toml``, ``experiment.py``, ``figures.py``."""

@@ -1,0 +1,177 @@
+"""From records to sections: those that a run has at its end, and those that lie in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast, get_args
+
+from counterflow.exceptions import RecordError
+from counterflow.lab.report.exhibit import Exhibit, Section
+from counterflow.lab.trials import Paper, Profile, Record, Trial, claims_of, judge, load_paper, paper_keys
+from counterflow.lab.trials.record import canonical, read_environments, read_record, unpack
+
+__all__ = ["assemble", "read_sections", "select"]
+
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+
+
+def assemble(
+    paper: Paper,
+    profile: Profile,
+    records: Sequence[Record],
+    environments: Mapping[str, Mapping[str, object]] | None = None,
+) -> Section:
+    """Judge a paper's claims and put its section together.
+
+    Args:
+        paper: The paper.
+        profile: The profile that was run.
+        records: The records of its trials, those that failed or could not run too.
+        environments: Hash to environment, as `read_environments` has them.
+
+    Returns:
+        The section, with every claim of the paper's ``published.toml``.
+    """
+    done = [record for record in records if record.status == "done"]
+    command = f"counterflow reproduce {paper.key} --profile {profile}"
+    results = judge(
+        claims_of(paper.key),
+        paper.measure(profile, done),
+        missing=f"no finished trial of the {profile} profile measures it",
+    )
+    results = [
+        result if result.verdict == "not run" else replace(result, command=result.command or command)
+        for result in results
+    ]
+    used = dict.fromkeys(record.environment for record in done)
+    return Section(
+        key=paper.key,
+        title=paper.title,
+        citation=paper.citation,
+        command=command,
+        claims=results,
+        # Trials know nothing of the report above them, so a paper's exhibits are typed as objects there.
+        exhibits=cast("Sequence[Exhibit]", paper.exhibits(profile, done, results)),
+        environments=[dict((environments or {})[name]) for name in used if name in (environments or {})],
+        seconds=sum(record.seconds for record in done),
+        notes=_unfinished(records),
+    )
+
+
+def _unfinished(records: Iterable[Record]) -> list[str]:
+    """A line for every way in which trials did not finish."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record.status != "done":
+            groups.setdefault((record.status, record.reason), []).append(record.treatment)
+    lines = []
+    for (status, reason), treatments in groups.items():
+        trials = "1 trial" if len(treatments) == 1 else f"{len(treatments)} trials"
+        what = "failed" if status == "failed" else "did not run"
+        lines.append(f"{trials} {what} ({', '.join(dict.fromkeys(treatments))}): {reason}")
+    return lines
+
+
+def _identity(trial: Trial | Record) -> tuple[str, tuple[int, ...], bytes]:
+    return trial.treatment, tuple(trial.seeds), canonical(dict(trial.settings))
+
+
+def select(paper: Paper, profile: Profile, records: Iterable[Record]) -> list[Record]:
+    """The records that a run of one profile would use, out of a folder that may hold those of several.
+
+    A record remembers only the profile that it was first run for, so the paper is asked which trials belong
+    to the profile: again and again, as the runner does, since a second stage may follow from the first.
+    The data need not be on this machine: the record says which data it has seen.
+
+    Args:
+        paper: The paper.
+        profile: The profile.
+        records: All records of the paper.
+
+    Returns:
+        Those of the profile's trials, finished or not, at the paper's current revision, in the trials' order.
+    """
+    # Where two records differ only in their data, one that is done comes first.
+    ordered = sorted(records, key=lambda record: (record.status == "done", record.key))
+    known = {_identity(record): record for record in ordered if record.revision == paper.revision}
+    selected: list[Record] = []
+    while True:
+        done = [record for record in selected if record.status == "done"]
+        trials = dict.fromkeys(_identity(trial) for trial in paper.trials(profile, done))
+        following = [known[trial] for trial in trials if trial in known]
+        # A later stage is asked for only when the earlier one is complete, as in a run.
+        if len(following) <= len(selected) or len(following) < len(trials):
+            return following
+        selected = following
+
+
+def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Section], Profile, list[str]]:
+    """Read a folder of runs, or one of packed evidence, and judge what is in it.
+
+    Args:
+        folder: Holds ``<paper>/<hash>.json`` as a run leaves them, or ``<paper>/<profile>.jsonl.gz``.
+        profile: Which profile is shown; by default the largest that any paper here was run with. A paper
+            without records of it shows the largest that it has.
+
+    Returns:
+        One section a paper, the profile of the page, and a line for every file that could not be used.
+
+    Raises:
+        RecordError: The folder does not exist, or holds no records that can be used.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: there is no such folder; `counterflow reproduce KEY --out {folder}` fills one")
+    complaints: list[str] = []
+    environments: dict[str, dict[str, object]] = dict(read_environments(folder))
+    found: dict[str, dict[Profile, list[Record]]] = {}
+    for key in paper_keys():
+        runs = _read_runs(folder / key, complaints)
+        packed = _read_packed(folder / key, environments, complaints)
+        by_profile = {
+            name: [*packed.get(name, ()), *runs]
+            for name in PROFILES
+            if name in packed or any(record.profile == name for record in runs)
+        }
+        if by_profile:
+            found[key] = by_profile
+    if not found:
+        why = f": {complaints[0]}" if complaints else ""
+        raise RecordError(f"{folder}: no records of a paper here{why}; `counterflow reproduce KEY` writes some")
+    present = [name for name in PROFILES if any(name in by_profile for by_profile in found.values())]
+    if profile is not None and profile not in present:
+        raise RecordError(f"{folder}: no records of the profile {profile} here, only of {', '.join(present)}")
+    shown = profile or present[-1]
+    sections = []
+    for key, by_profile in found.items():
+        paper = load_paper(key)
+        own = shown if shown in by_profile else list(by_profile)[-1]
+        sections.append(assemble(paper, own, select(paper, own, by_profile[own]), environments))
+    return sections, shown, complaints
+
+
+def _read_runs(folder: Path, complaints: list[str]) -> list[Record]:
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(read_record(path))
+        except RecordError as error:
+            complaints.append(str(error))
+    return records
+
+
+def _read_packed(
+    folder: Path, environments: dict[str, dict[str, object]], complaints: list[str]
+) -> dict[Profile, list[Record]]:
+    packed: dict[Profile, list[Record]] = {}
+    for name in PROFILES:
+        path = folder / f"{name}.jsonl.gz"
+        if path.is_file():
+            try:
+                packed[name], described = unpack(path)
+            except RecordError as error:
+                complaints.append(str(error))
+            else:
+                environments.update(described)
+    return packed

@@ -1,0 +1,46 @@
+"""Trials, records and verdicts: what the lab runs, what it keeps, and what it concludes."""
+
+from __future__ import annotations
+
+from counterflow.exceptions import MissingExtraError
+
+try:
+    import msgspec as _msgspec  # noqa: F401  the whole lab rests on it, and it comes with an extra
+except ImportError as error:
+    raise MissingExtraError("lab", "the lab") from error
+
+from counterflow.lab.trials.claim import Claim, Kind, read_claims
+from counterflow.lab.trials.paper import Paper, Profile, claims_of, load_paper, paper_keys
+from counterflow.lab.trials.record import Record, Status, pack, read_environments, read_record, unpack
+from counterflow.lab.trials.runner import require_writable, run
+from counterflow.lab.trials.trial import Context, Json, Outcome, Trial
+from counterflow.lab.trials.verdict import ClaimResult, Group, Measurement, Setting, Verdict, judge
+
+__all__ = [
+    "Claim",
+    "ClaimResult",
+    "Context",
+    "Group",
+    "Json",
+    "Kind",
+    "Measurement",
+    "Outcome",
+    "Paper",
+    "Profile",
+    "Record",
+    "Setting",
+    "Status",
+    "Trial",
+    "Verdict",
+    "claims_of",
+    "judge",
+    "load_paper",
+    "pack",
+    "paper_keys",
+    "read_claims",
+    "read_environments",
+    "read_record",
+    "require_writable",
+    "run",
+    "unpack",
+]

@@ -1,0 +1,136 @@
+"""Claims: the published numbers and statements, as ``published.toml`` has them."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from counterflow.exceptions import InputError
+
+__all__ = ["Claim", "Kind", "read_claims"]
+
+Kind = Literal["value", "exact", "ratio", "order", "effect", "equivalence", "bound"]
+
+MARGIN = 1.5  # the default on the log scale
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One published number or statement, as ``published.toml`` has it, with the test named before any result.
+
+    Attributes:
+        id: Unique in the paper, such as ``"t2.mom.conventional"``.
+        claim: One sentence.
+        kind: What sort of claim it is; it decides how the verdict is computed (`judge`).
+        value: The published number; the bound, for a bound.
+        spread: Its standard deviation over ``n``. For a ratio of means, ``value * sqrt(cv1**2 + cv2**2)``.
+        n: How many restarts are behind it.
+        unit: Unit of the number.
+        at: Where in the paper, such as ``"Table 2"``.
+        scale: ``"log"`` compares by division, ``"linear"`` by subtraction.
+        margin: How far from the published number still counts: a factor above 1 on the log scale (1.5 unless
+            said otherwise), a distance on the linear scale.
+        statistic: What is taken of each group of samples.
+        test: The test of an order or an effect. ``"contrast"`` is a t test of the contrast of the groups.
+        direction: Order, effect: measured is less or greater than the other group; bound: than the bound.
+            Value, ratio: what *direction only* would mean (a ratio's is otherwise the side of its value).
+        tolerance: Relative tolerance of an exact number (absolute where the number is 0).
+    """
+
+    id: str
+    claim: str
+    kind: Kind
+    value: float | None = None
+    spread: float | None = None
+    n: int | None = None
+    unit: str = ""
+    at: str = ""
+    scale: Literal["log", "linear"] = "log"
+    margin: float | None = None
+    statistic: Literal["mean", "cv", "sd"] = "mean"
+    test: Literal["contrast", "mann_whitney", "paired_t", "none"] | None = None
+    direction: Literal["less", "greater"] | None = None
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        mistake = _mistake(self)
+        if mistake:
+            raise InputError(f"{self.id}: {mistake}")
+        if self.kind in ("value", "ratio", "equivalence") and self.margin is None:
+            msgspec.structs.force_setattr(self, "margin", MARGIN)
+        if self.kind in ("order", "effect") and self.test is None:
+            msgspec.structs.force_setattr(self, "test", "contrast")
+
+
+def _mistake(claim: Claim) -> str:
+    """What is wrong with a claim, in words: a field that is missing, out of range, or would be ignored."""
+    kind, log = claim.kind, claim.scale == "log"
+    numbers = {name: getattr(claim, name) for name in ("value", "spread", "margin", "tolerance")}
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            return f"{name} is {number}"
+    sized = kind in ("value", "ratio")
+    if kind in ("value", "ratio", "exact", "bound") and claim.value is None:
+        return f"a claim of kind {kind} needs a value"
+    if log and sized and claim.value is not None and claim.value <= 0:
+        return f"value is {claim.value:g}; the log scale needs it positive"
+    if claim.n is not None and claim.n < 1:
+        return f"n is {claim.n}"
+    if claim.spread is not None and (not sized or claim.statistic != "mean"):
+        return "a spread is read for a value or ratio of means only"
+    if claim.spread is not None and (claim.spread < 0 or (claim.n or 0) < 2):
+        return "a spread cannot be negative, and needs its n, of two or more"
+    if claim.margin is not None and not (sized or kind == "equivalence"):
+        return f"a claim of kind {kind} has no margin"
+    if claim.margin is not None and claim.margin <= (1 if log else 0):
+        return f"margin is {claim.margin:g}; on the {claim.scale} scale it is above {1 if log else 0}"
+    if claim.margin is None and not log and (sized or kind == "equivalence"):
+        return "the linear scale needs a margin"
+    if claim.direction is None and kind in ("order", "effect", "bound"):
+        return f"a claim of kind {kind} needs a direction"
+    if claim.direction is not None and kind in ("exact", "equivalence"):
+        return f"a claim of kind {kind} has no direction"
+    if (claim.tolerance is not None) != (kind == "exact"):
+        return "a tolerance belongs to the kind exact, which needs one"
+    if claim.tolerance is not None and claim.tolerance < 0:
+        return f"tolerance is {claim.tolerance:g}"
+    if kind in ("order", "effect"):
+        if claim.test == "none":
+            return f"a claim of kind {kind} needs a test"
+        if claim.test in ("mann_whitney", "paired_t") and claim.statistic != "mean":
+            return f"the test {claim.test} looks at the samples themselves; it takes no {claim.statistic}"
+    elif claim.test not in (None, "none"):
+        return f"the test is read for an order or an effect; {kind} is judged by its interval"
+    return ""
+
+
+def read_claims(path: Path) -> tuple[Claim, ...]:
+    """Read a ``published.toml``.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file is no TOML, or a claim in it is malformed; file, claim and field are named.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+    unknown = sorted(set(table) - {"claim"})
+    if unknown or not isinstance(table.get("claim"), list):
+        raise InputError(f"{path}: holds [[claim]] tables only, not {', '.join(unknown) or 'nothing'}")
+    claims: list[Claim] = []
+    for position, entry in enumerate(table["claim"]):
+        name = entry.get("id", f"number {position + 1}") if isinstance(entry, dict) else position + 1
+        try:
+            claim = msgspec.convert(entry, Claim)
+        except msgspec.ValidationError as error:
+            raise InputError(f"{path}: claim {name}: {error}") from error
+        if any(other.id == claim.id for other in claims):
+            raise InputError(f"{path}: claim {name}: the id is used twice")
+        claims.append(claim)
+    return tuple(claims)

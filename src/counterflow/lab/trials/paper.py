@@ -1,0 +1,106 @@
+"""What a paper gives the lab, and where the papers are."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from counterflow.exceptions import InputError
+from counterflow.lab.trials.claim import Claim, read_claims
+from counterflow.lab.trials.record import Record
+from counterflow.lab.trials.trial import Context, Outcome, Trial
+from counterflow.lab.trials.verdict import ClaimResult, Measurement
+
+__all__ = ["Paper", "Profile", "claims_of", "load_paper", "paper_keys"]
+
+Profile = Literal["smoke", "laptop", "paper"]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper: its trials, how one is run, and what its claims are measured from.
+
+    Its folder ``counterflow/lab/papers/<key>/`` holds ``published.toml`` (the claims) and ``experiment.py``,
+    which names it ``PAPER``. Every function sees the records of finished trials only; of those that failed
+    or could not run the lab itself tells the reader.
+
+    Args:
+        key: The name of its folder, such as ``"tempering"``.
+        title: Short, for tables.
+        citation: One line.
+        revision: Bumped by hand when an experiment's meaning changes: records of an earlier one are then
+            not used any more.
+        trials: From the profile and the records so far to *all* trials known now. Pure. It is called again
+            when all the trials it named have a record, so a second stage (fresh seeds at the best rate) may
+            follow from the first.
+        run: One trial. A pure function of the trial; it sits at module level, so that it can be pickled by
+            reference.
+        measure: From the profile and the records to one measurement a claim.
+        exhibits: Figures and tables for the report (`counterflow.lab.report`).
+    """
+
+    key: str
+    title: str
+    citation: str
+    revision: int
+    trials: Callable[[Profile, Sequence[Record]], Sequence[Trial]]
+    run: Callable[[Trial, Context], Outcome]
+    measure: Callable[[Profile, Sequence[Record]], Mapping[str, Measurement]]
+    exhibits: Callable[[Profile, Sequence[Record], Sequence[ClaimResult]], Sequence[object]]
+
+
+def paper_keys() -> tuple[str, ...]:
+    """The keys of all papers in the lab, in alphabetical order.
+
+    Returns:
+        The folders of `counterflow.lab.papers` that hold a ``published.toml``.
+    """
+    return tuple(sorted(_folders()))
+
+
+def _folders() -> dict[str, Path]:
+    package = importlib.import_module("counterflow.lab.papers")
+    folders = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        for root in package.__path__:
+            folder = Path(root) / module.name
+            if (folder / "published.toml").is_file():
+                folders[module.name] = folder
+    return folders
+
+
+def _require_known(key: str) -> None:
+    known = paper_keys()
+    if key not in known:
+        raise InputError(f"there is no paper {key!r} here; known are {', '.join(known) or 'none'}")
+
+
+def load_paper(key: str) -> Paper:
+    """Import a paper by its key.
+
+    Args:
+        key: As `paper_keys` has it.
+
+    Raises:
+        InputError: There is no such paper.
+    """
+    _require_known(key)
+    paper: Paper = importlib.import_module(f"counterflow.lab.papers.{key}.experiment").PAPER
+    return paper
+
+
+def claims_of(key: str) -> tuple[Claim, ...]:
+    """The claims in a paper's ``published.toml``.
+
+    Args:
+        key: As `paper_keys` has it.
+
+    Raises:
+        InputError: There is no such paper, or a claim in the file is malformed.
+    """
+    _require_known(key)
+    return read_claims(_folders()[key] / "published.toml")

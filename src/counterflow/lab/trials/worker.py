@@ -1,0 +1,119 @@
+"""What happens in the process that runs a trial: one thread, and every fault brought home as text."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from counterflow.exceptions import DataNotFoundError, MissingExtraError
+from counterflow.lab.trials.lock import let_go, take
+from counterflow.lab.trials.record import Numbers, Status, environment, settle
+from counterflow.lab.trials.trial import Context, Outcome, Trial
+
+__all__ = ["Answer", "execute", "last_line", "prepare_worker"]
+
+ORPHAN_SECONDS = 5.0  # a worker of this machine whose run was killed is gone well before
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker sends back: plain values, so that no exception has to survive pickling."""
+
+    status: Status
+    reason: str
+    log: str
+    seconds: float
+    environment: dict[str, str | int | None]
+    metrics: dict[str, Numbers] = field(default_factory=dict)
+    curves: dict[str, Numbers] = field(default_factory=dict)
+
+
+def prepare_worker() -> None:
+    """Make a process of the local pool leave Ctrl-C to the parent, and end when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A pool's worker holds both ends of its queue, so it would wait forever for a parent that was killed.
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _use_one_thread()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _use_one_thread() -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"  # read by libraries that are loaded from here on
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def last_line(error: BaseException) -> str:
+    """The kind and message of an exception, on one line."""
+    return " ".join("".join(traceback.format_exception_only(error)).split())
+
+
+@contextlib.contextmanager
+def _at_work(folder: Path) -> Iterator[Path]:
+    """The trial's folder, for this worker alone; a passing one where it is not to be had.
+
+    It is not on another machine that shares no disk, nor while a worker that outlived its run still has it.
+    """
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    lock = None
+    while folder.is_dir() and (lock := take(folder, ".worker")) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if lock is None:
+        with tempfile.TemporaryDirectory(prefix="counterflow-", ignore_cleanup_errors=True) as passing:
+            yield Path(passing)
+        return
+    try:
+        yield folder
+    finally:
+        let_go(lock)
+
+
+def execute(run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path, parent: int) -> Answer:
+    """Run one trial and say what became of it; it raises nothing.
+
+    Args:
+        run: The paper's function.
+        trial: The trial.
+        folder: The folder for the trial's checkpoint, which the parent has made, on a disk that it may not share.
+        parent: The parent's process id: a trial in that very process leaves its threads alone.
+    """
+    if os.getpid() != parent:
+        _use_one_thread()
+        above = multiprocessing.parent_process()
+        if above is not None and not above.is_alive():
+            os._exit(1)  # the run was killed while this worker started; the next run may have done the trial by now
+    started = time.perf_counter()
+    status: Status = "failed"
+    log = ""
+    metrics: dict[str, Numbers] = {}
+    curves: dict[str, Numbers] = {}
+    try:
+        with _at_work(folder) as place:
+            started = time.perf_counter()
+            metrics, curves = settle(trial, run(trial, Context(place)))
+        status, reason = "done", ""
+    except (DataNotFoundError, MissingExtraError) as error:
+        status, reason = "not run", str(error)
+    except Exception as error:
+        reason = last_line(error)
+        log = traceback.format_exc()
+    seconds = time.perf_counter() - started
+    return Answer(status, reason, log, seconds, environment(), metrics, curves)

@@ -1,0 +1,422 @@
+"""Following the data through a model: which layers feed which, through what functions, at what power.
+
+A model is traced by `torch.export`, so functions count wherever they are called, as modules or not. From the output of
+each layer with weights the error's way back is known by following the data forward: through functions (which have
+slopes), sums, joins, pooling and attention, to all layers that weigh it next. A skip is followed like any other way:
+it is no unit of its own, and what lies behind it is fed by the layer too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import fx, nn
+
+from counterflow.exceptions import UnsupportedError
+from counterflow.tempering.activations import UNARY, Bounds, bounds_of_call
+from counterflow.tempering.ops import (
+    BLOCKED,
+    JOINS,
+    POOLS,
+    PRODUCTS,
+    READERS,
+    STRUCTURE,
+    VIEWS,
+    Weighted,
+    operation,
+    scope,
+    weighted,
+)
+
+__all__ = ["Flow", "Power", "Trace", "Use"]
+
+SOFTMAX = frozenset({"softmax", "_softmax"})
+LOG_SOFTMAX = frozenset({"log_softmax", "_log_softmax"})
+
+
+@dataclass(frozen=True)
+class Power:
+    """The paper's :math:`p` of a tensor's elements.
+
+    Args:
+        value: The bound on the square, or its mean.
+        measured: Whether it was seen on the sample, for want of a bound.
+    """
+
+    value: float
+    measured: bool
+
+
+@dataclass(eq=False)
+class Use:
+    """One call of one layer with weights.
+
+    Args:
+        node: Where its output stands in the trace.
+        facts: What it computes; None for a parameter that is itself an activation.
+        layer: The name of the module whose parameters are used.
+        scope: The name of the innermost module that was being called.
+        weights: The names of the parameters that stand as its weight.
+        parameters: The names of all its parameters.
+    """
+
+    node: fx.Node
+    facts: Weighted | None
+    layer: str
+    scope: str
+    weights: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """The kind of layer."""
+        return "parameter" if self.facts is None else self.facts.kind
+
+
+@dataclass
+class Flow:
+    """Where a value goes.
+
+    Args:
+        consumers: The layers that weigh it next, and the greatest slope on a way there.
+        output: The greatest slope on a way to the model's output; None if no way leads there.
+        unknown: An operation on the way that is not known, if there is one.
+    """
+
+    consumers: dict[Use, float] = field(default_factory=dict)
+    output: float | None = None
+    unknown: fx.Node | None = None
+
+
+class Trace:
+    """A model's graph, with what tempering asks of it.
+
+    Args:
+        model: The model that was traced.
+        graph: Its graph.
+        parameters: The names of the parameters by their placeholders.
+        inputs: The placeholders of the model's inputs.
+        given: Bounds that the user states, by function.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        parameters: Mapping[fx.Node, str],
+        inputs: set[fx.Node],
+        given: Mapping[str, Bounds],
+    ) -> None:
+        self.model = model
+        self.graph = graph
+        self.given = given
+        self.uses: list[Use] = []
+        # What a run on the sample told (counterflow.tempering.measure).
+        self.mean_square: dict[fx.Node, float] = {}
+        self.squared_input_power: dict[fx.Node, float] = {}
+        self.measured_slope: dict[fx.Node, float] = {}
+        # A module that stands in several places has one name here.
+        self._first_name = {id(module): name for name, module in model.named_modules()}
+        self._uses_at: dict[fx.Node, list[Use]] = {}
+        self._flows: dict[fx.Node, Flow] = {}
+        # Which parameters a node shows, through views alone; what depends on parameters, and on the inputs.
+        self._views: dict[fx.Node, tuple[str, ...]] = {node: (name,) for node, name in parameters.items()}
+        self._tainted = set(parameters)
+        self._fed = set(inputs)
+        _follow_in_place(graph)
+        self.position = {node: index for index, node in enumerate(graph.nodes)}
+        for node in graph.nodes:
+            if node.op == "call_function":
+                self._read(node)
+
+    # -- which nodes are layers -------------------------------------------------------------------------------
+
+    def _read(self, node: fx.Node) -> None:
+        name, sources = operation(node), node.all_input_nodes
+        if name in BLOCKED:
+            return
+        if not self._fed.isdisjoint(sources):
+            self._fed.add(node)
+        if not self._tainted.isdisjoint(sources):
+            self._tainted.add(node)
+        shown = [source for source in sources if source in self._views]
+        if shown and name in VIEWS and len(shown) == len(sources):
+            self._views[node] = tuple(dict.fromkeys(p for s in shown for p in self._views[s]))
+            return
+        layers = weighted(node, lambda a: isinstance(a, fx.Node) and a in self._views)
+        if not layers:
+            self._refuse_computed_weight(node, name)
+        taken: set[fx.Node] = set()
+        for facts in layers:
+            parts = [n for n in (facts.weight, *facts.others) if n in self._views]
+            taken.update(parts)
+            names = tuple(dict.fromkeys(p for n in parts for p in self._views[n]))
+            self._add(node, facts, self._views[facts.weight], names, scope(node))
+        operands = {x for facts in layers for x in facts.inputs}
+        for source in shown:
+            if source in taken:
+                continue
+            if source not in operands and (name in PRODUCTS or not self._passes(node)):
+                self._refuse_parameter(self._views[source], node)
+            elif all(use.node is not source for use in self.uses):
+                self._add(source, None, self._views[source], self._views[source], scope(node))
+
+    def _add(
+        self,
+        node: fx.Node,
+        facts: Weighted | None,
+        weights: tuple[str, ...],
+        names: tuple[str, ...],
+        where: str,
+    ) -> None:
+        # Tied parameters have one name in a trace: the module being called says whose they are here.
+        own = {id(p) for p in self.model.get_submodule(where)._parameters.values() if p is not None}
+        mine = any(id(self.model.get_parameter(name)) in own for name in names)
+        where = self._first_name[id(self.model.get_submodule(where))]
+        use = Use(node, facts, where if mine else weights[0].rpartition(".")[0], where, weights, names)
+        self.uses.append(use)
+        if facts is not None:
+            self._uses_at.setdefault(node, []).append(use)
+
+    def _refuse_parameter(self, names: tuple[str, ...], node: fx.Node) -> None:
+        if any(self.model.get_parameter(name).requires_grad for name in names):
+            raise UnsupportedError(
+                f"parameter {names[0]!r} is used by {operation(node)!r} in {_place(node)}, which temper does not know; "
+                "write that step with layers of torch.nn, or freeze the parameter with requires_grad_(False)"
+            )
+
+    def _refuse_computed_weight(self, node: fx.Node, name: str) -> None:
+        if name not in READERS:
+            return
+        computed = [n for n in node.all_input_nodes if n in self._tainted and n not in self._fed]
+        weights = [n for n in computed if n not in self._views and n in node.args[1:3]]
+        if weights:
+            raise UnsupportedError(
+                f"{_place(node)} computes its weight from other parameters (as weight_norm does), and temper has no "
+                "rate for those; take the parametrization off first"
+            )
+
+    # -- where values go --------------------------------------------------------------------------------------
+
+    def uses_at(self, node: fx.Node) -> list[Use]:
+        """The layers that a node computes."""
+        return self._uses_at.get(node, [])
+
+    def order(self, use: Use) -> tuple[int, int]:
+        """Sorts calls so that a layer stands before all that it feeds."""
+        return self.position[use.node], use.facts.level if use.facts else 0
+
+    def is_external(self, node: fx.Node) -> bool:
+        """Whether a value depends on no parameter."""
+        return node not in self._tainted
+
+    def flow_of(self, use: Use) -> Flow:
+        """Where a layer's output goes.
+
+        Raises:
+            UnsupportedError: If its error passes a function that is not known.
+        """
+        if use.facts is not None and use.facts.kind == "recurrent":
+            above = [u for u in self.uses_at(use.node) if u.facts and u.facts.level == use.facts.level + 1]
+            if above:
+                return Flow(dict.fromkeys(above, 1.0))
+        flow = self._flow(use.node)
+        if flow.unknown is not None:
+            name = operation(flow.unknown)
+            raise UnsupportedError(
+                f"the error of {use.layer or use.weights[0]!r} passes {name!r} in {_place(flow.unknown)}, whose slope "
+                f"temper does not know; state it: activations={{{name!r}: tempering.Bounds(slope=..., power=...)}}"
+            )
+        return flow
+
+    def _flow(self, start: fx.Node) -> Flow:
+        # Users stand behind a node in the graph, so one walk from the back needs no recursion.
+        if not self._flows:
+            for node in reversed(self.graph.nodes):
+                self._flows[node] = self._flow_from_users(node)
+        return self._flows[start]
+
+    def _flow_from_users(self, node: fx.Node) -> Flow:
+        flow = Flow()
+        for user in node.users:
+            if user.op == "output":
+                flow.output = max(flow.output or 0.0, 1.0)
+                continue
+            uses = self.uses_at(user)
+            if uses:
+                for use in uses:
+                    assert use.facts is not None
+                    if node in use.facts.inputs:
+                        flow.consumers[use] = max(flow.consumers.get(use, 0.0), 1.0)
+                if operation(user) != "addmm" or node is not user.args[0] or node in self._views:
+                    continue
+            if operation(user) in BLOCKED or not _is_float(user):
+                continue
+            behind = self._flows[user]
+            if not behind.consumers and behind.output is None and behind.unknown is None:
+                continue
+            if not self._passes(user):
+                flow.unknown = user
+                continue
+            gain = self._gain(user, node)
+            for use, slope in behind.consumers.items():
+                flow.consumers[use] = max(flow.consumers.get(use, 0.0), gain * slope)
+            if behind.output is not None:
+                flow.output = max(flow.output or 0.0, gain * behind.output)
+            flow.unknown = flow.unknown or behind.unknown
+        return flow
+
+    def _passes(self, node: fx.Node) -> bool:
+        name = operation(node)
+        known = STRUCTURE | UNARY | SOFTMAX | LOG_SOFTMAX | {"mul", "div"} | READERS.keys()
+        return name in known or name in self.given
+
+    # -- slopes and powers ------------------------------------------------------------------------------------
+
+    def bounds(self, node: fx.Node) -> Bounds:
+        """The bounds of the function that a node computes, as stated or found."""
+        name = operation(node)
+        if name in self.given:
+            return self.given[name]
+        return bounds_of_call(node.target, tuple(node.args[1:]), node.kwargs)  # type: ignore[arg-type]
+
+    def _gain(self, node: fx.Node, source: fx.Node) -> float:
+        """The slope of a node in one of its inputs."""
+        name = operation(node)
+        if name in self.given or name in UNARY:
+            slope = self.bounds(node).slope
+            return self.measured_slope.get(node, 1.0) if slope is None else slope
+        if name in SOFTMAX:
+            return 0.25  # of each unit in itself: x(1 - x)
+        if name == "mul":
+            other = [a for a in node.args if a is not source]
+            if not other:
+                other = [source]
+            return abs(other[0]) if isinstance(other[0], int | float) else self._rms(other[0])
+        if name == "div":
+            if isinstance(node.args[1], int | float):
+                return 1.0 / abs(node.args[1]) if node.args[1] else 1.0
+            if _is_softsign(node):
+                return 1.0
+            return self._rms(node) / max(self._rms(source), 1e-12)
+        return 1.0
+
+    def _rms(self, node: object) -> float:
+        return math.sqrt(self.power(node).value) if isinstance(node, fx.Node) else 1.0
+
+    def power(self, node: fx.Node) -> Power:
+        """The paper's :math:`p(f)` of a value's elements: bounded where its function is, else measured."""
+        bound = self._bound(node)
+        return Power(bound, False) if bound is not None else Power(self.mean_square.get(node, 1.0), True)
+
+    def _bound(self, node: fx.Node) -> float | None:
+        name = operation(node)
+        nodes = node.all_input_nodes
+        if name in self.given or name in UNARY:
+            return self.bounds(node).power
+        if name in SOFTMAX:
+            # Their squares sum to one at most: a local code over the classes.
+            dim = node.args[1]
+            size = node.meta["val"].shape[dim] if isinstance(dim, int) else 1
+            return float(1.0 / math.sqrt(size))
+        if name == "div" and _is_softsign(node):
+            return 1.0
+        if name == "getitem" and nodes and self.squashes(nodes[0]):
+            # A layer returns (outputs, hidden state, cell state), a cell (hidden state, cell state).
+            hidden = 1 if operation(nodes[0]).endswith("_cell") else 2
+            return 1.0 if isinstance(node.args[1], int) and node.args[1] < hidden else None
+        if self.squashes(node):
+            return 1.0
+        if name == "dropout":
+            bound = self._bound(nodes[0])
+            kept = 1.0 - float(node.args[1]) if node.args[2] else 1.0  # type: ignore[arg-type]
+            return None if bound is None or kept <= 0 else bound / kept
+        if name in VIEWS | POOLS and nodes and len(nodes) == 1:
+            return self._bound(nodes[0])
+        if name in JOINS:
+            return self._joined(node, nodes)
+        return None
+
+    def _joined(self, node: fx.Node, nodes: list[fx.Node]) -> float | None:
+        parts = node.args[0]
+        assert isinstance(parts, list | tuple)
+        found = [(self._bound(n), n.meta["val"].numel()) for n in parts if isinstance(n, fx.Node)]
+        if any(bound is None for bound, _ in found):
+            return None
+        # Squared, since the sum over inputs is one of squared bounds.
+        total = sum(count for _, count in found)
+        return math.sqrt(sum(count * (bound or 0.0) ** 2 for bound, count in found) / total)
+
+    def squashes(self, node: fx.Node) -> bool:
+        """Whether a recurrent layer's output lies in [-1, 1]: no ReLU, and no projection behind the cell."""
+        return operation(node).removesuffix("_cell") in ("lstm", "gru", "rnn_tanh") and not any(
+            use.facts is not None and sum(n.meta["val"].ndim > 1 for n in use.facts.others) > 1
+            for use in self.uses_at(node)
+        )
+
+    def output_node(self) -> fx.Node:
+        """The model's first output."""
+        output: fx.Node = next(n for n in self.graph.nodes if n.op == "output")
+        return output.all_input_nodes[0] if output.all_input_nodes else output
+
+    def last_function(self) -> str:
+        """The name of the function that makes the model's first output, seen through views."""
+        node = self.output_node()
+        while operation(node) in VIEWS and node.all_input_nodes:
+            node = node.all_input_nodes[0]
+        return operation(node).removeprefix("_")
+
+    # -- where an error can be tapped -------------------------------------------------------------------------
+
+    def owns_its_output(self, use: Use) -> bool:
+        """Whether the module being called puts out nothing but this layer's output, functions of it aside."""
+        if use.facts is None:
+            return False
+        key = next(reversed(use.node.meta["nn_module_stack"]))
+        inside = {n for n in self.graph.nodes if key in (n.meta.get("nn_module_stack") or {})}
+        stack = [n for n in inside if any(user not in inside for user in n.users) and _is_float(n)]
+        seen = set(stack)
+        while stack:
+            node = stack.pop()
+            if node is use.node:
+                continue
+            if self.uses_at(node) or (node not in inside and node in self._tainted):
+                return False
+            new = [n for n in node.all_input_nodes if n not in seen] if node in inside else []
+            seen.update(new)
+            stack += new
+        return use.node in seen
+
+
+def _is_float(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, list | tuple) or (dtype is not None and bool(dtype.is_floating_point or dtype.is_complex))
+
+
+def _is_softsign(node: fx.Node) -> bool:
+    """Whether a division is x / (1 + abs(x)), as torch.nn.functional.softsign is written."""
+    x, below = node.args
+    if not (isinstance(below, fx.Node) and operation(below) == "add" and 1 in below.args):
+        return False
+    inner = below.args[0]
+    return isinstance(inner, fx.Node) and operation(inner) == "abs" and inner.args[0] is x
+
+
+def _follow_in_place(graph: fx.Graph) -> None:
+    """Let whoever comes behind an in-place operation use its result."""
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable or not schema.name.endswith("_") or not node.args:
+            continue
+        changed = node.args[0]
+        if isinstance(changed, fx.Node):
+            changed.replace_all_uses_with(node, lambda user, at=order[node]: order[user] > at)  # type: ignore[misc]
+
+
+def _place(node: fx.Node) -> str:
+    where = scope(node)
+    return f"module {where!r}" if where else "the model's own forward"

@@ -1,0 +1,213 @@
+"""Malformed input to any command is one readable line and exit status 2; a fault of ours keeps its traceback."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import counterflow.lab.papers
+from counterflow.cli import VERBS, _refusal, main
+
+INLINE = "[[claim]]\nid = 'a'\nclaim = 'x'\nkind = 'order'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("lst", "there is no command 'lst'; did you mean 'list'?"),
+        ("frobnicate", "there is no command 'frobnicate'; there are list, reproduce, report, data"),
+        ("--frob", "there is no command '--frob'"),
+        ("list everything", "everything; counterflow list --help says more"),
+        ("reproduce", "Missing from counterflow reproduce: KEY|all; counterflow reproduce --help says more"),
+        ("reproduce nobody", "there is no paper 'nobody' here; known are "),
+        ("reproduce toy --profile big", "invalid choice 'big' for argument '--profile'. Expected one of ('smoke'"),
+        ("reproduce toy --jobs 0", "--jobs 0: it has to be 1 or more"),
+        ("reproduce toy --jobs -3", "--jobs -3: it has to be 1 or more"),
+        ("reproduce toy --jobs many", "--jobs: 'many' is no INT"),
+        ("reproduce toy --jobs", "Missing value for argument '--jobs'"),
+        ("reproduce toy --job 3", "--job, 3; perhaps you meant --jobs N"),
+        ("reproduce toy --out TMP/file/below", "TMP/file/below cannot be written: Not a directory"),
+        ("reproduce toy --out TMP/file", "TMP/file cannot be written: File exists"),
+        ("reproduce toy --out /proc/counterflow", "/proc/counterflow cannot be written: "),
+        ("reproduce toy --json TMP/none/a.json", "--json TMP/none/a.json: there is no folder TMP/none; make it"),
+        ("reproduce toy --json TMP", "--json TMP: this is a folder"),
+        ("reproduce toy --json /proc/a.json", "cannot be written"),
+        ("reproduce toy --cluster nowhere", "--cluster nowhere: an address is like tcp://10.0.0.1:8786"),
+        ("reproduce toy --cluster tcp://", "--cluster tcp://: an address is like"),
+        ("report TMP/none", "TMP/none: there is no such folder"),
+        ("report TMP", "TMP: no records of a paper here"),
+        ("report --profile big", "invalid choice 'big'"),
+        ("data nothing", "invalid choice 'nothing'"),
+        ("data list nothing", "nothing"),
+    ],
+)
+def test_malformed_input_is_one_line_and_2(
+    arguments: str,
+    message: str,
+    tmp_path: Path,
+    trace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.replace("TMP", str(tmp_path)).split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("counterflow: ")
+    assert printed.err.count("\n") == 1
+    assert message.replace("TMP", str(tmp_path)) in printed.err
+    assert not set("╭│─╯") & set(printed.err)
+    assert trace.read_text() == ""  # nothing was run
+
+
+def test_a_refusal_is_read_from_a_box_of_any_style() -> None:
+    def colored() -> None:
+        print("\x1b[31m╭─\x1b[0m Invalid choice ───╮\n│ no 'a'.  │\n│ ─── │\n│ help │\n╰───╯", file=sys.stderr)
+
+    def plain() -> None:
+        print(" Invalid choice  \n --------- \n  no 'a'.  \n  -------\n help", file=sys.stderr)
+        raise SystemExit(2)
+
+    assert _refusal(colored) == _refusal(plain) == "no 'a'"
+
+
+def test_a_malformed_claim_is_found_before_the_work(
+    tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "papers" / "odd"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "published.toml").write_text(INLINE)
+    (folder / "experiment.py").write_text(
+        "import dataclasses, toy_paper; PAPER = dataclasses.replace(toy_paper.PAPER, key='odd')"
+    )
+    monkeypatch.setattr(counterflow.lab.papers, "__path__", [str(tmp_path / "papers")])
+    assert main(["reproduce", "odd", "--out", str(tmp_path / "out")]) == 2
+    assert "published.toml: claim a: a: a claim of kind order needs a direction" in capsys.readouterr().err
+    assert trace.read_text() == ""
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(
+    tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Distributed:
+        @staticmethod
+        def Client(address: str, **options: object) -> None:  # noqa: N802
+            raise OSError("Timed out trying to connect to tcp://10.255.255.1:1 after 10 s\nand more")
+
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda n: Distributed if n == "distributed" else real(n))
+    assert main(["reproduce", "toy", "--out", str(tmp_path), "--cluster", "tcp://10.255.255.1:1"]) == 2
+    error = capsys.readouterr().err
+    assert "no dask scheduler answers there (Timed out" in error
+    assert error.count("\n") == 1
+
+
+def test_a_cluster_without_its_extra_is_one_line(
+    tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["reproduce", "toy", "--out", str(tmp_path), "--cluster", "tcp://127.0.0.1:8786"]) == 2
+    assert capsys.readouterr().err == (
+        "counterflow: --cluster needs an optional dependency: pip install 'counterflow[cluster]'\n"
+    )
+
+
+def test_a_fault_of_ours_keeps_its_traceback(tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    module = importlib.import_module("counterflow.cli.reproduce")
+    monkeypatch.setattr(module, "run", broken)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main(["reproduce", "toy", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_first_page_of_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    for name, verb in VERBS.items():
+        assert f"  {name} " in text
+        assert verb.summary in text
+    assert "under a minute" in text
+    assert "counterflow reproduce tempering --profile laptop" in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: counterflow {verb}")
+    if verb == "reproduce":
+        for words in ("under a minute", "two hours", "counterflow reproduce tempering", "kill -9", "Ctrl-C"):
+            assert words in text
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"counterflow {importlib.metadata.version('counterflow')}\n"
+
+
+def test_list_has_methods_and_papers(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from counterflow.registry import methods
+
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for method in methods().values():
+        assert any(line.split()[0] == method.key and method.summary in line for line in text.splitlines() if line)
+    assert any(line.split() == ["toy", "A", "toy", "Nobody", "(1900)"] for line in text.splitlines())
+
+
+def test_list_without_the_lab_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Without:
+        """Finds no msgspec; an entry of None in sys.modules would trip tyro, which looks there."""
+
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == "msgspec":
+                raise ModuleNotFoundError(name)
+
+    for name in [*sys.modules]:
+        if name.startswith(("msgspec", "counterflow.lab.", "counterflow.cli.")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Without(), *sys.meta_path])
+    assert main(["list"]) == 0
+    assert "the lab needs an optional dependency: pip install 'counterflow[lab]'" in capsys.readouterr().out
+    assert main(["reproduce", "toy"]) == 2
+    assert "pip install 'counterflow[lab]'" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys\n"
+        "from counterflow.cli import main\n"
+        "main(['--help'])\n"
+        "for verb in ('list', 'reproduce'):\n"
+        "    try:\n"
+        "        main([verb, '--help'])\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_reader_that_goes_away_gets_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "import sys; from counterflow.cli import main; sys.exit(main(['list']))"]
+    run = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert run.returncode == 141
+    assert run.stderr == ""

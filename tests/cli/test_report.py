@@ -1,0 +1,97 @@
+"""``counterflow report`` as a function; what it reads is tested in tests/lab/report/test_gather.py."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import pytest
+import tyro
+
+from counterflow.cli import main, report
+from counterflow.lab.report import Section
+
+SECTION = Section("toy", "A toy", "Nobody, 1995.", "counterflow reproduce toy --profile laptop", claims=())
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    seen: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", seen.append)
+    monkeypatch.setattr(report.sys, "platform", "linux")
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    return seen
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[Path, str | None]]:
+    calls: list[tuple[Path, str | None]] = []
+
+    def read(folder, profile):
+        calls.append((folder, profile))
+        return [SECTION], "laptop", ["x.json is damaged: truncated"]
+
+    monkeypatch.setattr(report, "read_sections", read)
+    return calls
+
+
+def _call(*arguments: str) -> int:
+    return tyro.cli(report.report_command, args=list(arguments))
+
+
+def test_it_writes_the_page_says_where_and_opens_it(tmp_path, opened, asked, capsys):
+    assert _call(str(tmp_path)) == 0
+    page = tmp_path / "report.html"
+    assert "A toy" in page.read_text("utf-8")
+    assert asked == [(tmp_path, None)]
+    output = capsys.readouterr()
+    assert output.out == f"Report: {page}\n"
+    assert output.err == "counterflow report: left out: x.json is damaged: truncated\n"
+    assert opened == [page.as_uri()]
+
+
+def test_the_folder_is_where_reproduce_writes_unless_named(tmp_path, opened, asked, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _call("--profile", "smoke") == 0
+    assert asked == [(Path("counterflow-runs"), "smoke")]
+    assert opened == [(tmp_path / "counterflow-runs" / "report.html").as_uri()]
+
+
+@pytest.mark.parametrize("reason", ["asked not to", "no screen", "CI"])
+def test_no_browser_where_there_is_none_or_none_is_wanted(tmp_path, opened, asked, monkeypatch, reason):
+    if reason == "no screen":
+        monkeypatch.delenv("DISPLAY")
+        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    elif reason == "CI":
+        monkeypatch.setenv("CI", "true")
+    _call(str(tmp_path), *(["--no-open"] if reason == "asked not to" else []))
+    assert opened == []
+
+
+def test_markdown_is_written_instead(tmp_path, opened, asked, capsys):
+    summary = tmp_path / "REPRODUCTION.md"
+    assert _call(str(tmp_path), "--markdown", str(summary)) == 0
+    assert "## A toy" in summary.read_text("utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["REPRODUCTION.md"]
+    assert capsys.readouterr().out == f"Summary: {summary}\n"
+    assert opened == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "nowhere: there is no such folder"),
+        (["."], "no records of a paper here"),
+        ([".", "--profile", "huge"], "huge"),
+        ([".", "--loud"], "--loud"),
+    ],
+)
+def test_what_cannot_be_used_ends_in_one_line(tmp_path, opened, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert says in output.err
+    assert list(tmp_path.iterdir()) == []

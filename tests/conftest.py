@@ -1,0 +1,47 @@
+"""One thread, fixed seeds, and no test skipped in silence where the continuous integration runs."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+# A test that carries one of these needs more than Python; under CI=true it must not be skipped.
+MUST_RUN = ("browser", "distributed", "data")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)
+    # PyTorch warns of itself: Dynamo instantiates `autograd.Function`; inductor and functorch use `torch.jit`.
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:.*should not be instantiated:DeprecationWarning")
+    # What PyTorch's vmap has no rule for runs in a loop, which is right and slow.
+    config.addinivalue_line("filterwarnings", "ignore:There is a performance drop:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Equal numbers whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:  # a generator that returns the report
+    report = yield
+    if (
+        report.skipped
+        and not hasattr(report, "wasxfail")
+        and os.environ.get("CI") == "true"
+        and any(item.get_closest_marker(name) for name in MUST_RUN)
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where CI=true lets no such test be skipped: {report.longrepr}"
+    return report

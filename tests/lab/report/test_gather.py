@@ -1,0 +1,198 @@
+"""From records to sections. The paper here has two stages: the better of two rates runs on fresh seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from counterflow.exceptions import RecordError
+from counterflow.lab.report import TableExhibit, assemble, gather, read_sections, select
+from counterflow.lab.trials import Claim, Group, Measurement, Outcome, Paper, Record, Trial
+from counterflow.lab.trials.record import FORMAT_VERSION, pack, trial_key, write_record
+
+SIZES = {"smoke": 2, "laptop": 20, "paper": 200}
+ENVIRONMENT = {"python": "3.11.2", "threads": 1}
+
+
+def _hash(description: dict[str, object]) -> str:
+    content = json.dumps(description, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(content).hexdigest()[:20]
+
+
+def _trials(profile, records):
+    size = SIZES[profile]
+    first = [Trial("toy", f"rate.{rate}", (0, 1), {"rate": rate, "size": size}) for rate in (0.1, 0.2)]
+    if not records:  # the runner asks again only when the first stage is complete
+        return first
+    best = min((r for r in records if r.seeds == (0, 1)), key=lambda record: sum(record.metrics["epochs"]))
+    rate = best.settings["rate"]
+    return [*first, Trial("toy", f"fresh.{rate}", (7, 8, 9), {"rate": rate, "size": size})]
+
+
+def _measure(profile, records):
+    fresh = [record for record in records if record.treatment.startswith("fresh")]
+    if not fresh:
+        return {}
+    return {"epochs": Measurement((Group(fresh[0].metrics["epochs"]),), setting="smaller", differs="three seeds")}
+
+
+def _exhibits(profile, records, results):
+    return [TableExhibit("Rates", "All.", ["rate", "n"], [[r.treatment, len(r.seeds)] for r in records])]
+
+
+PAPER = Paper("toy", "A toy", "Nobody, 1995.", 3, _trials, lambda t, c: Outcome({}), _measure, _exhibits)
+CLAIMS = (
+    Claim(id="epochs", claim="It takes 100 epochs.", kind="value", value=100.0, margin=1.5),
+    Claim(id="never", claim="Nobody measures this.", kind="value", value=1.0, margin=1.5),
+)
+
+
+def _record(trial: Trial, profile: str = "laptop", status: str = "done", revision: int = 3, **more) -> Record:
+    epochs = tuple(trial.settings["rate"] * 1000 + seed for seed in trial.seeds)
+    return Record(
+        format_version=FORMAT_VERSION,
+        key=trial_key(trial, revision, {}),
+        paper="toy",
+        treatment=trial.treatment,
+        seeds=trial.seeds,
+        settings=dict(trial.settings),
+        data={},
+        revision=revision,
+        profile=profile,
+        commit=None,
+        environment=_hash(ENVIRONMENT),
+        status=status,  # type: ignore[arg-type]
+        reason=more.get("reason", ""),
+        seconds=2.0,
+        metrics={"epochs": epochs} if status == "done" else {},
+        curves={},
+    )
+
+
+def _run(profile: str) -> list[Record]:
+    records: list[Record] = []
+    for _ in range(2):
+        records = [_record(trial, profile) for trial in _trials(profile, records)]
+    return records
+
+
+@pytest.fixture(autouse=True)
+def one_paper(monkeypatch):
+    monkeypatch.setattr(gather, "paper_keys", lambda: ("toy",))
+    monkeypatch.setattr(gather, "load_paper", lambda key: PAPER)
+    monkeypatch.setattr(gather, "claims_of", lambda key: CLAIMS)
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    for record in [*_run("smoke"), *_run("laptop")]:
+        write_record(tmp_path, record, ENVIRONMENT)
+    return tmp_path
+
+
+def test_a_section_holds_every_claim_with_its_command_and_cost():
+    section = assemble(PAPER, "laptop", _run("laptop"), {_hash(ENVIRONMENT): ENVIRONMENT, "0" * 20: {}})
+    measured, missing = section.claims
+    assert (measured.id, measured.verdict, measured.n, measured.setting) == (
+        "epochs",
+        "reproduced",
+        3,
+        "smaller",
+    )
+    assert measured.command == section.command == "counterflow reproduce toy --profile laptop"
+    assert (missing.id, missing.verdict) == ("never", "not run")
+    assert missing.reason == "no finished trial of the laptop profile measures it"
+    assert missing.command == ""
+    assert section.seconds == 6.0
+    assert section.environments == [ENVIRONMENT]
+    assert [len(exhibit.rows) for exhibit in section.exhibits] == [3]
+    assert section.notes == []
+
+
+def test_trials_that_did_not_finish_are_told_and_not_measured():
+    first, second = _trials("laptop", [])
+    failed = [
+        _record(first, status="failed", reason="boom"),
+        _record(second, status="not run", reason="no data"),
+    ]
+    section = assemble(PAPER, "laptop", failed)
+    assert section.notes == ["1 trial failed (rate.0.1): boom", "1 trial did not run (rate.0.2): no data"]
+    assert {claim.verdict for claim in section.claims} == {"not run"}
+    assert (section.seconds, section.environments) == (0, [])
+
+
+def test_select_follows_the_stages_of_one_profile():
+    everything = [*_run("smoke"), *_run("laptop")]
+    stray = _record(Trial("toy", "fresh.0.2", (7, 8, 9), {"rate": 0.2, "size": 20}))
+    old = _record(Trial("toy", "rate.0.1", (0, 1), {"rate": 0.1, "size": 20}), revision=2)
+    selected = select(PAPER, "laptop", [stray, old, *everything])
+    assert [record.key for record in selected] == [record.key for record in _run("laptop")]
+
+
+def test_select_asks_for_a_later_stage_only_after_a_complete_earlier_one():
+    first, _, fresh = _run("laptop")
+    assert select(PAPER, "laptop", [first, fresh]) == [first]
+    assert select(PAPER, "laptop", []) == []
+
+
+def test_a_record_that_a_smaller_profile_made_first_is_used():
+    laptop = _run("laptop")
+    made_by_smoke = [_record(_trials("laptop", [])[0], "smoke"), *laptop[1:]]
+    assert [record.key for record in select(PAPER, "laptop", made_by_smoke)] == [r.key for r in laptop]
+
+
+def test_select_prefers_a_trial_that_is_done():
+    first, second, fresh = _run("laptop")
+    for key in ("0" * 20, "f" * 20):  # whichever of the two comes first by name
+        missing = msgspec.structs.replace(first, status="not run", data={"digits": "missing"}, key=key)
+        assert select(PAPER, "laptop", [missing, first, second, fresh]) == [first, second, fresh]
+
+
+def test_a_folder_of_runs_shows_its_largest_profile_or_the_one_asked_for(runs):
+    [section], shown, complaints = read_sections(runs)
+    assert (shown, complaints) == ("laptop", [])
+    assert section.command.endswith("--profile laptop")
+    assert section.claims[0].measured == pytest.approx(108.0, abs=0.1)
+    assert section.environments == [ENVIRONMENT]
+    [section], shown, _ = read_sections(runs, "smoke")
+    assert (shown, section.command) == ("smoke", "counterflow reproduce toy --profile smoke")
+    with pytest.raises(RecordError, match="no records of the profile paper here, only of smoke, laptop"):
+        read_sections(runs, "paper")
+
+
+def test_packed_evidence_gives_the_same_section(runs, tmp_path_factory):
+    evidence = tmp_path_factory.mktemp("evidence")
+    pack(_run("laptop"), {_hash(ENVIRONMENT): ENVIRONMENT}, evidence / "toy" / "laptop.jsonl.gz")
+    assert read_sections(evidence)[0] == read_sections(runs)[0]
+
+
+def test_a_damaged_record_is_told_and_left_out(runs):
+    fresh = runs / "toy" / f"{_run('laptop')[-1].key}.json"
+    fresh.write_text("{", "utf-8")
+    [section], _, complaints = read_sections(runs)
+    assert [claim.verdict for claim in section.claims] == ["not run", "not run"]
+    [complaint] = complaints
+    assert fresh.name in complaint
+    assert "\n" not in complaint
+
+
+def test_damaged_evidence_is_told(tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "laptop.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(RecordError, match=r"no records of a paper here: .*laptop\.jsonl\.gz.* damaged"):
+        read_sections(tmp_path)
+
+
+def test_a_missing_or_empty_folder_is_one_line(tmp_path):
+    for folder, says in (
+        (tmp_path / "nowhere", "there is no such folder"),
+        (tmp_path, "no records of a paper"),
+    ):
+        with pytest.raises(RecordError, match=says) as caught:
+            read_sections(folder)
+        assert "counterflow reproduce" in str(caught.value)
+        assert "\n" not in str(caught.value)

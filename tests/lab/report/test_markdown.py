@@ -1,0 +1,38 @@
+"""The committed summary."""
+
+from __future__ import annotations
+
+from counterflow.lab.report import reproduction_markdown
+
+
+def test_counts_then_every_claim_on_a_line_of_its_own(sections):
+    text = reproduction_markdown(sections)
+    lines = text.splitlines()
+    assert "| Tempering backpropagation networks | 5 | 1 | 1 | 2 | 1 |" in lines
+    for section in sections:
+        for claim in section.claims:
+            [row] = [line for line in lines if line.startswith(f"| `{claim.id}`")]
+            assert row.endswith(f"| {claim.setting} | **{claim.verdict}** |")
+            assert row.replace(r"\|", "").count("|") == 8
+    [row] = [line for line in lines if line.startswith("| `t2.mom.conventional`")]
+    assert "| 2438 ± 1153 | 2612 [2224, 3068] | 30 | epochs |" in row
+    [row] = [line for line in lines if line.startswith("| `fig1.hidden`")]
+    assert "| 0.113 | 0.113 | 1 |" in row
+    assert text.endswith("\n")
+    assert "nan" not in text
+
+
+def test_hostile_text_is_no_markup(sections):
+    text = reproduction_markdown(sections)
+    assert "<script>" not in text.replace("\\<script", "")
+
+
+def test_what_differs_is_said_once_for_claims_that_share_it(sections):
+    text = reproduction_markdown(sections)
+    assert text.count("ten rates of forty searched") == 1
+    assert "- `t2.dbd.tempered`, `t2.dbd.shunted`: **smaller**: ten rates of forty searched; No reading" in text
+    assert "- `hinton`: **not run**: the paper profile runs it; this is the laptop profile" in text
+
+
+def test_it_is_deterministic(sections):
+    assert reproduction_markdown(sections) == reproduction_markdown(sections)

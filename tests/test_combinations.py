@@ -1,0 +1,107 @@
+"""Methods together on one model: each keeps the meaning that its docstring states."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import counterflow as cf
+from counterflow import backward
+
+
+def _net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+X = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+Y = torch.randint(3, (40,), generator=torch.Generator().manual_seed(2))
+
+
+def _backward(net):
+    net.zero_grad()
+    nn.functional.cross_entropy(net(X), Y, reduction="sum").backward()
+
+
+def _rms(net):
+    with cf.probe(net, "*", every=1) as seen:
+        _backward(net)
+    return {row.layer: row.values["rms"] for row in seen.table()}
+
+
+def _temper(net, **options):
+    return cf.temper(net, X, loss="cross_entropy_sum", input_power={"0": 6.0}, local_output=False, **options)
+
+
+def test_a_probe_sees_the_error_that_tempering_passes_on():
+    """Below a tempered layer the error is the plain one times the attenuations on its way."""
+    plain = _rms(_net())
+    net = _net()
+    handle = _temper(net, shunt=False)
+    tempered = _rms(net)
+    attenuation = {row.layer: row.values["attenuation"] for row in handle.table()}
+    assert attenuation["2"] == pytest.approx(1 / math.sqrt(3))
+    assert attenuation["0"] == pytest.approx(1 / math.sqrt(7))
+    assert tempered["4"] == pytest.approx(plain["4"])
+    # What arrives at an activation has passed the tap of every weighted layer above it.
+    assert tempered["3"] == pytest.approx(plain["3"])
+    assert tempered["1"] == pytest.approx(plain["1"] * attenuation["2"])
+
+
+def test_shunting_leaves_the_error_below_as_it_was():
+    """Shunting splits the error for a layer's own parameters; what it hands down stays whole."""
+    net = _net()
+    _temper(net, shunt=False)
+    unshunted = _rms(net)
+    net = _net()
+    _temper(net, shunt=True)
+    assert _rms(net) == pytest.approx(unshunted)
+
+
+def test_a_transform_on_a_tempered_model_scales_rates_and_errors_together():
+    """`scale(c)` at the output of a tempered model makes every gradient c times as large."""
+    net = _net()
+    _temper(net, shunt=True)
+    _backward(net)
+    before = [p.grad.clone() for p in net.parameters()]
+    with cf.attach(net, {"4": backward.scale(0.25)}):
+        _backward(net)
+        for p, g in zip(net.parameters(), before, strict=True):
+            torch.testing.assert_close(p.grad, 0.25 * g)
+    _backward(net)
+    for p, g in zip(net.parameters(), before, strict=True):
+        assert torch.equal(p.grad, g)
+
+
+def test_clipping_in_units_of_the_rms_commutes_with_tempering():
+    """Attenuation is a factor, and rms units follow it: clipping before or after it gives the same error."""
+
+    def gradients(first):
+        net = _net()
+        for step in (first, not first):
+            if step:
+                cf.attach(net, {"2": backward.clip(1.0)})
+            else:
+                _temper(net, shunt=False)
+        _backward(net)
+        return [p.grad for p in net.parameters()]
+
+    for a, b in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_tempered_delta_bar_delta_learns_with_everything_on():
+    """Rates, attenuation, shunting, a clipped error and the per-weight gains work on one model at once."""
+    net = _net()
+    handle = _temper(net, shunt=True)
+    cf.attach(net, {"0": backward.Chain(backward.clip(4.0), backward.scale(torch.tensor(1.0)))})
+    optimizer = cf.DeltaBarDelta(handle.param_groups(lr=5e-3))
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(X), Y, reduction="sum")
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]

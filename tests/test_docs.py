@@ -1,0 +1,235 @@
+"""What the README and the documentation say is there, runs, and leads somewhere."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import pkgutil
+import re
+import runpy
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import counterflow
+from counterflow import cli
+from counterflow.registry import Contract
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = sorted(path for path in (ROOT / "docs").rglob("*.rst") if "_build" not in path.parts)
+TEXTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+# The command line has a page of its own, and papers are shown by the report.
+INTERNAL = ("cli", "lab.papers")
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
+
+
+@pytest.fixture
+def in_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules are found as from the checkout's root; files are written elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+
+
+# What is shown runs
+
+
+@pytest.mark.usefixtures("in_the_checkout")
+@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
+def test_the_readmes_blocks_run(number: int) -> None:
+    exec(compile(blocks(README, "python")[number], f"README.md, block {number + 1}", "exec"), {})
+
+
+def test_the_readme_tempers_attaches_and_probes() -> None:
+    code = "\n".join(blocks(README, "python"))
+    assert all(f"cf.{name}(" in code for name in ("temper", "attach", "probe"))
+    assert all(f"{name}()" in code for name in ("ResNet", "Transformer", "Tagger"))
+
+
+@pytest.mark.parametrize("page", [path for path in PAGES if ">>> " in path.read_text("utf-8")], ids=relative)
+def test_the_pages_examples_run(page: Path) -> None:
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=flags)
+    assert tried
+    assert not failed
+
+
+EXAMPLES = {
+    "see_the_error": ("error.png",),
+    "own_transform": (),
+    "temper_family_relations": (20,),
+    "three_architectures": (),
+}
+
+
+@pytest.mark.usefixtures("in_the_checkout")
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"](*EXAMPLES[name])
+    assert capsys.readouterr().out
+    if name == "see_the_error":
+        assert Path("error.png").stat().st_size > 10_000
+
+
+def test_no_example_is_left_out() -> None:
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "models"}
+
+
+# Commands exist
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    for path in [*TEXTS, *PAGES, ROOT / "Makefile"]:
+        for line in path.read_text("utf-8").replace("$(BIN)/", "").replace("$(JOBS)", "2").splitlines():
+            found = re.match(r"\s*(counterflow [a-z][^#]*|make [a-z]+(?=\s*(?:#|$)))", line)
+            if found:
+                yield relative(path), found[1].strip()
+
+
+@pytest.mark.parametrize(("where", "command"), dict.fromkeys(commands()))
+def test_the_commands_that_are_shown_are_understood(where: str, command: str) -> None:
+    program, *words = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    elif words[0] not in ("VERB",):
+        cli._parse(words[0], words[1:])
+
+
+def test_commands_are_found() -> None:
+    found = [command for _, command in commands()]
+    assert any("--cluster tcp://" in command for command in found)
+    assert any("--markdown" in command for command in found)
+
+
+# Links lead somewhere
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=relative)
+def test_links_within_the_repository_resolve(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.S)
+    links = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    if not (ROOT / "evidence").is_dir():
+        missing = [link for link in missing if link != "REPRODUCTION.md"]  # generated from the evidence
+    assert not missing
+
+
+@pytest.mark.parametrize("path", [*TEXTS, *PAGES], ids=relative)
+def test_files_that_are_named_exist(path: Path) -> None:
+    named = re.findall(r"``?((?:src|docs|tests|examples|scripts)/[\w./-]+)`", path.read_text("utf-8"))
+    built = "docs/_build/"  # by `make docs`, not committed
+    assert [name for name in named if not name.startswith(built) and not (ROOT / name).exists()] == []
+
+
+def test_references_within_the_pages_resolve() -> None:
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for target in re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", text):
+            assert (page.parent / f"{target}.rst").exists(), f"{relative(page)}: {target}"
+        for tree in re.findall(r"^\.\. toctree::\n(.*?)(?=^\S|\Z)", text, re.M | re.S):
+            for entry in re.findall(r"^   ([\w./-]+)$", tree, re.M):
+                assert (page.parent / f"{entry}.rst").exists(), f"{relative(page)}: {entry}"
+
+
+# The reference is complete
+
+
+def public_modules() -> list[str]:
+    """The packages, which name in ``__all__`` what is public in them, and the modules beside packages."""
+    found = ["counterflow"]
+    for module in pkgutil.walk_packages(counterflow.__path__, "counterflow."):
+        name = module.name.removeprefix("counterflow.")
+        if name == "lab" or any(f"{name}.".startswith(f"{each}.") for each in INTERNAL):
+            continue  # the lab itself has no names
+        if module.ispkg or name.removeprefix("lab.").count(".") == 0:
+            found.append(module.name)
+    return found
+
+
+def documented() -> set[str]:
+    """Dotted names of all that the pages in ``docs/api`` document; of what autodoc collects, those in ``__all__``."""
+    found: set[str] = set()
+    for page in sorted((ROOT / "docs" / "api").glob("*.rst")):
+        text = page.read_text("utf-8")
+        found |= set(re.findall(r"^\.\. auto(?:class|function|data):: (\S+)", text, re.M))
+        by_hand = re.findall(r"^\.\. py:data:: (\w+)\n   :module: (\S+)", text, re.M)
+        found |= {f"{module}.{name}" for name, module in by_hand}
+        for name, options in re.findall(r"^\.\. automodule:: (\S+)\n((?:   :.*\n)*)", text, re.M):
+            assert ":members:" in options, relative(page)
+            left_out = re.findall(r":exclude-members: (.*)", options)
+            excluded = set(left_out[0].split(", ")) if left_out else set()
+            module = importlib.import_module(name)
+            for each in set(module.__all__) - excluded:
+                defined_here = getattr(getattr(module, each), "__module__", name) == name
+                if ":imported-members:" in options or defined_here:
+                    found.add(f"{name}.{each}")
+    return found
+
+
+def identities(names: set[str]) -> set[int]:
+    found = set()
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        found.add(id(getattr(importlib.import_module(module), attribute)))
+    return found
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    module = importlib.import_module(name)
+    known = identities(documented())
+    pages = "\n".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.rst"))
+    missing = []
+    for each in module.__all__:
+        value = getattr(module, each)
+        there = f".. automodule:: {name}.{each}\n" in pages if _is_module(value) else id(value) in known
+        if not there:
+            missing.append(each)
+    assert missing == []
+    assert f".. automodule:: {name}\n" in pages
+
+
+def _is_module(value: object) -> bool:
+    return type(value) is type(sys)
+
+
+def test_every_contract_is_explained() -> None:
+    text = (ROOT / "docs" / "error-current.rst").read_text("utf-8")
+    assert re.findall(r"^   \* - ``(\w+)``$", text, re.M) == list(get_args(Contract))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the documentation's tools are an extra")
+def test_the_generated_parts_can_be_generated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    generated = importlib.import_module("generated")
+    used: set[str] = set()
+    for page in PAGES:
+        for part, argument in re.findall(r"^\.\. generated:: (\w+) ?(\w*)$", page.read_text("utf-8"), re.M):
+            text = generated.PARTS[part](*([argument] if argument else []))
+            assert len(text.splitlines()) > 1, part
+            used.add(part)
+    assert used == set(generated.PARTS)
+    assert "--cluster" in generated.PARTS["commands"]()
+    assert "torch.func" in generated.PARTS["waivers"]()
+
+
+def test_the_citation_names_the_version_and_the_paper() -> None:
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert f"version: {project['version']}" in text
+    assert "Schraudolph" in text

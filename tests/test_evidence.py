@@ -1,0 +1,34 @@
+"""What is written from the committed records is what they say."""
+
+from pathlib import Path
+
+import pytest
+
+from counterflow.lab.report import read_sections, reproduction_markdown
+from counterflow.lab.trials import claims_of, load_paper, paper_keys, unpack
+
+ROOT = Path(__file__).resolve().parents[1]
+EVIDENCE = ROOT / "evidence"
+
+
+def test_reproduction_is_written_from_the_records():
+    sections, _, complaints = read_sections(EVIDENCE)
+    assert complaints == []
+    assert (ROOT / "REPRODUCTION.md").read_text("utf-8") == reproduction_markdown(sections)
+
+
+@pytest.mark.parametrize("key", paper_keys())
+def test_every_claim_has_committed_evidence(key):
+    sections = {section.key: section for section in read_sections(EVIDENCE)[0]}
+    assert [claim.id for claim in sections[key].claims] == [claim.id for claim in claims_of(key)]
+    silent = [claim.id for claim in sections[key].claims if claim.verdict == "not run" and not claim.reason]
+    assert silent == []
+
+
+@pytest.mark.parametrize("key", paper_keys())
+def test_records_are_of_the_present_revision(key):
+    for packed in (EVIDENCE / key).glob("*.jsonl.gz"):
+        records, environments = unpack(packed)
+        assert {record.revision for record in records} == {load_paper(key).revision}
+        assert {record.environment for record in records} <= set(environments)
+        assert packed.stat().st_size < 2_000_000

@@ -1,0 +1,3 @@
+"""Nothing in this folder is a test."""
+
+collect_ignore_glob = ["*"]

@@ -1,0 +1,3 @@
+"""Where `load_paper` looks for the toy."""
+
+from toy_paper import PAPER as PAPER
