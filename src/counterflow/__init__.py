@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from counterflow import backward as backward
+    from counterflow import bptt as bptt
     from counterflow import tempering as tempering
     from counterflow.backward import attach as attach
     from counterflow.backward.probe import probe as probe
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_MODULES = ("backward", "tempering")
+_MODULES = ("backward", "bptt", "tempering")
 _HOMES = {
     "DeltaBarDelta": "counterflow.optim",
     "attach": "counterflow.backward",
     "probe": "counterflow.backward.probe",
     "temper": "counterflow.tempering",
 }
-__all__ = ["DeltaBarDelta", "attach", "backward", "probe", "temper", "tempering"]
+__all__ = ["DeltaBarDelta", "attach", "backward", "bptt", "probe", "temper", "tempering"]
 
 
 def __getattr__(name: str) -> object:

@@ -312,7 +312,7 @@ def alive(process: int) -> bool:
 def test_kill_9_at_any_moment_loses_nothing_and_repeats_nothing(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOY_SECONDS", "0.1")
+    monkeypatch.setenv("TOY_SECONDS", "0.5")  # long beside the moments below: a slow machine must not finish all 13
     out = tmp_path / "out"
     moments = random.Random(5)
     finished: set[str] = set()
@@ -320,17 +320,18 @@ def test_kill_9_at_any_moment_loses_nothing_and_repeats_nothing(
         before = len(trace.read_text().splitlines())
         child = subprocess.Popen([sys.executable, "-c", RUN, str(out)])
         wait_until(lambda before=before: len(trace.read_text().splitlines()) > before)
+        wait_until(lambda: any(out.glob("toy/*.json")))  # else nothing could be lost
         time.sleep(moments.uniform(0.0, 0.4))
         child.send_signal(signal.SIGKILL)
         child.wait()
         workers = {int(line.split()[2]) for line in trace.read_text().splitlines()[before:]}
         wait_until(lambda workers=workers: not any(alive(worker) for worker in workers), 20.0)
         records = [json.loads(path.read_bytes()) for path in out.glob("toy/*.json")]  # all valid
-        now = {f"{record['treatment']}/{record['settings']['part']}" for record in records}
+        now = {f"{record['treatment']}/{record['settings'].get('part', '-')}" for record in records}
         assert finished <= now
         finished = now
         kept = {name: started(trace)[name] for name in finished}
-    assert 0 < len(finished) < 12  # else the moments above prove nothing
+    assert 0 < len(finished) < 13  # else the moments above prove nothing
     temporary_name(out / "toy" / "a.json").touch()  # as if it had died while writing
     subprocess.run([sys.executable, "-c", RUN, str(out)], check=True)
     assert {name: started(trace)[name] for name in kept} == kept
