@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from counterflow import backward as backward
     from counterflow import bptt as bptt
     from counterflow import tempering as tempering
+    from counterflow import whitening as whitening
     from counterflow.backward import attach as attach
     from counterflow.backward.probe import probe as probe
     from counterflow.optim import DeltaBarDelta as DeltaBarDelta
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_MODULES = ("backward", "bptt", "tempering")
+_MODULES = ("backward", "bptt", "tempering", "whitening")
 _HOMES = {
     "DeltaBarDelta": "counterflow.optim",
     "attach": "counterflow.backward",
     "probe": "counterflow.backward.probe",
     "temper": "counterflow.tempering",
 }
-__all__ = ["DeltaBarDelta", "attach", "backward", "bptt", "probe", "temper", "tempering"]
+__all__ = ["DeltaBarDelta", "attach", "backward", "bptt", "probe", "temper", "tempering", "whitening"]
 
 
 def __getattr__(name: str) -> object:
