@@ -1,0 +1,209 @@
+"""A budget in bytes, and what the states of a core weigh against it.
+
+What the budget covers is all that is kept for going back: the start state, every stored hidden and internal state with
+the random generator's state where the core draws random numbers, the one internal state that is worked on, and the
+errors of the hidden state that are on their way. What it does not cover is the caller's: inputs and their gradients,
+outputs, parameters (with what autocast makes of them) and their gradients; nor what an operation needs while it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from counterflow.bptt.cores import adapt, modules_of, tensors_of
+from counterflow.bptt.graphs import Internal, Meter, differentiable, record, storage_of
+from counterflow.exceptions import InputError
+
+__all__ = ["Sizes", "format_bytes", "measure", "parse_bytes"]
+
+_UNITS = {"": 1, "B": 1}
+for _power, _letter in enumerate("KMGT", 1):
+    _UNITS[f"{_letter}B"] = 1000**_power
+    _UNITS[f"{_letter}IB"] = 1024**_power
+
+
+def parse_bytes(budget: str | int) -> int:
+    """The number of bytes that a budget means.
+
+    Args:
+        budget: Bytes, or a number with a unit: ``B``, ``KiB``, ``MiB``, ``GiB``, ``TiB`` (powers of 1024), ``kB``,
+            ``MB``, ``GB``, ``TB`` (powers of 1000), in capitals or not.
+
+    Raises:
+        InputError: If it is neither, or not positive.
+
+    Example:
+        >>> parse_bytes("64MiB"), parse_bytes("1.5 GB"), parse_bytes(4096)
+        (67108864, 1500000000, 4096)
+    """
+    if isinstance(budget, bool) or not isinstance(budget, str | int):
+        raise InputError(f"budget must be bytes or a string such as '64MiB', got {budget!r}")
+    if isinstance(budget, int):
+        number, unit = float(budget), ""
+    else:
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", budget)
+        if match is None or match[2].upper() not in _UNITS:
+            raise InputError(f"budget must be bytes or a string such as '64MiB', got {budget!r}")
+        number, unit = float(match[1]), match[2].upper()
+    if number <= 0:
+        raise InputError(f"budget must be positive, got {budget!r}")
+    return budget if isinstance(budget, int) else int(number * _UNITS[unit])
+
+
+def format_bytes(size: int) -> str:
+    """A size in the largest binary unit that it reaches, rounded up, so that it is a budget that holds the size.
+
+    Example:
+        >>> format_bytes(67108864), format_bytes(1500), format_bytes(12)
+        ('64MiB', '1.47KiB', '12B')
+        >>> parse_bytes(format_bytes(123456789)) >= 123456789
+        True
+    """
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size >= 1024**power:
+            hundredths = -(-size * 100 // 1024**power)
+            return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".") + unit
+    return f"{size}B"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    r"""What one step's states weigh, in bytes.
+
+    Args:
+        hidden: A hidden state.
+        internal: An internal state: all storages that autograd saves in the step, with the hidden states that it
+            starts from and ends with, without parameters and whatever else the caller holds anyway.
+        shared: An internal state without the hidden state that it starts from.
+        gradient: The errors of one hidden state.
+        generator: A copy of the random generator's state, which goes with every stored state; 0 where the core draws no
+            random numbers.
+    """
+
+    hidden: int
+    internal: int
+    shared: int
+    gradient: int
+    generator: int = 0
+
+    @property
+    def alpha(self) -> float:
+        r"""An internal state in units of a hidden one, :math:`\alpha`."""
+        return (self.internal + self.generator) / (self.hidden + self.generator)
+
+    @property
+    def beta(self) -> float:
+        r"""The same where the hidden state that it starts from is stored already, :math:`\beta`."""
+        return (self.shared + self.generator) / (self.hidden + self.generator)
+
+    @property
+    def smallest(self) -> int:
+        """What is needed before anything is stored, hence the smallest budget that works.
+
+        The start state; then the larger of an internal state with the errors at both its ends, and of two hidden
+        states, before and behind a step, with the errors that wait.
+        """
+        working = max(self.internal + 2 * self.gradient, 2 * self.hidden + self.gradient)
+        # The generator's state is kept for the start, and once for the caller while steps are run again.
+        return self.hidden + working + 2 * self.generator
+
+
+def measure(core: Any, x: Any, state: Any = None, *, loss_fn: Any = None) -> Sizes:
+    """Measure a core's states by running one step of it.
+
+    Args:
+        core: A cell, a fused layer, or any module or function ``(x_t, state) -> (y_t, state)``.
+        x: The inputs of one step; for a fused layer those of a chunk, ``(batch, time, features)`` if it is
+            ``batch_first``.
+        state: The hidden state that the step starts from; None means zeros for PyTorch's own cells and layers.
+        loss_fn: ``loss_fn(0, y)``, if a loss is taken in every step: what it saves is part of the internal state.
+
+    Raises:
+        InputError: If ``state`` is None and the core is not one of PyTorch's.
+
+    Example:
+        >>> import torch
+        >>> sizes = measure(torch.nn.LSTMCell(256, 256), torch.zeros(64, 256))
+        >>> sizes.hidden, sizes.alpha, sizes.beta
+        (131072, 4.5, 3.5)
+    """
+    adapted = adapt(core)
+    inputs, form = tree_flatten(x)
+    if state is None:
+        first = inputs[0]
+        unbatched = first.dim() == (1 if adapted.fused is None else 2)
+        dim = 1 if adapted.fused is not None and not adapted.fused.batch_first else 0
+        state = adapted.start(first, None if unbatched else first.shape[dim])
+    leaves, shape = tree_flatten(state)
+
+    def step(xs: list[Tensor], states: list[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+        y, ended = adapted.call(tree_unflatten(xs, form), tree_unflatten(states, shape))
+        return tree_leaves(y), tree_leaves(ended), None if loss_fn is None else loss_fn(0, y)
+
+    owned = [tensor for module in modules_of(adapted, loss_fn) for tensor in (*module.parameters(), *module.buffers())]
+    before = generator_states([*inputs, *leaves])
+    buffers = [(buffer, buffer.clone()) for module in modules_of(adapted, loss_fn) for buffer in module.buffers()]
+    meter = Meter([*inputs, *owned, *tensors_of(adapted, loss_fn)])
+    with meter:
+        internal, _, _ = record(step, inputs, leaves, [False] * len(inputs))
+    drew = any(not torch.equal(a, b) for a, b in zip(before, generator_states([*inputs, *leaves]), strict=True))
+    with torch.no_grad():
+        for buffer, value in buffers:
+            buffer.copy_(value)
+    set_generator_states([*inputs, *leaves], before)
+    return sizes_of(internal, meter, before if drew else [])
+
+
+def sizes_of(internal: Internal, meter: Meter, generators: Sequence[Tensor]) -> Sizes:
+    """What a recorded step weighs.
+
+    Args:
+        internal: The step.
+        meter: What was entered while it ran.
+        generators: The states of the random generators that it draws from.
+    """
+    for tensor in (*internal.state, *internal.next_state):
+        meter.see(tensor)
+    starts = {storage_of(tensor)[0]: storage_of(tensor)[1] for tensor in internal.state}
+    return Sizes(
+        hidden=max(_dense(internal.state), _dense(internal.next_state)),
+        internal=meter.total,
+        shared=meter.total - sum(size for key, size in starts.items() if meter.counts(key)),
+        gradient=sum(s.nbytes for s in internal.next_state if differentiable(s)),
+        generator=sum(each.nbytes for each in generators),
+    )
+
+
+def _dense(tensors: Iterable[Tensor]) -> int:
+    """What a stored state takes: its tensors without the storages that they may be a part of, each once."""
+    return sum({(storage_of(each)[0], each.data_ptr(), each.nbytes): each.nbytes for each in tensors}.values())
+
+
+def devices_of(tensors: Iterable[Tensor]) -> list[torch.device]:
+    """The devices whose random numbers a step on these tensors can draw, the CPU first."""
+    others = dict.fromkeys(tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta"))
+    return [torch.device("cpu"), *others]
+
+
+def generator_states(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The states of the default generators of these tensors' devices."""
+    return [
+        torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+        for device in devices_of(tensors)
+    ]
+
+
+def set_generator_states(tensors: Iterable[Tensor], states: Sequence[Tensor]) -> None:
+    """Put them back."""
+    for device, state in zip(devices_of(tensors), states, strict=True):
+        if device.type == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.get_device_module(device).set_rng_state(state, device)
