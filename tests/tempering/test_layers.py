@@ -135,7 +135,12 @@ def test_left_alone_in_an_lstm() -> None:
         "lstm.weight_ih_l1": "rate",
         "head": "rate, shunted",
     }
-    assert "not attenuated: the paper leaves recurrent layers to future work" in table["lstm.weight_ih_l0"].why
+    assert table["lstm.weight_ih_l0"].why == (
+        "not attenuated: its errors stay inside the fused kernel, where they are not bounded"
+    )
+    assert table["lstm.weight_ih_l1"].why == "what goes back through time inside the fused kernel is not bounded"
+    # The head is a local code, one unit for the error.
+    assert column(table, "attenuation")["lstm.weight_ih_l1"] == 1
     assert column(table, "fan-in")["lstm.weight_ih_l1"] == 7 + 7 + 2
     assert column(table, "fan-out") == {
         "embedding": 28,

@@ -42,7 +42,8 @@ Beyond the paper, for networks that it does not treat:
 * A skip is no unit: what lies behind it is fed by the layer before it too.
 * Fixed linear maps (pooling, means, the mixing of attention) count as weights, and leave the scale of the error as it
   is.
-* Recurrent layers have rates by their fan-in, of recurrent inputs too, and no attenuation.
+* Recurrent layers are deep networks in time: steps are samples, fan-in and fan-out count the recurrent connections,
+  and errors are attenuated where they can be reached (see `counterflow.tempering.recurrent`).
 """
 
 from counterflow.tempering import methods as _methods  # noqa: F401 - enters it in the registry

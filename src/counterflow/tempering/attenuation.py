@@ -178,6 +178,8 @@ class ByWeights(Transform):
 
 def plan_weights(trace: Trace, layer: Layer) -> tuple[ByWeights, dict[str, Link]] | str:
     """The transform for a layer that can be tapped, and the weights that it looks at; or why there is none."""
+    if layer.kind == "recurrent":
+        return "one vector of outgoing weights does not tell what its gates make of it"
     model = trace.model
     links: dict[str, Link] = {}
     calls: dict[tuple[tuple[Outgoing, ...], float, float], None] = {}

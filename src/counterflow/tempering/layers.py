@@ -11,8 +11,10 @@ from torch import nn
 
 from counterflow.exceptions import InputError
 from counterflow.handle import select
+from counterflow.tempering.flow import Flow, Flows
 from counterflow.tempering.losses import Loss
-from counterflow.tempering.trace import Flow, Trace, Use
+from counterflow.tempering.recurrent import hidden_state, squared_power
+from counterflow.tempering.trace import Power, Trace, Use
 
 __all__ = ["Layer", "effective_rates", "output_ratio", "read_layers", "set_attenuations"]
 
@@ -34,7 +36,7 @@ class Layer:
         power_source: How that is known.
         slope: :math:`s(f)`.
         range: :math:`p(f)` of what leaves its activation function.
-        fan_out: :math:`|P|`, the largest of any call.
+        fan_out: :math:`|P|`, the largest of any call; that of an LSTM's hidden state, not of its cell state.
         counted: The fan-out with a local-code output layer as one unit.
         attenuation: :math:`a`, that of the start where it changes; 1 where the layer is not attenuated, None where it
             will be measured.
@@ -75,7 +77,8 @@ class Layer:
 
 def read_layers(trace: Trace, loss: Loss, local: bool, stated: Mapping[str, float]) -> list[Layer]:
     """All layers of a trace with what equations 5 to 9 say of them, in the order in which they run."""
-    flows = {use: trace.flow_of(use) for use in trace.uses}
+    ways = Flows(trace)
+    flows = {use: ways.of(use) for use in trace.uses}
     groups: dict[tuple[object, ...], list[Use]] = {}
     for use in trace.uses:
         level = use.facts.level if use.facts else 0
@@ -89,10 +92,15 @@ def read_layers(trace: Trace, loss: Loss, local: bool, stated: Mapping[str, floa
         name = first.layer
         if first.facts is None or alone.count(name) > 1:
             name = first.weights[0]
-        squared, source = max(_squared_power(trace, use) for use in uses)
+        if first.kind == "recurrent":
+            power = squared_power(trace, uses)
+            squared, source = power.value, _source(power)
+        else:
+            squared, source = max(_squared_power(trace, use) for use in uses)
         if first.layer in powers and first.facts is not None:
             squared, source = powers[first.layer], "stated"
         own = [flows[use] for use in uses]
+        tapped = [ways.tapped(use) for use in uses]
         layers.append(
             Layer(
                 name=name,
@@ -105,8 +113,8 @@ def read_layers(trace: Trace, loss: Loss, local: bool, stated: Mapping[str, floa
                 power_source=source,
                 slope=max(_slope(flow, loss) for flow in own),
                 range=None,
-                fan_out=max(sum(_fan_out(c) for c in flow.consumers) for flow in own),
-                counted=max(_counted(flow, flows, local) for flow in own),
+                fan_out=max(_units(flow) for flow in tapped),
+                counted=max(_counted(flow, flows, local) for flow in tapped),
             )
         )
     for layer in layers:
@@ -134,6 +142,10 @@ def _stated_powers(model: nn.Module, stated: Mapping[str, float], known: set[str
     return powers
 
 
+def _source(power: Power) -> Source:
+    return "measured" if power.measured else "bound"
+
+
 def _squared_power(trace: Trace, use: Use) -> tuple[float, Source]:
     r""":math:`\xi^2` of one call: equation 7 for external inputs, equation 9 for those from other layers."""
     facts = use.facts
@@ -143,21 +155,8 @@ def _squared_power(trace: Trace, use: Use) -> tuple[float, Source]:
         return 1.0 + facts.biases, "bound"
     if use.node in trace.squared_input_power:
         return trace.squared_input_power[use.node], "measured"
-    if facts.kind == "recurrent":
-        hidden = int(facts.others[0].meta["val"].shape[1])
-        bounded = trace.squashes(use.node)
-        recurrent = hidden * (1.0 if bounded else trace.power(use.node).value ** 2)
-        if facts.level > 0:
-            below = facts.fan_in * (recurrent / hidden)
-            return below + recurrent + facts.biases, "bound" if bounded else "measured"
-        power = trace.power(facts.inputs[0])
-        measured = power.measured or not bounded
-        return (
-            facts.fan_in * power.value**2 + recurrent + facts.biases,
-            "measured" if measured else "bound",
-        )
     power = trace.power(facts.inputs[0])
-    source: Source = "measured" if power.measured else "bound"
+    source = _source(power)
     if facts.kind == "scale":
         # Its one input may be tiny at the start, as behind a projection that begins at zero, and grow.
         return max(1.0, power.value**2), source
@@ -175,13 +174,18 @@ def _fan_out(use: Use) -> float:
     return use.facts.fan_out if use.facts else 1.0
 
 
+def _units(flow: Flow) -> float:
+    # Where a state is carried on, it feeds itself at the next step.
+    return sum(_fan_out(use) + (use in flow.carried) for use in flow.counted)
+
+
 def _counted(flow: Flow, flows: Mapping[Use, Flow], local: bool) -> float:
     # One or two targets of a local code are active at a time, so an output layer counts as one unit; so does the
     # output itself for a layer that feeds others too.
     def is_output(use: Use) -> bool:
         return flows[use].output is not None and not flows[use].consumers
 
-    count = sum(1.0 if local and is_output(use) else _fan_out(use) for use in flow.consumers)
+    count = sum(1.0 if local and is_output(use) else _fan_out(use) + (use in flow.carried) for use in flow.counted)
     return count + (1.0 if flow.output is not None and flow.consumers else 0.0)
 
 
@@ -213,8 +217,10 @@ def set_attenuations(trace: Trace, layers: list[Layer]) -> None:
                 layer.notes.append("no error reaches it")
             continue
         if layer.kind == "recurrent":
-            layer.notes.append("not attenuated: the paper leaves recurrent layers to future work")
-            continue
+            reached, notes = hidden_state(trace, layer.uses, layer.flows, layer.counted)
+            layer.notes += notes
+            if not reached:
+                continue
         if layer.kind == "parameter":
             layer.notes.append("not attenuated: a bare parameter has no module's output to itself")
             continue

@@ -7,12 +7,13 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from counterflow.exceptions import InputError, UnsupportedError
@@ -69,7 +70,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             _quiet_warnings(),
             torch.random.fork_rng(_devices([args, kwargs, list(model.parameters())])),
         ):
-            copied(*args, **kwargs)
+            packed = _packed_layers(copied, args, kwargs)
     except Exception as error:
         raise InputError(
             f"sample_input: {type(model).__name__} fails on it: {type(error).__name__}: {_first_line(error)}"
@@ -80,10 +81,33 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         with torch.enable_grad(), _quiet_warnings(), _silence():
             return torch.export.export(copied, args, kwargs, strict=False)
     except Exception as error:
+        if packed:
+            raise UnsupportedError(
+                f"{packed[0]!r} is given a packed sequence, which torch.export cannot follow; temper the model on a "
+                "sample that it does not pack, and pack in training"
+            ) from error
         raise UnsupportedError(
             f"temper follows the data through {type(model).__name__} by torch.export, which stopped: "
             f"{_first_line(error)}"
         ) from error
+
+
+def _packed_layers(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """Run a copy of a model once; the names of its recurrent layers that packed sequences came to."""
+    found: list[str] = []
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def look(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if any(isinstance(value, PackedSequence) for value in (*given, *named.values())):
+                found.append(name)
+
+        return look
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase):
+            module.register_forward_pre_hook(hook(name), with_kwargs=True)
+    model(*args, **kwargs)
+    return found
 
 
 def _devices(values: Any) -> list[int]:
@@ -157,10 +181,16 @@ class _Recorder(fx.Interpreter):
     def _input_power(self, n: fx.Node) -> None:
         """Equation 7 to the letter where all inputs are external: the mean of (sum of squares) squared."""
         uses = self.trace.uses_at(n)
-        if not uses or uses[0].kind not in ("linear", "convolution"):
+        if not uses or uses[0].kind not in ("linear", "convolution", "recurrent"):
             return
         facts = uses[0].facts
         assert facts is not None
+        if facts.kind == "recurrent":
+            x = facts.inputs[0]
+            if self.trace.is_external(x):
+                total = self.env[x].double().square().sum(-1) + facts.biases
+                self.trace.squared_input_power[n] = total.square().mean().item()
+            return
         if not all(self.trace.is_external(x) for x in facts.inputs):
             return
 

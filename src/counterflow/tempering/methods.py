@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -30,6 +31,40 @@ class _Attention(nn.Module):
         x = x + self.out(attention @ self.value(seen))
         y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
         return y
+
+
+class _Loop(nn.Module):
+    """A recurrent cell that a loop takes through three steps of four features."""
+
+    def __init__(self, cell: type[nn.RNNCellBase]) -> None:
+        super().__init__()
+        self.cell = cell(4, 5)  # type: ignore[call-arg]
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Zeros of the input's own kind: the cells' kernels work in place, and vmap asks for a state of its own.
+        first = x.new_zeros(len(x), 5)
+        state = (first, first) if isinstance(self.cell, nn.LSTMCell) else first
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        y: Tensor = state[0] if isinstance(state, tuple) else state
+        return y
+
+
+class _Last(nn.Module):
+    """What a recurrent layer puts out last."""
+
+    def forward(self, outputs: tuple[Tensor, object]) -> Tensor:
+        return outputs[0][:, -1]
+
+
+def _sequences(name: str, recurrent: Callable[[], nn.Module]) -> Example:
+    return Example(
+        name=name,
+        model=lambda: nn.Sequential(nn.Linear(6, 4), nn.Tanh(), recurrent(), nn.Linear(5, 3)),
+        inputs=lambda n: torch.randn(n, 3, 6),
+        targets=lambda n: torch.randint(3, (n,)),
+        loss=_summed,
+    )
 
 
 def _summed(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -64,9 +99,31 @@ register(
                 targets=lambda n: torch.randint(3, (n,)),
                 loss=_summed,
             ),
+            _sequences("rnncell", lambda: _Loop(nn.RNNCell)),
+            _sequences("grucell", lambda: _Loop(nn.GRUCell)),
+            _sequences("lstmcell", lambda: _Loop(nn.LSTMCell)),
         ),
         batch_coupled=True,
         sums_ranks=True,
+    )
+)
+register(
+    Method(
+        key="tempering-fused",
+        summary="Tempering of recurrent layers that run in one kernel: attenuated at their outputs alone.",
+        paper=_PAPER,
+        site="update",
+        attach=lambda model, inputs: temper(model, inputs, loss="cross_entropy_sum", local_output=False),
+        examples=(_sequences("lstm", lambda: nn.Sequential(nn.LSTM(4, 5, batch_first=True), _Last())),),
+        batch_coupled=True,
+        sums_ranks=True,
+        waivers={
+            "compile": Waiver(
+                reason="torch.compile breaks the graph at nn.RNN, nn.LSTM and nn.GRU, so fullgraph=True refuses them.",
+                error=torch._dynamo.exc.Unsupported,
+                match="Dynamo does not support RNN, GRU, or LSTM",
+            )
+        },
     )
 )
 register(

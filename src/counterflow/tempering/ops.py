@@ -25,6 +25,7 @@ __all__ = [
     "STRUCTURE",
     "VIEWS",
     "Weighted",
+    "is_float",
     "operation",
     "scope",
     "weighted",
@@ -95,6 +96,13 @@ def scope(node: fx.Node) -> str:
     return re.sub(r"@\d+", "", str(stack[-1][0]))
 
 
+def is_float(node: fx.Node) -> bool:
+    """Whether a node's value, or a list of values, can carry an error."""
+    value = node.meta.get("val")
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, list | tuple) or (dtype is not None and bool(dtype.is_floating_point or dtype.is_complex))
+
+
 @dataclass(frozen=True)
 class Weighted:
     """A node that multiplies its input by a parameter.
@@ -108,6 +116,7 @@ class Weighted:
         fan_out: Output units that one input element feeds.
         biases: How many always-active inputs a unit has.
         level: For recurrent layers, which one of the stack.
+        kept: For recurrent layers behind dropout inside the stack, the share that it keeps.
     """
 
     kind: Kind
@@ -118,6 +127,7 @@ class Weighted:
     fan_out: float
     biases: int
     level: int = 0
+    kept: float = 1.0
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
@@ -208,37 +218,31 @@ def _addmm(node: fx.Node) -> list[Weighted]:
     return [Weighted("linear", (x,), weight, _nodes(bias), into, out, 1)]
 
 
-def _recurrent(gates: int) -> Callable[[fx.Node], list[Weighted]]:
-    def read(node: fx.Node) -> list[Weighted]:
-        # input(x, hx, params, ...) or data(x, batch_sizes, hx, params, ...) of a packed sequence
-        packed = str(getattr(node.target, "_overloadname", "")) == "data"
-        x, state, parameters = node.args[0], node.args[1 + packed], node.args[2 + packed]
-        has_biases, levels = bool(node.args[3 + packed]), int(node.args[4 + packed])  # type: ignore[arg-type]
-        assert isinstance(x, fx.Node)
-        assert isinstance(parameters, list | tuple)
-        states = _nodes(state)
-        directions = 2 if node.args[7 + packed] else 1
-        each = len(parameters) // (levels * directions)
-        found = []
-        for index in range(levels * directions):
-            weight, recurrent, *rest = _nodes(parameters)[index * each : (index + 1) * each]
-            level = index // directions
-            into = _shape(weight)[1]
-            found.append(
-                Weighted(
-                    "recurrent",
-                    (x, *states) if level == 0 else (),
-                    weight,
-                    (recurrent, *rest),
-                    into,
-                    _shape(weight)[0],
-                    2 if has_biases else 0,
-                    level,
-                )
+def _recurrent(node: fx.Node) -> list[Weighted]:
+    x, state, parameters, has_biases, levels, dropout, train, bidirectional = node.args[:8]
+    assert isinstance(x, fx.Node)
+    assert isinstance(parameters, list | tuple)
+    assert isinstance(levels, int)
+    directions = 2 if bidirectional else 1
+    each = len(parameters) // (levels * directions)
+    found = []
+    for index in range(levels * directions):
+        weight, recurrent, *rest = _nodes(parameters)[index * each : (index + 1) * each]
+        level = index // directions
+        found.append(
+            Weighted(
+                "recurrent",
+                (x, *_nodes(state)) if level == 0 else (),
+                weight,
+                (recurrent, *rest),
+                _shape(weight)[1],
+                _shape(weight)[0],
+                2 if has_biases else 0,
+                level,
+                1.0 - float(dropout) if train and level > 0 else 1.0,  # type: ignore[arg-type]
             )
-        return found
-
-    return read
+        )
+    return found
 
 
 def _cell(node: fx.Node) -> list[Weighted]:
@@ -290,10 +294,7 @@ READERS: dict[str, Callable[[fx.Node], list[Weighted]]] = {
     "group_norm": _norm(2),
     "rms_norm": _norm(2),
     "prelu": _prelu,
-    "lstm": _recurrent(4),
-    "gru": _recurrent(3),
-    "rnn_tanh": _recurrent(1),
-    "rnn_relu": _recurrent(1),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
     **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
 }
 

@@ -19,6 +19,7 @@ from counterflow.tempering.attenuation import Link, install_linked, plan_measure
 from counterflow.tempering.layers import Layer, effective_rates, output_ratio, read_layers, set_attenuations
 from counterflow.tempering.losses import Loss, resolve
 from counterflow.tempering.measure import SampleInput, trace_and_measure
+from counterflow.tempering.recurrent import install_at_hidden_state
 from counterflow.tempering.trace import Trace
 
 __all__ = ["TemperHandle", "temper"]
@@ -108,7 +109,9 @@ def temper(
 
     (see `counterflow.tempering` for the symbols). Do it before ``torch.compile``, DistributedDataParallel and the
     optimizer. The model is traced in its present mode (train or eval) by `torch.export`, and run once on the sample to
-    measure the power of inputs, and of activations that have no bound, such as those of ReLU.
+    measure the power of inputs, and of activations that have no bound, such as those of ReLU. Recurrent cells are
+    attenuated at every step of a loop, fused recurrent layers at their outputs alone; see
+    `counterflow.tempering.recurrent`.
 
     Gradients come out as those of the *summed* loss, also for a loss that is a mean and under
     DistributedDataParallel, and divided by :math:`\phi`; gradient clipping sees those.
@@ -127,8 +130,8 @@ def temper(
             :math:`\langle\delta_i^2\rangle \le \sum_j w_{ij}^2\langle\delta_j^2\rangle / \sum_j w_{ij}^2`, an average
             over the units that it feeds (the plain mean where those vary alike), whatever the weights are; see
             `counterflow.tempering.attenuation`. Where units cannot be followed to the weights, the layer's largest
-            vector stands for all of them; where what follows is no product with weights (a normalization, say), the
-            layer is attenuated by its fan-out, and the table says so. None: not at all.
+            vector stands for all of them; where what follows is no product with weights (a normalization or a recurrent
+            layer, say), the layer is attenuated by its fan-out, and the table says so. None: not at all.
         variance: ``"bound"`` (default): of the error, that of equation 13. ``"measured"``: attenuation holds the mean
             square of every layer's error to that of the layers above, by a running mean in a buffer of its module that
             backward passes update, each of them once; see `counterflow.tempering.attenuation`. Layers that are called
@@ -144,7 +147,8 @@ def temper(
         local_output: Whether one or two targets at a time are active, so that errors are not attenuated by the fan-out
             into the output layer. None decides by the loss: true for `cross_entropy` and `nll_loss`.
         bias_rate: ``"local"`` (default): the mean error of a shunted bias is taken at :math:`1/(s(f_j)\sqrt{\xi_j^2})`,
-            without the global rate; ``"global"``: with it.
+            without the global rate; ``"global"``: with it. The mean is that over all calls where the layer is called
+            several times.
 
     Returns:
         A handle: ``param_groups(lr=...)`` for the optimizer, ``table()``, ``undo()``. The rates live in the optimizer's
@@ -209,7 +213,7 @@ def temper(
             where, transform, links = linked[layer]
             undo.append(install_linked(model.get_submodule(where), transform, links))
         elif layer.tapped is not None and layer.attenuation is not None and layer.attenuation != 1.0:
-            undo.append(install(model.get_submodule(layer.tapped), scale(layer.attenuation)))
+            undo.append(install_at_hidden_state(model.get_submodule(layer.tapped), scale(layer.attenuation)))
         if layer.shunted:
             undo.append(install(model.get_submodule(layer.module), adjoint))
     reset_compiler()
@@ -257,6 +261,8 @@ def _choose_shunted(model: nn.Module, layers: list[Layer], adjoint: shunting) ->
         layer.shunted = not reason
         if reason:
             layer.notes.append(f"not shunted: {reason}")
+        if layer.shunted and len(layer.uses) > 1 and module.bias is not None:
+            layer.notes.append(f"its bias learns from the mean over {len(layer.uses)} calls")
     # A bias cannot learn from a mean here and from a sum there.
     summed = {id(model.get_parameter(p)) for layer in layers if not layer.shunted for p in layer.parameters}
     for layer in layers:
@@ -303,7 +309,9 @@ def _groups(
             parameter = model.get_parameter(name)
             key = id(parameter)
             sharing.setdefault(key, []).append((layer, name))
-            rates[key] = min(rates.get(key, math.inf), layer.rate)
+            # Every call of a shunted layer gives its bias a mean; all of them are one mean over the calls' samples.
+            rate = layer.rate / len(layer.uses) if parameter is bias else layer.rate
+            rates[key] = min(rates.get(key, math.inf), rate)
             fixed[key] = parameter is bias and bias_rate == "local"
             names.setdefault(key, layer.name)
     for key, sharers in sharing.items():

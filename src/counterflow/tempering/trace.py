@@ -1,16 +1,15 @@
-"""Following the data through a model: which layers feed which, through what functions, at what power.
+"""Reading a model: which of its steps are layers with weights, what functions the others are, and at what power.
 
-A model is traced by `torch.export`, so functions count wherever they are called, as modules or not. From the output of
-each layer with weights the error's way back is known by following the data forward: through functions (which have
-slopes), sums, joins, pooling and attention, to all layers that weigh it next. A skip is followed like any other way:
-it is no unit of its own, and what lies behind it is fed by the layer too.
+A model is traced by `torch.export`, so functions count wherever they are called, as modules or not. A cell that a loop
+calls stands in the trace once a step, each time with the same parameters. Where the values go is told by
+`counterflow.tempering.flow`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import fx, nn
 
@@ -25,12 +24,13 @@ from counterflow.tempering.ops import (
     STRUCTURE,
     VIEWS,
     Weighted,
+    is_float,
     operation,
     scope,
     weighted,
 )
 
-__all__ = ["Flow", "Power", "Trace", "Use"]
+__all__ = ["Power", "Trace", "Use", "place"]
 
 SOFTMAX = frozenset({"softmax", "_softmax"})
 LOG_SOFTMAX = frozenset({"log_softmax", "_log_softmax"})
@@ -75,21 +75,6 @@ class Use:
         return "parameter" if self.facts is None else self.facts.kind
 
 
-@dataclass
-class Flow:
-    """Where a value goes.
-
-    Args:
-        consumers: The layers that weigh it next, and the greatest slope on a way there.
-        output: The greatest slope on a way to the model's output; None if no way leads there.
-        unknown: An operation on the way that is not known, if there is one.
-    """
-
-    consumers: dict[Use, float] = field(default_factory=dict)
-    output: float | None = None
-    unknown: fx.Node | None = None
-
-
 class Trace:
     """A model's graph, with what tempering asks of it.
 
@@ -120,7 +105,6 @@ class Trace:
         # A module that stands in several places has one name here.
         self._first_name = {id(module): name for name, module in model.named_modules()}
         self._uses_at: dict[fx.Node, list[Use]] = {}
-        self._flows: dict[fx.Node, Flow] = {}
         # Which parameters a node shows, through views alone; what depends on parameters, and on the inputs.
         self._views: dict[fx.Node, tuple[str, ...]] = {node: (name,) for node, name in parameters.items()}
         self._tainted = set(parameters)
@@ -158,7 +142,7 @@ class Trace:
         for source in shown:
             if source in taken:
                 continue
-            if source not in operands and (name in PRODUCTS or not self._passes(node)):
+            if source not in operands and (name in PRODUCTS or not self.passes(node)):
                 self._refuse_parameter(self._views[source], node)
             elif all(use.node is not source for use in self.uses):
                 self._add(source, None, self._views[source], self._views[source], scope(node))
@@ -183,7 +167,7 @@ class Trace:
     def _refuse_parameter(self, names: tuple[str, ...], node: fx.Node) -> None:
         if any(self.model.get_parameter(name).requires_grad for name in names):
             raise UnsupportedError(
-                f"parameter {names[0]!r} is used by {operation(node)!r} in {_place(node)}, which temper does not know; "
+                f"parameter {names[0]!r} is used by {operation(node)!r} in {place(node)}, which temper does not know; "
                 "write that step with layers of torch.nn, or freeze the parameter with requires_grad_(False)"
             )
 
@@ -194,7 +178,7 @@ class Trace:
         weights = [n for n in computed if n not in self._views and n in node.args[1:3]]
         if weights:
             raise UnsupportedError(
-                f"{_place(node)} computes its weight from other parameters (as weight_norm does), and temper has no "
+                f"{place(node)} computes its weight from other parameters (as weight_norm does), and temper has no "
                 "rate for those; take the parametrization off first"
             )
 
@@ -204,6 +188,10 @@ class Trace:
         """The layers that a node computes."""
         return self._uses_at.get(node, [])
 
+    def shows_parameter(self, node: fx.Node) -> bool:
+        """Whether a value is a parameter, seen through views."""
+        return node in self._views
+
     def order(self, use: Use) -> tuple[int, int]:
         """Sorts calls so that a layer stands before all that it feeds."""
         return self.position[use.node], use.facts.level if use.facts else 0
@@ -212,63 +200,8 @@ class Trace:
         """Whether a value depends on no parameter."""
         return node not in self._tainted
 
-    def flow_of(self, use: Use) -> Flow:
-        """Where a layer's output goes.
-
-        Raises:
-            UnsupportedError: If its error passes a function that is not known.
-        """
-        if use.facts is not None and use.facts.kind == "recurrent":
-            above = [u for u in self.uses_at(use.node) if u.facts and u.facts.level == use.facts.level + 1]
-            if above:
-                return Flow(dict.fromkeys(above, 1.0))
-        flow = self._flow(use.node)
-        if flow.unknown is not None:
-            name = operation(flow.unknown)
-            raise UnsupportedError(
-                f"the error of {use.layer or use.weights[0]!r} passes {name!r} in {_place(flow.unknown)}, whose slope "
-                f"temper does not know; state it: activations={{{name!r}: tempering.Bounds(slope=..., power=...)}}"
-            )
-        return flow
-
-    def _flow(self, start: fx.Node) -> Flow:
-        # Users stand behind a node in the graph, so one walk from the back needs no recursion.
-        if not self._flows:
-            for node in reversed(self.graph.nodes):
-                self._flows[node] = self._flow_from_users(node)
-        return self._flows[start]
-
-    def _flow_from_users(self, node: fx.Node) -> Flow:
-        flow = Flow()
-        for user in node.users:
-            if user.op == "output":
-                flow.output = max(flow.output or 0.0, 1.0)
-                continue
-            uses = self.uses_at(user)
-            if uses:
-                for use in uses:
-                    assert use.facts is not None
-                    if node in use.facts.inputs:
-                        flow.consumers[use] = max(flow.consumers.get(use, 0.0), 1.0)
-                if operation(user) != "addmm" or node is not user.args[0] or node in self._views:
-                    continue
-            if operation(user) in BLOCKED or not _is_float(user):
-                continue
-            behind = self._flows[user]
-            if not behind.consumers and behind.output is None and behind.unknown is None:
-                continue
-            if not self._passes(user):
-                flow.unknown = user
-                continue
-            gain = self._gain(user, node)
-            for use, slope in behind.consumers.items():
-                flow.consumers[use] = max(flow.consumers.get(use, 0.0), gain * slope)
-            if behind.output is not None:
-                flow.output = max(flow.output or 0.0, gain * behind.output)
-            flow.unknown = flow.unknown or behind.unknown
-        return flow
-
-    def _passes(self, node: fx.Node) -> bool:
+    def passes(self, node: fx.Node) -> bool:
+        """Whether an error passes a node in a way that is known."""
         name = operation(node)
         known = STRUCTURE | UNARY | SOFTMAX | LOG_SOFTMAX | {"mul", "div"} | READERS.keys()
         return name in known or name in self.given
@@ -282,7 +215,7 @@ class Trace:
             return self.given[name]
         return bounds_of_call(node.target, tuple(node.args[1:]), node.kwargs)  # type: ignore[arg-type]
 
-    def _gain(self, node: fx.Node, source: fx.Node) -> float:
+    def gain(self, node: fx.Node, source: fx.Node) -> float:
         """The slope of a node in one of its inputs."""
         name = operation(node)
         if name in self.given or name in UNARY:
@@ -324,9 +257,7 @@ class Trace:
         if name == "div" and _is_softsign(node):
             return 1.0
         if name == "getitem" and nodes and self.squashes(nodes[0]):
-            # A layer returns (outputs, hidden state, cell state), a cell (hidden state, cell state).
-            hidden = 1 if operation(nodes[0]).endswith("_cell") else 2
-            return 1.0 if isinstance(node.args[1], int) and node.args[1] < hidden else None
+            return 1.0 if node in self.hidden_states(nodes[0]) else None
         if self.squashes(node):
             return 1.0
         if name == "dropout":
@@ -356,6 +287,16 @@ class Trace:
             for use in self.uses_at(node)
         )
 
+    def hidden_states(self, node: fx.Node) -> list[fx.Node]:
+        """What a recurrent layer puts out, its cell state aside."""
+        name = operation(node)
+        if name.endswith("_cell") and name != "lstm_cell":
+            return [node]
+        # A layer returns (outputs, hidden state, cell state), a cell (hidden state, cell state).
+        count = 1 if name == "lstm_cell" else 2
+        parts = [user for user in node.users if operation(user) == "getitem"]
+        return [part for part in parts if isinstance(part.args[1], int) and part.args[1] < count]
+
     def output_node(self) -> fx.Node:
         """The model's first output."""
         output: fx.Node = next(n for n in self.graph.nodes if n.op == "output")
@@ -376,7 +317,7 @@ class Trace:
             return False
         key = next(reversed(use.node.meta["nn_module_stack"]))
         inside = {n for n in self.graph.nodes if key in (n.meta.get("nn_module_stack") or {})}
-        stack = [n for n in inside if any(user not in inside for user in n.users) and _is_float(n)]
+        stack = [n for n in inside if any(user not in inside for user in n.users) and is_float(n)]
         seen = set(stack)
         while stack:
             node = stack.pop()
@@ -388,12 +329,6 @@ class Trace:
             seen.update(new)
             stack += new
         return use.node in seen
-
-
-def _is_float(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    dtype = getattr(value, "dtype", None)
-    return isinstance(value, list | tuple) or (dtype is not None and bool(dtype.is_floating_point or dtype.is_complex))
 
 
 def _is_softsign(node: fx.Node) -> bool:
@@ -417,6 +352,7 @@ def _follow_in_place(graph: fx.Graph) -> None:
             changed.replace_all_uses_with(node, lambda user, at=order[node]: order[user] > at)  # type: ignore[misc]
 
 
-def _place(node: fx.Node) -> str:
+def place(node: fx.Node) -> str:
+    """Where in the model a node was traced, in words."""
     where = scope(node)
     return f"module {where!r}" if where else "the model's own forward"
