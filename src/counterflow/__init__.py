@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from counterflow.backward.probe import probe as probe
     from counterflow.optim import DeltaBarDelta as DeltaBarDelta
     from counterflow.tempering import temper as temper
+    from counterflow.whitening import whiten as whiten
 
 __version__ = "0.1.0.dev0"
 
@@ -27,8 +28,9 @@ _HOMES = {
     "attach": "counterflow.backward",
     "probe": "counterflow.backward.probe",
     "temper": "counterflow.tempering",
+    "whiten": "counterflow.whitening",
 }
-__all__ = ["DeltaBarDelta", "attach", "backward", "bptt", "probe", "temper", "tempering", "whitening"]
+__all__ = ["DeltaBarDelta", "attach", "backward", "bptt", "probe", "temper", "tempering", "whiten", "whitening"]
 
 
 def __getattr__(name: str) -> object:

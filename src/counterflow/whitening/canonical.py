@@ -1,0 +1,234 @@
+r"""The canonical form: parameters stay W and b, and their gradients make the step that V and d would.
+
+At fixed (U, c) a step of rate :math:`\eta` on V and d moves the canonical parameters by
+
+.. math::
+    \Delta W = -\eta\, G', \quad G' = \sum_t g_t (h_t - c)^T P, \qquad
+    \Delta b = -\eta \Bigl(\sum_t g_t - G' c\Bigr), \qquad P = U^T U,
+
+with :math:`g_t` the error of the layer's output for sample :math:`t`. An optimizer that is linear in its gradients
+(momentum and weight decay are) commutes with that map, so momentum of W and b *is* momentum of V and d, carried into
+each new basis. The forward pass is the bare layer's to the bit.
+
+With fewer samples than outputs the metric multiplies the inputs, :math:`g^T((h - c)P)`, otherwise the gradient,
+:math:`(g^T h - s c^T)P` with :math:`s = \sum_t g_t`. A convolution whitens across channels, for every position
+:math:`k` of its kernel: :math:`G'_k = (G_k - s c^T)P`. Its padding counts as inputs before centering.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from counterflow.backward.adjoint import Adjoint
+from counterflow.backward.reduce import batch_sum
+from counterflow.whitening.layers import Layer
+
+__all__ = ["Precondition"]
+
+
+class _Settings(NamedTuple):
+    centered: bool
+    diagonal: bool
+    errors: bool
+    groups: int
+
+
+# Stride, padding, dilation and the padding of the output, as aten.convolution_backward takes them.
+_Geometry = tuple[list[int], list[int], list[int], list[int]]
+
+
+class _Linear(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, settings: _Settings, *state: Tensor
+    ) -> Tensor:
+        return output.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        # State is kept on the context, not saved: a projection between two backward passes is no fault.
+        x, weight, bias, _, ctx.settings, *ctx.state = inputs
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        settings, state = ctx.settings, ctx.state
+        down = None
+        if ctx.needs_input_grad[0]:
+            down = (error @ weight.to(error.dtype)).to(x.dtype)
+        mean, metric = state[0][0], state[1][0]
+        inputs, errors = x.to(mean.dtype), error.to(mean.dtype)
+        total = errors.reshape(-1, errors.shape[-1]).sum(0)
+        if settings.diagonal:
+            white = (inputs - mean) @ metric.T
+            scaled = white / _power(white, settings, state)[0]
+            gradient = _product(errors, scaled) @ metric
+        elif x.numel() // x.shape[-1] < weight.shape[0]:
+            gradient = _product(errors, (inputs - mean) @ metric if settings.centered else inputs @ metric)
+        else:
+            gradient = _product(errors, inputs)
+            if settings.centered:
+                gradient = torch.addr(gradient, total, mean, alpha=-1)
+            gradient = gradient @ metric
+        if settings.errors:
+            gradient, total = state[-1][0] @ gradient, state[-1][0] @ total
+        if settings.centered:
+            total = total - gradient @ mean
+        return down, gradient.to(weight.dtype), _bias(total, ctx), None, None, *(None for _ in state)
+
+
+class _Convolution(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        output: Tensor,
+        settings: _Settings,
+        geometry: _Geometry,
+        original: Tensor,
+        *state: Tensor,
+    ) -> Tensor:
+        return output.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, bias, _, ctx.settings, ctx.geometry, original, *ctx.state = inputs
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.save_for_backward(x, weight, *([original] if ctx.settings.diagonal else []))
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *original = ctx.saved_tensors
+        settings, state = ctx.settings, ctx.state
+        groups = settings.groups
+        down = None
+        if ctx.needs_input_grad[0]:
+            kernel, low = weight.to(error.dtype), x.to(error.dtype)
+            down = _convolution_backward(error, low, kernel, ctx, [True, False, False])[0].to(x.dtype)
+        mean, metric = state[:2]
+        inputs, errors = x.to(mean.dtype), error.to(mean.dtype)
+        total = errors.sum((0, *range(2, errors.ndim))).reshape(groups, -1)
+        raw = _convolution_backward(errors, inputs, weight.to(mean.dtype), ctx, [False, True, False])[1]
+        gradient = raw.reshape(groups, total.shape[1], mean.shape[1], -1)
+        if settings.centered:
+            gradient = gradient - total[:, :, None, None] * mean[:, None, :, None]
+        if settings.diagonal:
+            pixels = original[0].to(mean.dtype).movedim(1, -1).flatten(1, -2).unflatten(-1, mean.shape)
+            white = torch.einsum("bpgn,gmn->bpgm", pixels - mean, metric).flatten(2)
+            power = _power(white, settings, state)
+            metric = (metric.transpose(1, 2) / power[:, None, :]) @ metric
+        gradient = torch.einsum("gmnk,gnp->gmpk", gradient, metric)
+        if settings.errors:
+            gradient = torch.einsum("gab,gbnk->gank", state[-1], gradient)
+            total = torch.einsum("gab,gb->ga", state[-1], total)
+        if settings.centered:
+            total = total - torch.einsum("gmnk,gn->gm", gradient, mean)
+        weight_gradient = gradient.reshape(weight.shape).to(weight.dtype)
+        return down, weight_gradient, _bias(total.reshape(-1), ctx), None, None, None, None, *(None for _ in state)
+
+
+for _forward in (_Linear.forward, _Convolution.forward):
+    # PyTorch binds the arguments of `apply` by this signature; stating it halves the cost of a call.
+    vars(_forward)["__signature__"] = inspect.signature(_forward)
+
+
+def _product(errors: Tensor, inputs: Tensor) -> Tensor:
+    return errors.reshape(-1, errors.shape[-1]).T @ inputs.reshape(-1, inputs.shape[-1])
+
+
+def _power(white: Tensor, settings: _Settings, state: list[Tensor]) -> Tensor:
+    r"""D squared: the variance of the whitened inputs in this batch, and the ridge's share, by group.
+
+    That share is what the variance lacked of 1 when U was made, so that D is 1 where inputs have not changed. Before
+    the first projection D is 1.
+
+    Args:
+        white: (examples, samples of an example ..., inputs of all groups).
+        settings: The layer's.
+        state: The layer's.
+    """
+    slack, projected = state[2], state[3]
+    n = white.shape[-1]
+    both = torch.cat([white, white * white], -1)
+    sums, count = batch_sum(both, tuple(range(white.ndim - 1)), "whiten(diagonal=True)", (0,))
+    means = sums.reshape(2 * n) / count
+    variance = means[n:] - means[:n] ** 2
+    power = variance.reshape(slack.shape).clamp(min=0.0) + slack
+    return torch.where(projected >= 0, power, torch.ones_like(power))
+
+
+def _bias(gradient: Tensor, ctx: Any) -> Tensor | None:
+    return gradient.to(ctx.bias_dtype) if ctx.bias_dtype is not None and ctx.needs_input_grad[2] else None
+
+
+def _convolution_backward(error: Tensor, x: Tensor, weight: Tensor, ctx: Any, wanted: list[bool]) -> Any:
+    stride, padding, dilation, extra = ctx.geometry
+    return torch.ops.aten.convolution_backward(
+        error, x, weight, None, stride, padding, dilation, False, extra, ctx.settings.groups, wanted
+    )
+
+
+class Precondition(Adjoint):
+    """The adjoint of a layer in canonical form.
+
+    Args:
+        layer: The layer, which has its buffers.
+        diagonal: Whether D is taken from each batch; the buffer ``basis`` then holds U in place of the metric.
+        errors: Whether errors are whitened too.
+    """
+
+    def __init__(self, layer: Layer, diagonal: bool, errors: bool) -> None:
+        self.batch_coupled = diagonal
+        self.settings = _Settings(layer.centered, diagonal, errors, layer.groups)
+        self.names = ["whiten_mean", *(["whiten_basis", "whiten_slack", "whiten_projected"] if diagonal else [])]
+        if not diagonal:
+            self.names.append("whiten_metric")
+        if errors:
+            self.names.append("whiten_error_metric")
+
+    def supports(self, module: nn.Module) -> str:
+        return ""
+
+    def replace(self, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
+        weight, bias = module.get_parameter("weight"), module._parameters["bias"]
+        state = [module.get_buffer(name) for name in self.names]
+        if isinstance(module, nn.Linear):
+            return _Linear.apply(inputs, weight, bias, output, self.settings, *state)  # type: ignore[no-any-return, no-untyped-call]
+        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        unbatched = output.ndim == weight.ndim - 1
+        if unbatched:
+            inputs, output = inputs[None], output[None]
+        padded, geometry = _padded(module, inputs)
+        result = _Convolution.apply(  # type: ignore[no-untyped-call]
+            padded, weight, bias, output, self.settings, geometry, inputs.detach(), *state
+        )
+        assert isinstance(result, Tensor)
+        return result[0] if unbatched else result
+
+    def __repr__(self) -> str:
+        return "whiten()"
+
+
+def _padded(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> tuple[Tensor, _Geometry]:
+    """The input as the convolution saw it, and the rest of its geometry."""
+    none = [0] * len(module.stride)
+    padding = none
+    if module.padding_mode != "zeros" or module.padding == "same":
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+    elif module.padding != "valid":
+        padding = [int(p) for p in module.padding]
+    return x, (list(module.stride), padding, list(module.dilation), none)

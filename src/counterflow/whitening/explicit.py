@@ -1,0 +1,115 @@
+r"""The explicit form: parameters hold V and d, and the forward pass computes :math:`V U(h - c) + d`.
+
+For optimizers that are not linear in their gradients (Adam, RMSprop, ...). At a projection from (U, c) to (U', c'),
+
+.. math::
+    V' = V U U'^{-1}, \qquad d' = d + V U (c' - c),
+
+and everything that the optimizer keeps as a *direction in parameter space* (momentum, Adam's first moment) goes the
+same way, so that it points to the same change of the function as before. Second moments are kept as they are: averaged
+squares have no image under a rotation, and on white inputs all directions have about the same.
+
+A convolution whitens channels, :math:`U h`, before its own padding and kernel, and takes
+:math:`\sum_k V_k U c` from its output, so that zero padding stays zero before centering.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from counterflow.whitening.layers import Layer
+
+__all__ = ["Project", "Recenter", "carry", "carry_state"]
+
+# What optimizers of torch (and those named after them) keep by parameter: directions, and sizes.
+_DIRECTIONS = ("momentum_buffer", "exp_avg", "grad_avg", "prev")
+_SIZES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size")
+
+
+class Project:
+    """The forward pre-hook that whitens a layer's inputs: U(h - c), for a convolution U h.
+
+    Args:
+        groups: Sets of channels that are whitened each by itself; None for a linear layer.
+    """
+
+    def __init__(self, groups: int | None) -> None:
+        self.groups = groups
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        x, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
+        basis, mean = module.get_buffer("whiten_basis"), module.get_buffer("whiten_mean")
+        weight = module.get_parameter("weight")
+        if self.groups is None:
+            white = (x - mean[0]) @ basis[0].T
+        else:
+            unbatched = x.ndim < weight.ndim
+            batch = (x[None] if unbatched else x).to(basis.dtype)
+            channels = batch.reshape(len(batch), self.groups, -1, *batch.shape[2:])
+            white = torch.einsum("gmn,bgn...->bgm...", basis, channels).flatten(1, 2)
+            white = white[0] if unbatched else white
+        return (white.to(weight.dtype), *rest), {}
+
+
+class Recenter:
+    """The forward hook that takes the mean's share from a convolution's output."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        weight, basis, mean = (
+            module.get_parameter("weight"),
+            module.get_buffer("whiten_basis"),
+            module.get_buffer("whiten_mean"),
+        )
+        kernel = weight.flatten(2).sum(2).to(mean.dtype).reshape(len(mean), -1, mean.shape[1])
+        share = torch.einsum("gmn,gnk,gk->gm", kernel, basis, mean).flatten()
+        spatial = (1,) * (weight.ndim - 2)
+        return output - share.reshape(-1, *spatial).to(output.dtype)
+
+
+def carry(layer: Layer, first: Tensor, second: Tensor | None, change: Tensor, shift: Tensor) -> None:
+    r"""Take V and d, or a direction in their space, into another basis, in place.
+
+    Args:
+        layer: In the explicit form.
+        first: V, or shaped as it.
+        second: d, or shaped as it.
+        change: :math:`U U'^{-1}`, shape (groups, n, n).
+        shift: :math:`U(c' - c)`, shape (groups, n).
+    """
+    with torch.no_grad():
+        old = layer.kernel(first)
+        if second is not None:  # while `old`, which may be a view of `first`, still is
+            second.add_(torch.einsum("gmnk,gn->gm", old, shift).reshape(second.shape).to(second.dtype))
+        first.copy_(torch.einsum("gmnk,gnp->gmpk", old, change).reshape(first.shape))
+
+
+def carry_state(layer: Layer, optimizer: torch.optim.Optimizer, change: Tensor, shift: Tensor) -> list[str]:
+    r"""Take what the optimizer keeps as directions into another basis.
+
+    Args:
+        layer: In the explicit form.
+        optimizer: What trains it.
+        change: As in `carry`.
+        shift: As in `carry`.
+
+    Returns:
+        The names of the states, shaped as the weight, that it does not know and has left in the old basis.
+    """
+    weight, bias = layer.weight, layer.bias
+    of_weight: dict[str, Any] = optimizer.state.get(weight, {})
+    of_bias: dict[str, Any] = optimizer.state.get(bias, {}) if bias is not None else {}
+    unknown = []
+    for key, value in of_weight.items():
+        if not isinstance(value, Tensor) or value.shape != weight.shape or key in _SIZES:
+            continue
+        if key in _DIRECTIONS:
+            second = of_bias.get(key)
+            carry(layer, value, second if isinstance(second, Tensor) else None, change, shift)
+        else:
+            unknown.append(key)
+    return unknown

@@ -1,0 +1,200 @@
+"""Which layers of a model can be whitened, in which form, and why the others are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from counterflow.backward.adjoint import Adjoint
+from counterflow.exceptions import InputError, UnsupportedError
+from counterflow.handle import Row
+
+__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers"]
+
+Form = Literal["canonical", "explicit"]
+Stand = Literal["auto", "canonical", "explicit"]
+Layers = list["Layer"]
+
+_PREFIX = "whiten_"
+_WEIGHED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# What must agree between the groups of a weight and its bias for the canonical form to be the whitened layer's step.
+_SHARED = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+
+
+@dataclass(eq=False)
+class Layer:
+    """A layer that is whitened. What it keeps lives in buffers of its module, named ``whiten_...``.
+
+    Args:
+        name: The module's dotted name.
+        module: The layer.
+        form: Whether its parameters stay canonical, or hold V and d.
+        centered: Whether a bias that learns can take up the mean; without one, c is 0.
+    """
+
+    name: str
+    module: nn.Module
+    form: Form
+    centered: bool
+    note: str = ""
+    drift: float | None = None
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """W, or V in the explicit form."""
+        return self.module.get_parameter("weight")
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias b, or d in the explicit form; None where it cannot take up the mean."""
+        return self.module.get_parameter("bias") if self.centered else None
+
+    @property
+    def groups(self) -> int:
+        """How many sets of channels are whitened each by itself; 1 but for grouped convolutions."""
+        groups = getattr(self.module, "groups", 1)
+        assert isinstance(groups, int)
+        return groups
+
+    @property
+    def inputs(self) -> int:
+        """Inputs or channels of one group, n."""
+        return self.weight.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Outputs or channels of one group, m."""
+        return self.weight.shape[0] // self.groups
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.module.get_buffer(_PREFIX + name)
+
+    def add_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Put buffers on the module, whose names there begin with ``whiten_``."""
+        for name, value in buffers.items():
+            self.module.register_buffer(_PREFIX + name, value)
+
+    def remove_buffers(self) -> None:
+        """Take all of them off again."""
+        for name in [name for name in self.module._buffers if name.startswith(_PREFIX)]:
+            delattr(self.module, name)
+
+    def matrices(self, size: int, start: float = 0.0) -> Tensor:
+        """One matrix a group in the precision of statistics: ``start`` times the identity."""
+        eye = torch.eye(size, device=self.weight.device, dtype=self.wide)
+        return (start * eye).expand(self.groups, size, size).clone()
+
+    def vectors(self, size: int) -> Tensor:
+        """One vector of zeros a group in the precision of statistics."""
+        return self.weight.detach().new_zeros(self.groups, size, dtype=self.wide)
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The precision of statistics: float64 where the weight is, else float32."""
+        return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """A tensor shaped as the weight as (groups, outputs, inputs, kernel positions), in float64."""
+        return weight.detach().double().reshape(self.groups, self.outputs, self.inputs, -1)
+
+
+def find_layers(model: nn.Module, optimizer: torch.optim.Optimizer, form: Stand) -> tuple[Layers, list[Row]]:
+    """The layers to whiten, and a row for each module with weights of its own that is left alone.
+
+    Args:
+        model: Where to look.
+        optimizer: What trains it; only what it holds is whitened.
+        form: What the user asked for.
+
+    Raises:
+        UnsupportedError: If the canonical form is asked for where it is not the whitened layer's step.
+        InputError: If the optimizer holds no parameter of the model.
+    """
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in groups for p in model.parameters()):
+        raise InputError(
+            f"optimizer holds no parameter of this {type(model).__name__}; make it from model.parameters() first"
+        )
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), set()).add(id(module))
+    layers: Layers = []
+    rows: list[Row] = []
+    attention = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    for name, module in model.named_modules():
+        if not any(p is not None for p in module._parameters.values()):
+            continue
+        reason = (
+            "MultiheadAttention uses its weight without calling it"
+            if id(module) in attention
+            else _why_not(module, groups, owners)
+        )
+        if reason:
+            rows.append(Row(name, type(module).__name__, "left alone", reason))
+            continue
+        bias = module.bias
+        centered = isinstance(bias, nn.Parameter) and bias.requires_grad and id(bias) in groups
+        layers.append(Layer(name, module, _form(name, module, groups, centered, optimizer, form), centered))
+    return layers, rows
+
+
+def _why_not(module: nn.Module, groups: Mapping[int, Any], owners: Mapping[int, set[int]]) -> str:
+    """Why a module is left alone; empty if it can be whitened."""
+    if is_parametrized(module):
+        return "its weight is parametrized"
+    if not isinstance(module, _WEIGHED):
+        return f"whitening knows no linear map of the inputs in a {type(module).__name__}"
+    owner = next(c for c in type(module).__mro__ if "forward" in vars(c))
+    if not owner.__module__.startswith("torch.nn.modules"):
+        return "its class overrides forward, so its arithmetic is unknown"
+    weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+    if weight is None:
+        return "its weight is computed from other parameters"
+    if isinstance(weight, nn.parameter.UninitializedParameter):
+        return "its weight has no shape yet; run a batch through the model first"
+    if weight.is_complex():
+        return "its weight is complex"
+    if not weight.requires_grad:
+        return "its weight is frozen"
+    if id(weight) not in groups:
+        return "its weight is not in the optimizer"
+    if any(len(owners[id(p)]) > 1 for p in (weight, bias) if p is not None):
+        return "it shares a parameter with another module, whose inputs are others"
+    taken = next((hook for hook in module._forward_hooks.values() if isinstance(hook, Adjoint)), None)
+    if taken is not None:
+        return f"it has {taken!r} already, and a layer has one backward pass; undo that first"
+    return ""
+
+
+def _form(
+    name: str,
+    module: nn.Module,
+    groups: Mapping[int, Mapping[str, Any]],
+    centered: bool,
+    optimizer: torch.optim.Optimizer,
+    form: Stand,
+) -> Form:
+    if form == "explicit":
+        return "explicit"
+    why = ""
+    if type(optimizer) is not torch.optim.SGD:
+        why = f"{type(optimizer).__name__} is not linear in its gradients as torch.optim.SGD is"
+    elif centered:
+        first, second = (groups[id(module.get_parameter(own))] for own in ("weight", "bias"))
+        unequal = [key for key in _SHARED if first[key] != second[key]]
+        if unequal:
+            why = f"weight and bias have different {unequal[0]}: {first[unequal[0]]} and {second[unequal[0]]}"
+    if not why:
+        return "canonical"
+    if form == "canonical":
+        raise UnsupportedError(
+            f"form='canonical' is not whitening for {name!r}, since {why}; use form='explicit' or 'auto'"
+        )
+    return "explicit"

@@ -1,0 +1,224 @@
+r"""Mean and covariance of a layer's inputs, taken in backward passes, or in forward passes over a loader.
+
+Each batch of :math:`N_b` samples with mean :math:`\mu_b` and scatter :math:`M_b = \sum_i (h_i - \mu_b)(h_i - \mu_b)^T`
+joins those seen before by
+
+.. math::
+    \mu \leftarrow \mu + \tfrac{N_b}{N + N_b}(\mu_b - \mu), \qquad
+    M \leftarrow M + M_b + \tfrac{N N_b}{N + N_b}(\mu_b - \mu)(\mu_b - \mu)^T,
+
+so that inputs with a mean far from zero lose no digits, and so do the ranks of a distributed run join. In the explicit
+form the inputs are the whitened ones, which are of order one in every direction.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from counterflow.backward.reduce import sum_over_ranks, widen, world_size
+from counterflow.exceptions import InputError, UnsupportedError
+from counterflow.whitening.layers import Layer, Layers
+
+__all__ = ["Gather", "Moments", "add_statistics", "moments", "over_loader", "reset", "rows_of"]
+
+_NAMES = ("count", "sum_mean", "scatter", "refused")
+
+
+class _Gather(Function):
+    """Identity forward; backward, the layer's inputs join the statistics."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output: Tensor, x: Tensor, layer: tuple[int, bool], *state: Tensor) -> Tensor:
+        return output.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, x, ctx.layer, *ctx.state = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        _accumulate(x, ctx.layer, ctx.state[:4])
+        if len(ctx.state) > 4:
+            _accumulate(error, ctx.layer, ctx.state[4:])
+        return (error, None, None, *(None for _ in ctx.state))
+
+
+vars(_Gather.forward)["__signature__"] = inspect.signature(_Gather.forward)
+
+
+def rows_of(x: Tensor, groups: int, convolution: bool) -> Tensor:
+    """A layer's inputs (or errors) as (groups, samples, channels of a group); pixels and time steps are samples."""
+    if convolution:
+        x = x.movedim(1, -1)
+    return x.reshape(-1, groups, x.shape[-1] // groups).transpose(0, 1)
+
+
+def _accumulate(x: Tensor, layer: tuple[int, bool], state: list[Tensor]) -> None:
+    groups, convolution = layer
+    with torch.no_grad():
+        count, mean, scatter, refused = state
+        rows = widen(rows_of(x, groups, convolution))
+        samples, examples = rows.shape[1], x.shape[0]
+        if samples == 0:
+            return
+        here = rows.mean(1)
+        centered = rows - here[:, None]
+        spread = centered.transpose(1, 2) @ centered
+        # A sum of squares is finite only where every input is.
+        told = (spread.diagonal(dim1=1, dim2=2).sum() + here.sum()).isfinite()
+        before = count[0].to(mean.dtype)
+        off = here - mean
+        spread = spread + (before * samples / (before + samples)) * off[:, :, None] * off[:, None, :]
+        scatter.copy_(torch.where(told, scatter + spread, scatter))
+        mean.copy_(torch.where(told, mean + off * (samples / (before + samples)), mean))
+        count.add_(told * count.new_tensor([samples, examples]))
+        refused.add_((~told).to(refused.dtype))
+
+
+class Gather:
+    """The forward hook that lets a layer's inputs join its statistics while ``on``; it costs nothing else.
+
+    Args:
+        layer: Whose.
+        errors: Whether its errors are gathered too.
+    """
+
+    def __init__(self, layer: Layer, errors: bool) -> None:
+        self.shape = (layer.groups, layer.weight.ndim > 2)
+        self.names = [f"whiten_{prefix}{name}" for prefix in ("", "error_")[: 1 + errors] for name in _NAMES]
+        self.on = False
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        if not self.on or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+            return output
+        if not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None:
+            raise UnsupportedError(
+                "whiten() keeps statistics from step to step, which torch.func cannot carry; give it a loader, or use "
+                "torch.func between the steps that gather"
+            )
+        x = batched(module, args[0] if args else kwargs["input"])
+        state = [module.get_buffer(name) for name in self.names]
+        result = _Gather.apply(output, x.detach(), self.shape, *state)  # type: ignore[no-untyped-call]
+        assert isinstance(result, Tensor)
+        return result
+
+
+def batched(module: nn.Module, x: Tensor) -> Tensor:
+    """The input with a batch dimension, where a layer was called on one example without."""
+    own = 2 if isinstance(module, nn.Linear) else module.get_parameter("weight").ndim
+    return x[None] if x.ndim < own else x
+
+
+def add_statistics(layer: Layer, errors: bool) -> None:
+    """Give a layer the buffers that its statistics live in."""
+    for prefix, size in (("", layer.inputs), ("error_", layer.outputs))[: 1 + errors]:
+        device = layer.weight.device
+        new = (
+            torch.zeros(2, dtype=torch.int64, device=device),  # samples and examples
+            layer.vectors(size),
+            layer.matrices(size),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+        layer.add_buffers({prefix + name: value for name, value in zip(_NAMES, new, strict=True)})
+
+
+def reset(layer: Layer, errors: bool) -> None:
+    """Begin the statistics anew; what was refused stays counted."""
+    for prefix in ("", "error_")[: 1 + errors]:
+        for name in _NAMES[:3]:
+            layer[prefix + name].zero_()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of all ranks together, in float64: how many samples, their mean (groups, n) and covariance (groups, n, n)."""
+
+    samples: int
+    mean: Tensor
+    covariance: Tensor
+
+
+def moments(layer: Layer, prefix: str = "") -> Moments | None:
+    """What the layer's statistics say, over all ranks; None where no sample was taken in.
+
+    A collective call in a distributed run.
+    """
+    count, mean, scatter = (layer[prefix + name].double() for name in _NAMES[:3])
+    here = count[0]
+    total = here
+    if world_size() > 1:
+        packed, _ = sum_over_ranks(torch.cat([here.reshape(1), (here * mean).reshape(-1)]), 0)
+        total, pooled = packed[0], (packed[1:] / packed[0].clamp(min=1.0)).reshape(mean.shape)
+        off = mean - pooled
+        scatter, _ = sum_over_ranks(scatter + here * off[:, :, None] * off[:, None, :], 0)
+        mean = pooled
+    samples = int(total)
+    return Moments(samples, mean, scatter / samples) if samples else None
+
+
+def over_loader(model: nn.Module, layers: Layers, loader: Iterable[Any], samples: int) -> None:
+    """Take the statistics in forward passes over a loader, in eval mode and without gradients, until they suffice.
+
+    Args:
+        model: Called on the inputs of each batch.
+        layers: Whose statistics.
+        loader: Batches: tensors, sequences whose first item is the input, or dictionaries of named arguments.
+        samples: How many examples are enough.
+
+    Raises:
+        InputError: If the loader gives no batch, or one of another kind.
+    """
+    hooks = [layer.module.register_forward_hook(_look(layer), with_kwargs=True) for layer in layers]
+    modes = [(module, module.training) for module in model.modules()]
+    device = layers[0].weight.device
+    seen = 0
+    try:
+        model.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            for batch in loader:
+                seen += _run(model, batch, device)
+                if seen >= samples:
+                    break
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    if not seen:
+        raise InputError("loader gives no batch; pass one that can be iterated over again and again")
+
+
+def _look(layer: Layer) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        x = batched(module, args[0] if args else kwargs["input"])
+        state = [layer[name] for name in _NAMES]
+        _accumulate(x, (layer.groups, layer.weight.ndim > 2), state)
+
+    return hook
+
+
+def _run(model: nn.Module, batch: Any, device: torch.device) -> int:
+    """Call the model on one batch; how many examples it has."""
+    if isinstance(batch, list | tuple) and batch:
+        batch = batch[0]
+    if isinstance(batch, Tensor):
+        model(batch.to(device))
+        return len(batch)
+    if isinstance(batch, Mapping) and batch:
+        moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        model(**moved)
+        return max(len(value) for value in moved.values() if isinstance(value, Tensor))
+    raise InputError(
+        f"loader must give tensors, (inputs, ...) or dictionaries of named arguments, got {type(batch).__name__}"
+    )

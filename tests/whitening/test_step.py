@@ -1,0 +1,198 @@
+"""One whitened step against its closed form, and the forms and bases against each other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import counterflow as cf
+
+EPSILON = 0.05
+
+
+def mlp(bias: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(5, 9, bias=bias), nn.Tanh(), nn.Linear(9, 7, bias=bias), nn.Tanh(), nn.Linear(7, 3, bias=bias)
+    ).double()
+
+
+def cnn() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(6, 4, 3, stride=2, groups=2, padding=1, padding_mode="circular"),
+        nn.Tanh(),
+        nn.Conv2d(4, 4, (3, 2), groups=4, bias=False),
+        nn.Flatten(),
+        nn.Linear(4 * 1 * 2, 3),
+    ).double()
+
+
+def data(net: nn.Module, size: int = 64, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (5,) if isinstance(net[0], nn.Linear) else (2, 6, 5)
+    mixing = torch.randn(shape[0], shape[0], generator=generator, dtype=torch.float64)
+    x = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
+    x = torch.einsum("bc...,cd->bd...", x, mixing) + 1.5
+    return x, torch.randint(3, (size,), generator=generator)
+
+
+def batches(net: nn.Module, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    x, t = data(net, 16 * steps)
+    yield from zip(x.split(16), t.split(16), strict=True)
+
+
+def sgd(net: nn.Module, **settings: float) -> torch.optim.SGD:
+    return torch.optim.SGD(net.parameters(), **{"lr": 0.02, **settings})
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, t: Tensor) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(net(x), t).backward()
+    optimizer.step()
+
+
+def inputs_of(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda m, args, y, name=name: seen.__setitem__(name, args[0].detach()))
+        for name, module in net.named_modules()
+        if name
+    ]
+    net(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def assert_same(first: nn.Module, second: nn.Module, tolerance: float) -> None:
+    for (name, p), q in zip(first.named_parameters(), second.parameters(), strict=True):
+        off = float(((p - q).abs().max() / q.abs().max()).detach())
+        assert off <= tolerance, f"{name} is off by {off:.3g}"
+
+
+@pytest.mark.parametrize("size", [4, 64], ids=["fewer samples than outputs", "more"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("form", ["canonical", "explicit"])
+def test_one_step_is_the_gradient_times_the_inverse_covariance(form, bias, size):
+    """Delta W = -eta grad_W (Sigma + eps I)^-1 on centered inputs; without a bias, on inputs about zero."""
+    net, eta = mlp(bias), 0.02
+    x, t = data(net, size)
+    everything = data(net, 200, seed=5)[0]
+    bare = copy.deepcopy(net)
+    optimizer = sgd(net, lr=eta)
+    h = cf.whiten(net, optimizer, every=10, epsilon=EPSILON, loader=[everything], form=form)
+    step(net, optimizer, x, t)
+    F.cross_entropy(bare(x), t).backward()
+    stats, seen = inputs_of(copy.deepcopy(bare), everything), inputs_of(copy.deepcopy(bare), x)
+    for name, layer in bare.named_modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        c = stats[name].mean(0) if bias else torch.zeros(layer.in_features, dtype=torch.float64)
+        about = stats[name] - c
+        sigma = about.T @ about / len(about)
+        # The gradient on centered inputs, from the layer's error, which plain autograd gives.
+        seen_error = torch.autograd.grad(F.cross_entropy(bare(x), t), layer.weight)[0]
+        total = layer.bias.grad if bias else torch.zeros(layer.out_features, dtype=torch.float64)
+        gradient = seen_error - total[:, None] * c
+        delta = -eta * gradient @ torch.linalg.inv(sigma + EPSILON * torch.eye(len(c), dtype=torch.float64))
+        mine = h.fold().get_submodule(name)
+        torch.testing.assert_close(mine.weight - layer.weight, delta, rtol=1e-10, atol=1e-12)
+        if bias:
+            torch.testing.assert_close(mine.bias - layer.bias, -eta * total - delta @ c, rtol=1e-10, atol=1e-12)
+    assert float((seen["0"] - stats["0"][:size]).abs().max()) > 0.1  # statistics were of other data
+
+
+def test_one_step_of_a_convolution_whitens_its_channels():
+    net, eta = cnn(), 0.02
+    x, t = data(net)
+    bare = copy.deepcopy(net)
+    optimizer = sgd(net, lr=eta)
+    cf.whiten(net, optimizer, epsilon=EPSILON, loader=[x])
+    step(net, optimizer, x, t)
+    F.cross_entropy(bare(x), t).backward()
+    for name in ("0", "2", "4"):
+        layer, after = bare.get_submodule(name), net.get_submodule(name)
+        h = inputs_of(copy.deepcopy(bare), x)[name].movedim(1, -1).flatten(0, -2)
+        n, m = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        for group in range(layer.groups):
+            own, units = h[:, group * n : (group + 1) * n], slice(group * m, (group + 1) * m)
+            c = own.mean(0) if layer.bias is not None else torch.zeros(n, dtype=torch.float64)
+            sigma = (own - c).T @ (own - c) / len(own) + EPSILON * torch.eye(n, dtype=torch.float64)
+            gradient = layer.weight.grad[units].clone()
+            if layer.bias is not None:
+                gradient -= layer.bias.grad[units, None, None, None] * c[None, :, None, None]
+            delta = -eta * torch.einsum("mnij,np->mpij", gradient, torch.linalg.inv(sigma))
+            torch.testing.assert_close((after.weight - layer.weight)[units], delta, rtol=1e-10, atol=1e-12)
+            if layer.bias is not None:
+                wanted = -eta * layer.bias.grad[units] - torch.einsum("mnij,n->m", delta, c)
+                torch.testing.assert_close((after.bias - layer.bias)[units], wanted, rtol=1e-10, atol=1e-12)
+
+
+def run(
+    make: Callable[[], nn.Module], optimize, steps: int = 25, **options
+) -> tuple[nn.Module, cf.whitening.WhitenHandle]:
+    net = make()
+    optimizer = optimize(net)
+    h = cf.whiten(net, optimizer, **{"every": 6, "samples": 64, "epsilon": EPSILON, **options})
+    for x, t in batches(net, steps):
+        step(net, optimizer, x, t)
+    return h.fold(), h
+
+
+SETTINGS = {"plain": {}, "momentum": {"momentum": 0.9}, "all": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}}
+
+
+@pytest.mark.parametrize("make", [mlp, cnn])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_forms_are_one_method_under_sgd(make, settings):
+    """Over several projections, with what the optimizer keeps carried from basis to basis."""
+    canonical, first = run(make, lambda net: sgd(net, **settings), form="canonical")
+    explicit, second = run(make, lambda net: sgd(net, **settings), form="explicit")
+    assert first.table()["0"].values["projected"] == second.table()["0"].values["projected"] == 22
+    assert_same(explicit, canonical, 1e-10)
+
+
+@pytest.mark.parametrize("form", ["canonical", "explicit"])
+def test_pca_and_zca_are_one_trajectory_under_sgd(form):
+    pca, _ = run(mlp, lambda net: sgd(net, momentum=0.9), form=form)
+    zca, _ = run(mlp, lambda net: sgd(net, momentum=0.9), form=form, basis="zca")
+    assert_same(pca, zca, 1e-12)
+
+
+def test_pca_and_zca_differ_under_adam():
+    pca, _ = run(mlp, lambda net: torch.optim.Adam(net.parameters(), lr=0.01))
+    zca, _ = run(mlp, lambda net: torch.optim.Adam(net.parameters(), lr=0.01), basis="zca")
+    assert float((pca[0].weight - zca[0].weight).detach().abs().max()) > 1e-4
+
+
+def test_momentum_that_is_left_in_the_old_basis_is_another_trajectory(monkeypatch):
+    wanted, _ = run(mlp, lambda net: sgd(net, momentum=0.9), form="explicit")
+    monkeypatch.setattr("counterflow.whitening.projection.carry_state", lambda *_: [])
+    left, _ = run(mlp, lambda net: sgd(net, momentum=0.9), form="explicit")
+    assert float((left[0].weight - wanted[0].weight).detach().abs().max()) > 1e-4
+
+
+def test_statistics_from_backward_and_from_a_loader_agree():
+    """The same examples, seen by a loader before the step or by the backward passes of a frozen net."""
+    x, t = data(mlp(), 64)
+    parts = list(zip(x.split(16), t.split(16), strict=True))
+    nets = []
+    for loader in (None, x.split(16)):
+        net = mlp()
+        optimizer = sgd(net, lr=0.0)
+        h = cf.whiten(net, optimizer, every=4, samples=64, loader=loader, initial=loader is None)
+        for part in parts:
+            step(net, optimizer, *part)
+        assert h.table()["2"].values["projected"] == 4
+        nets.append(net)
+    for name, buffer in nets[0].named_buffers():
+        if name.endswith(("mean", "metric", "eigenvalues")) and "sum" not in name:
+            torch.testing.assert_close(buffer, nets[1].get_buffer(name), rtol=1e-10, atol=1e-12)
