@@ -75,7 +75,7 @@ class Whole(nn.Module):
         return y if carried is None else y + self.carried(carried).sum((0, 1))
 
 
-def attenuate(a: float) -> Callable[[Tensor], Tensor]:
+def attenuate(a: float | Tensor) -> Callable[[Tensor], Tensor]:
     """Multiply the error by a number, and leave the value as it is to rounding."""
     return lambda h: a * h + (1 - a) * h.detach()
 
@@ -348,17 +348,81 @@ def test_a_bias_of_a_head_that_every_step_calls_learns_from_one_mean() -> None:
     torch.testing.assert_close(steps[1][0], steps[0][0])
 
 
+# -- attenuation by the weights ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("cell", GATES)
+def test_every_unit_of_a_cell_by_its_outgoing_weights(cell: type[nn.RNNCellBase], every: bool) -> None:
+    model, x = Loop(cell, every).double(), torch.randn(6, 5, 3).double()
+    bare = copy.deepcopy(model)
+    table = cf.temper(model, x, loss=SUM, shunt=False, attenuation="weights").table()
+    assert table["cell"].done == "rate, attenuated by weights"
+    assert isinstance(bare.cell.weight_hh, Tensor)
+    gates, head = (w.detach().square().sum(0) for w in (bare.cell.weight_hh, bare.head.weight))
+    gates = gates + (cell is nn.GRUCell)  # the state that is carried on, with a weight of one at most
+    # Where states are stacked, units are not followed: the head's largest vector stands for all of them.
+    a = (gates + head.max() if every else torch.maximum(gates, head)).rsqrt()
+    assert_close(gradients(model, model(x)), gradients(bare, bare(x, attenuate(a))))
+
+
+def test_a_fused_layer_by_the_weights_above_it_and_what_feeds_it_by_its_own() -> None:
+    model = Classifier().double()
+    words = torch.randint(11, (4, 5))
+    embedding, above = model.lstm.weight_ih_l0.detach(), model.head.weight.detach()
+    h = cf.temper(model, words, loss=SUM, attenuation="weights")
+    assert h.table()["lstm.weight_ih_l1"].done == "rate, attenuated by weights"
+    wanted = {"embedding": embedding, "lstm.weight_ih_l0": None, "lstm.weight_ih_l1": above, "head": None}
+    for name, weight in wanted.items():  # the largest vector stands for units that cannot be told apart
+        a = 1.0 if weight is None else weight.square().sum(0).max().rsqrt().item()
+        assert column(h.table(), "attenuation")[name] == pytest.approx(a)
+    output, (hidden, carried) = model.lstm(model.embedding(words))
+    ones = torch.autograd.grad(output.sum() + hidden.sum() + carried.sum(), model.lstm.weight_hh_l1)[0]
+    h.undo()
+    output, (hidden, carried) = model.lstm(model.embedding(words))
+    tap = attenuate(above.square().sum(0).max().rsqrt().item())
+    plain = torch.autograd.grad(tap(output).sum() + tap(hidden).sum() + carried.sum(), model.lstm.weight_hh_l1)[0]
+    torch.testing.assert_close(ones, plain)
+
+
+@pytest.mark.parametrize("size", [0.01, 100.0])
+def test_by_the_weights_the_error_keeps_its_size_deep_in_time(size: float) -> None:
+    steps, hidden = 60, 16
+    model, x = Silent(False, hidden).double(), torch.zeros(steps, 4, hidden).double().requires_grad_()
+    with torch.no_grad():
+        for weight in (model.layer.weight_hh, model.head.weight):
+            weight.mul_(size)
+    cf.temper(model, torch.randn(steps, 4, hidden).double(), loss=SUM, shunt=False, attenuation="weights")
+    (error,) = torch.autograd.grad(model(x).sum(), x)
+    sizes = error.square().mean((1, 2))
+    torch.testing.assert_close(sizes, sizes[-1:].expand(steps))
+
+
+def test_the_state_of_a_stack_by_its_fan_out() -> None:
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.GRU(3, 4, 2), nn.GRU(2, 4, 2)
+
+        def forward(self, source: Tensor, target: Tensor) -> Tensor:
+            y: Tensor = self.decoder(target, self.encoder(source)[1])[0]
+            return y
+
+    sample = torch.randn(5, 6, 3), torch.randn(7, 6, 2)
+    table = cf.temper(Translator(), sample, loss=SUM, attenuation="weights").table()
+    assert "which layer of the stack 'decoder' takes its state cannot be told" in table["encoder.weight_ih_l1"].why
+
+
 # -- what is left alone -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"attenuation": "weights"}, {"variance": "measured"}])
-def test_recurrent_layers_stay_with_their_fan_out(change: dict[str, Any]) -> None:
+def test_the_measured_variance_leaves_recurrent_layers_at_their_fan_out() -> None:
     for model, name in ((Loop(nn.LSTMCell), "cell"), (Whole(nn.LSTM), "layer")):
         bare = copy.deepcopy(model.double())
         x = torch.randn(6, 5, 3).double()
-        table = cf.temper(model, x, loss=SUM, shunt=False, **change).table()
+        table = cf.temper(model, x, loss=SUM, shunt=False, variance="measured").table()
         assert table[name].done == "rate, attenuated"
-        assert "attenuated by its fan-out: " in table[name].why
+        assert f"attenuated by its fan-out: the error of {name!r} cannot be measured by itself" in table[name].why
         a = table[name].values["attenuation"]
         assert a == (0.25 if name == "cell" else 0.5)
         assert_close(gradients(model, model(x)), gradients(bare, bare(x, attenuate(a))))

@@ -18,7 +18,8 @@ weights, so that
 whatever the weights are: a true average, whose shares add up to one. Where the posterior errors are of equal variance
 it is their plain mean. (To stay below the plain mean for variances of any kind would take :math:`1/(s \sqrt{|P_i|}
 \max_j |w_{ij}|)`, which falls short of it otherwise.) Fixed maps on the way, such as pooling, are taken for ones that
-do not enlarge the error.
+do not enlarge the error. A recurrent cell in a loop feeds its own gates by its recurrent weights, so the average runs
+over the errors of the next step too.
 
 **The error's variance, measured.** With :math:`g_i` the error of a unit before attenuation, :math:`\delta_i = a g_i`.
 The bound (13) on :math:`\langle g_i^2\rangle` is replaced by what the layer's errors are: in each backward pass, over
@@ -53,8 +54,9 @@ from counterflow.backward.reduce import batch_rms, world_size
 from counterflow.backward.shunting import shunt
 from counterflow.backward.tap import State, Tap, Transform
 from counterflow.tempering.activations import UNARY
-from counterflow.tempering.layers import Layer
+from counterflow.tempering.layers import Layer, units
 from counterflow.tempering.ops import JOINS, operation
+from counterflow.tempering.recurrent import at_hidden_state
 from counterflow.tempering.trace import Trace, Use
 
 __all__ = ["ByWeights", "Link", "Measured", "Outgoing", "install_linked", "plan_measured", "plan_weights"]
@@ -95,7 +97,7 @@ def install_linked(module: nn.Module, transform: Transform, links: Mapping[str, 
             double = parameter.dtype == torch.float64
             value = value.to(parameter.device, torch.float64 if double else value.dtype)
         module.register_buffer(PREFIX + name, value, persistent=persistent)
-    handle = module.register_forward_hook(LinkedTap(transform, links), with_kwargs=True)
+    handle = module.register_forward_hook(at_hidden_state(module, LinkedTap(transform, links)), with_kwargs=True)
 
     def remove() -> None:
         handle.remove()
@@ -178,34 +180,47 @@ class ByWeights(Transform):
 
 def plan_weights(trace: Trace, layer: Layer) -> tuple[ByWeights, dict[str, Link]] | str:
     """The transform for a layer that can be tapped, and the weights that it looks at; or why there is none."""
-    if layer.kind == "recurrent":
-        return "one vector of outgoing weights does not tell what its gates make of it"
-    model = trace.model
     links: dict[str, Link] = {}
     calls: dict[tuple[tuple[Outgoing, ...], float, float], None] = {}
-    for use, flow in zip(layer.uses, layer.flows, strict=True):
-        if not flow.consumers:
+    for use, flow in zip(layer.uses, layer.tapped_flows, strict=True):
+        if not flow.counted:
             continue
         outgoing = []
-        for consumer, slope in flow.consumers.items():
-            facts, name = consumer.facts, operation(consumer.node)
-            plain = facts is not None and facts.weight.op == "placeholder"
-            if facts is None or not plain or not (name == "linear" or name.startswith("conv")):
+        for consumer in flow.counted:
+            if not _is_product(consumer):
                 return f"what {consumer.layer!r} makes of its input is no plain product with weights"
-            parameter = consumer.weights[0]
-            owner, _, attribute = parameter.rpartition(".")
-            link = parameter.replace(".", "_")
-            links[link] = (model.get_submodule(owner), attribute)
-            transposed = name.startswith("conv_transpose")
-            groups = 1 if name == "linear" else _groups(consumer.node)
-            start, shape = _units(trace, layer, use, consumer)
-            kind = "transposed" if transposed else name
-            outgoing.append(Outgoing(link, slope, kind, groups, start, shape))
-        fan_out = sum(c.facts.fan_out if c.facts else 1.0 for c in flow.consumers)
-        direct = flow.output or 0.0
-        count = fan_out + (1.0 if direct else 0.0)
+            state = consumer.kind == "recurrent" and flow.ways[consumer] != {consumer.weights[0]}
+            if state and len(trace.uses_at(consumer.node)) > 1:
+                return f"which layer of the stack {consumer.layer!r} takes its state cannot be told"
+            for parameter in sorted(flow.ways[consumer]):
+                owner, _, attribute = parameter.rpartition(".")
+                link = parameter.replace(".", "_")
+                links[link] = (trace.model.get_submodule(owner), attribute)
+                outgoing.append(_outgoing(trace, layer, use, consumer, link, flow.consumers[consumer]))
+        fan_out = sum(units(flow, consumer) for consumer in flow.counted)
+        # A state that is carried past the gates meets a weight of one at most, as what reaches the output does.
+        direct = math.hypot(flow.output or 0.0, math.sqrt(len(flow.carried.intersection(flow.counted))))
+        count = fan_out + (1.0 if flow.output else 0.0)
         calls[tuple(outgoing), direct, max(1.0, count / layer.counted)] = None
     return ByWeights(tuple(calls)), links
+
+
+def _is_product(consumer: Use) -> bool:
+    """Whether a layer multiplies all that it takes by parameters as they are."""
+    facts, name = consumer.facts, operation(consumer.node)
+    if facts is None or facts.weight.op != "placeholder":
+        return False
+    if facts.kind == "recurrent":
+        return facts.others[0].op == "placeholder"
+    return name == "linear" or name.startswith("conv")
+
+
+def _outgoing(trace: Trace, layer: Layer, use: Use, consumer: Use, link: str, slope: float) -> Outgoing:
+    name = operation(consumer.node)
+    if not name.startswith("conv"):
+        return Outgoing(link, slope, "linear", 1, *_units(trace, layer, use, consumer))
+    kind = "transposed" if name.startswith("conv_transpose") else name
+    return Outgoing(link, slope, kind, _groups(consumer.node), *_units(trace, layer, use, consumer))
 
 
 def _groups(node: fx.Node) -> int:
@@ -218,19 +233,24 @@ def _groups(node: fx.Node) -> int:
 def _units(trace: Trace, layer: Layer, use: Use, consumer: Use) -> tuple[int | None, tuple[int, ...] | None]:
     """Which inputs of a consumer the units of a layer are, where each keeps its own."""
     lost = (None, None)
-    if layer.kind not in ("linear", "convolution") or layer.tapped != layer.module or consumer.facts is None:
+    if layer.kind not in ("linear", "convolution", "recurrent") or layer.tapped != layer.module:
         return lost
-    # The module must put out its net input itself, units where it has them always.
-    if shunt().supports(trace.model.get_submodule(layer.module)):
+    module, first = trace.model.get_submodule(layer.module), use.node
+    if layer.kind == "recurrent":
+        if type(module) not in (nn.RNNCell, nn.GRUCell, nn.LSTMCell):
+            return lost
+        (first,) = trace.hidden_states(use.node)
+    elif shunt().supports(module):  # it must put out its net input itself, units where it has them always
         return lost
-    shape = tuple(use.node.meta["val"].shape)
+    assert consumer.facts is not None
+    shape = tuple(first.meta["val"].shape)
     convolution = layer.kind == "convolution"
     if convolution and len(shape) != len(trace.model.get_parameter(use.weights[0]).shape):
         return lost
     axis = 1 if convolution else len(shape) - 1
     found: set[tuple[int | None, bool]] = set()
     seen: set[tuple[fx.Node, int | None, bool]] = set()
-    ways: list[tuple[fx.Node, int | None, bool]] = [(use.node, 0, False)]
+    ways: list[tuple[fx.Node, int | None, bool]] = [(first, 0, False)]
     while ways:
         way = ways.pop()
         if way in seen:
@@ -246,7 +266,7 @@ def _units(trace: Trace, layer: Layer, use: Use, consumer: Use) -> tuple[int | N
     if len(found) != 1:
         return lost
     start, flat = found.pop()
-    if start is None or (operation(consumer.node) != "linear") == (flat or not convolution):
+    if start is None or operation(consumer.node).startswith("conv") == (flat or not convolution):
         return lost
     if not convolution:
         return start, shape[-1:]

@@ -33,6 +33,7 @@ class Flow:
         output: The greatest slope on a way to the model's output; None if no way leads there.
         unknown: An operation on the way that is not known, if there is one.
         apart: Those of the consumers that other elements feed, at another step of a layer that is counted already.
+        ways: The names of the weights by which each of the consumers takes it: a recurrent layer has two.
         carried: Those of the consumers that hand it on past their gates.
     """
 
@@ -40,6 +41,7 @@ class Flow:
     output: float | None = None
     unknown: fx.Node | None = None
     apart: set[Use] = field(default_factory=set)
+    ways: dict[Use, frozenset[str]] = field(default_factory=dict)
     carried: set[Use] = field(default_factory=set)
 
     @property
@@ -71,6 +73,7 @@ class Flow:
             else:
                 self.apart.discard(use)
             self.consumers[use] = max(self.consumers.get(use, 0.0), gain * slope)
+            self.ways[use] = self.ways.get(use, frozenset()) | behind.ways.get(use, frozenset())
         if behind.output is not None:
             self.output = max(self.output or 0.0, gain * behind.output)
         self.unknown = self.unknown or behind.unknown
@@ -123,7 +126,8 @@ class Flows:
         """Where the output of a layer goes that stands below another one in one recurrent kernel."""
         level = use.facts.level if use.facts else 0
         above = [u for u in self.trace.uses_at(use.node) if u.facts and u.facts.level == level + 1]
-        return Flow(dict.fromkeys(above, 1.0)) if above else None
+        ways = {u: frozenset(u.weights) for u in above}
+        return Flow(dict.fromkeys(above, 1.0), ways=ways) if above else None
 
     def _from_users(self, node: fx.Node) -> Flow:
         flow = Flow()
@@ -150,10 +154,15 @@ class Flows:
         if uses:
             for use in uses:
                 assert use.facts is not None
-                if node in use.facts.inputs:
-                    carries = operation(user) in ("gru", "gru_cell") and node in use.facts.inputs[1:]
-                    flow.take(Flow({use: 1.0}, carried={use} if carries else set()))
-            if operation(user) != "addmm" or node is not user.args[0] or trace.shows_parameter(node):
+                if node not in use.facts.inputs:
+                    continue
+                ways = set(use.weights[:1] if node is use.facts.inputs[0] else ())
+                carried = set()
+                if node in use.facts.inputs[1:]:
+                    ways.update(trace.parameters_at(use.facts.others[0]))
+                    carried = {use} if operation(user) in ("gru", "gru_cell") else set()
+                flow.take(Flow({use: 1.0}, ways={use: frozenset(ways)}, carried=carried))
+            if operation(user) != "addmm" or node is not user.args[0] or trace.parameters_at(node):
                 return
         behind = self._behind[user]
         if operation(user) in BLOCKED or not is_float(user) or behind.leads_nowhere:

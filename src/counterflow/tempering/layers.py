@@ -16,7 +16,7 @@ from counterflow.tempering.losses import Loss
 from counterflow.tempering.recurrent import hidden_state, squared_power
 from counterflow.tempering.trace import Power, Trace, Use
 
-__all__ = ["Layer", "effective_rates", "output_ratio", "read_layers", "set_attenuations"]
+__all__ = ["Layer", "effective_rates", "output_ratio", "read_layers", "set_attenuations", "units"]
 
 Source = Literal["bound", "measured", "stated"]
 
@@ -31,12 +31,13 @@ class Layer:
         kind: What kind of layer.
         uses: Its calls.
         flows: Where the output of each call goes.
+        tapped_flows: Where that part of it goes whose error is attenuated: all but an LSTM's cell state.
         parameters: The names of its parameters.
         squared_power: :math:`\xi^2`.
         power_source: How that is known.
         slope: :math:`s(f)`.
         range: :math:`p(f)` of what leaves its activation function.
-        fan_out: :math:`|P|`, the largest of any call; that of an LSTM's hidden state, not of its cell state.
+        fan_out: :math:`|P|` of that part, the largest of any call.
         counted: The fan-out with a local-code output layer as one unit.
         attenuation: :math:`a`, that of the start where it changes; 1 where the layer is not attenuated, None where it
             will be measured.
@@ -51,6 +52,7 @@ class Layer:
     kind: str
     uses: list[Use]
     flows: list[Flow]
+    tapped_flows: list[Flow]
     parameters: tuple[str, ...]
     squared_power: float
     power_source: Source
@@ -108,12 +110,13 @@ def read_layers(trace: Trace, loss: Loss, local: bool, stated: Mapping[str, floa
                 kind=first.kind,
                 uses=uses,
                 flows=own,
+                tapped_flows=tapped,
                 parameters=tuple(dict.fromkeys(p for use in uses for p in use.parameters)),
                 squared_power=squared,
                 power_source=source,
                 slope=max(_slope(flow, loss) for flow in own),
                 range=None,
-                fan_out=max(_units(flow) for flow in tapped),
+                fan_out=max(sum(units(flow, use) for use in flow.counted) for flow in tapped),
                 counted=max(_counted(flow, flows, local) for flow in tapped),
             )
         )
@@ -170,13 +173,10 @@ def _slope(flow: Flow, loss: Loss) -> float:
     return max(slopes, default=1.0) or 1.0
 
 
-def _fan_out(use: Use) -> float:
-    return use.facts.fan_out if use.facts else 1.0
-
-
-def _units(flow: Flow) -> float:
-    # Where a state is carried on, it feeds itself at the next step.
-    return sum(_fan_out(use) + (use in flow.carried) for use in flow.counted)
+def units(flow: Flow, consumer: Use) -> float:
+    """How many units one element feeds in a consumer; a state that is carried on feeds itself at the next step."""
+    fan_out = consumer.facts.fan_out if consumer.facts else 1.0
+    return fan_out * len(flow.ways[consumer]) + (consumer in flow.carried)
 
 
 def _counted(flow: Flow, flows: Mapping[Use, Flow], local: bool) -> float:
@@ -185,7 +185,7 @@ def _counted(flow: Flow, flows: Mapping[Use, Flow], local: bool) -> float:
     def is_output(use: Use) -> bool:
         return flows[use].output is not None and not flows[use].consumers
 
-    count = sum(1.0 if local and is_output(use) else _fan_out(use) + (use in flow.carried) for use in flow.counted)
+    count = sum(1.0 if local and is_output(use) else units(flow, use) for use in flow.counted)
     return count + (1.0 if flow.output is not None and flow.consumers else 0.0)
 
 

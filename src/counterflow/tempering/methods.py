@@ -71,6 +71,11 @@ def _summed(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets, reduction="sum")
 
 
+_CELLS = (
+    _sequences("rnncell", lambda: _Loop(nn.RNNCell)),
+    _sequences("grucell", lambda: _Loop(nn.GRUCell)),
+    _sequences("lstmcell", lambda: _Loop(nn.LSTMCell)),
+)
 _MLP = replace(mlp_example(), targets=lambda n: torch.randint(3, (n,)), loss=_summed)
 _FUNCTIONAL: dict[Contract, Waiver] = dict.fromkeys(
     ("grad", "vmap"),
@@ -99,9 +104,7 @@ register(
                 targets=lambda n: torch.randint(3, (n,)),
                 loss=_summed,
             ),
-            _sequences("rnncell", lambda: _Loop(nn.RNNCell)),
-            _sequences("grucell", lambda: _Loop(nn.GRUCell)),
-            _sequences("lstmcell", lambda: _Loop(nn.LSTMCell)),
+            *_CELLS,
         ),
         batch_coupled=True,
         sums_ranks=True,
@@ -133,7 +136,7 @@ register(
         paper=_PAPER,
         site="update",
         attach=lambda model, inputs: temper(model, inputs, loss="cross_entropy_sum", attenuation="weights"),
-        examples=(_MLP, cnn_example()),
+        examples=(_MLP, cnn_example(), *_CELLS),
         batch_coupled=True,
         sums_ranks=True,
     )

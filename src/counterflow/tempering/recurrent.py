@@ -23,7 +23,10 @@ with :math:`G` = 1, 3 and 4 gates of :math:`H` units for `nn.RNNCell`, `nn.GRUCe
 one :math:`a`, that of the largest :math:`|P|`. Equation 13 then bounds the error in every step by the average (12) over
 the errors of the next step and of the layers above, so with weights of size 1 at most it does not grow, however many
 steps it goes back. It does shrink with smaller weights: PyTorch's initial ones have :math:`\langle w^2\rangle =
-1/(3H)`, and the error's mean square falls by that factor at each step back.
+1/(3H)`, and the error's mean square falls by that factor, or further, at each step back. That is what (12) asks for,
+but little is left for what lies far back in time. ``attenuation="weights"`` divides by the size of a unit's vector of
+recurrent weights in place of :math:`\sqrt{|P|}` (see `counterflow.tempering.attenuation`): the error then shrinks no
+more than slopes below their maximum make it.
 
 * A GRU carries its state on past the gates, :math:`h_t = (1 - z) n + z h_{t-1}`. The error on this way was bounded by
   the tap of the next step and meets a weight :math:`z \le 1`: it counts as one more unit, :math:`|P| + 1`. It is
@@ -40,18 +43,18 @@ kernel, where nothing can be attenuated: it is not bounded. For that, write the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 from torch import nn
 
-from counterflow.backward.tap import Tap, Transform, install
+from counterflow.backward.tap import Tap
 from counterflow.tempering.flow import Flow
 from counterflow.tempering.ops import operation
 from counterflow.tempering.trace import Power, Trace, Use
 
-__all__ = ["hidden_state", "install_at_hidden_state", "squared_power"]
+__all__ = ["at_hidden_state", "hidden_state", "squared_power"]
 
 
 def squared_power(trace: Trace, uses: Sequence[Use]) -> Power:
@@ -102,20 +105,25 @@ def hidden_state(trace: Trace, uses: Sequence[Use], flows: Sequence[Flow], count
     return True, notes
 
 
-class HiddenTap(Tap):
-    """A tap on an LSTM or its cell that lets the cell state's error pass as it is."""
+class HiddenTap:
+    """Has a tap act on all that an LSTM or its cell puts out but the cell state.
+
+    Args:
+        tap: The tap.
+    """
+
+    def __init__(self, tap: Tap) -> None:
+        self.tap = tap
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if isinstance(module, nn.LSTMCell):
             hidden, cell = output
-            return super().__call__(module, args, kwargs, (hidden,))[0], cell
+            return self.tap(module, args, kwargs, (hidden,))[0], cell
         outputs, (hidden, cell) = output
-        outputs, hidden = super().__call__(module, args, kwargs, (outputs, hidden))
+        outputs, hidden = self.tap(module, args, kwargs, (outputs, hidden))
         return outputs, (hidden, cell)
 
 
-def install_at_hidden_state(module: nn.Module, transform: Transform) -> Callable[[], None]:
-    """Put a transform without buffers on a module, on all but a cell state; returns what takes it off again."""
-    if not isinstance(module, nn.LSTM | nn.LSTMCell):
-        return install(module, transform)
-    return module.register_forward_hook(HiddenTap(transform, ""), with_kwargs=True).remove
+def at_hidden_state(module: nn.Module, tap: Tap) -> Tap | HiddenTap:
+    """A tap as it goes on a module: what is no LSTM has no cell state to leave alone."""
+    return HiddenTap(tap) if isinstance(module, nn.LSTM | nn.LSTMCell) else tap

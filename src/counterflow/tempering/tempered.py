@@ -19,7 +19,7 @@ from counterflow.tempering.attenuation import Link, install_linked, plan_measure
 from counterflow.tempering.layers import Layer, effective_rates, output_ratio, read_layers, set_attenuations
 from counterflow.tempering.losses import Loss, resolve
 from counterflow.tempering.measure import SampleInput, trace_and_measure
-from counterflow.tempering.recurrent import install_at_hidden_state
+from counterflow.tempering.recurrent import at_hidden_state
 from counterflow.tempering.trace import Trace
 
 __all__ = ["TemperHandle", "temper"]
@@ -130,8 +130,8 @@ def temper(
             :math:`\langle\delta_i^2\rangle \le \sum_j w_{ij}^2\langle\delta_j^2\rangle / \sum_j w_{ij}^2`, an average
             over the units that it feeds (the plain mean where those vary alike), whatever the weights are; see
             `counterflow.tempering.attenuation`. Where units cannot be followed to the weights, the layer's largest
-            vector stands for all of them; where what follows is no product with weights (a normalization or a recurrent
-            layer, say), the layer is attenuated by its fan-out, and the table says so. None: not at all.
+            vector stands for all of them; where what follows is no product with weights (a normalization, say), the
+            layer is attenuated by its fan-out, and the table says so. None: not at all.
         variance: ``"bound"`` (default): of the error, that of equation 13. ``"measured"``: attenuation holds the mean
             square of every layer's error to that of the layers above, by a running mean in a buffer of its module that
             backward passes update, each of them once; see `counterflow.tempering.attenuation`. Layers that are called
@@ -213,7 +213,9 @@ def temper(
             where, transform, links = linked[layer]
             undo.append(install_linked(model.get_submodule(where), transform, links))
         elif layer.tapped is not None and layer.attenuation is not None and layer.attenuation != 1.0:
-            undo.append(install_at_hidden_state(model.get_submodule(layer.tapped), scale(layer.attenuation)))
+            module = model.get_submodule(layer.tapped)
+            tap = at_hidden_state(module, Tap(scale(layer.attenuation), ""))
+            undo.append(module.register_forward_hook(tap, with_kwargs=True).remove)
         if layer.shunted:
             undo.append(install(model.get_submodule(layer.module), adjoint))
     reset_compiler()

@@ -188,9 +188,9 @@ class Trace:
         """The layers that a node computes."""
         return self._uses_at.get(node, [])
 
-    def shows_parameter(self, node: fx.Node) -> bool:
-        """Whether a value is a parameter, seen through views."""
-        return node in self._views
+    def parameters_at(self, node: fx.Node) -> tuple[str, ...]:
+        """The names of the parameters that a value is, seen through views; none where it is none."""
+        return self._views.get(node, ())
 
     def order(self, use: Use) -> tuple[int, int]:
         """Sorts calls so that a layer stands before all that it feeds."""
