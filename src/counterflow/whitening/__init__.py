@@ -28,6 +28,7 @@ One method in two forms:
   ``fold()`` gives the plain model's weights.
 """
 
+from counterflow.whitening import methods as _methods  # noqa: F401 - enters them in the registry
 from counterflow.whitening.whitened import WhitenHandle, whiten
 
 __all__ = ["WhitenHandle", "whiten"]

@@ -69,6 +69,8 @@ def whitening_basis(sigma: Tensor, epsilon: float, kind: BasisKind = "pca", ridg
     if found is None:
         return None
     eigenvalues, vectors, found_by = found
+    # An eigenvector's sign is arbitrary; settled, so that what differs by rounding gives the same basis.
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
     eigenvalues = eigenvalues.clamp(min=0.0)
     if ridge == "inside":
         gains = (eigenvalues + epsilon).rsqrt()

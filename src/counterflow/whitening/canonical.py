@@ -27,7 +27,7 @@ from torch.autograd import Function
 
 from counterflow.backward.adjoint import Adjoint
 from counterflow.backward.reduce import batch_sum
-from counterflow.whitening.layers import Layer
+from counterflow.whitening.layers import Layer, tensor_of
 
 __all__ = ["Precondition"]
 
@@ -203,8 +203,8 @@ class Precondition(Adjoint):
         return ""
 
     def replace(self, module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
-        weight, bias = module.get_parameter("weight"), module._parameters["bias"]
-        state = [module.get_buffer(name) for name in self.names]
+        weight, bias = tensor_of(module, "weight"), module._parameters["bias"]
+        state = [tensor_of(module, name) for name in self.names]
         if isinstance(module, nn.Linear):
             return _Linear.apply(inputs, weight, bias, output, self.settings, *state)  # type: ignore[no-any-return, no-untyped-call]
         assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)

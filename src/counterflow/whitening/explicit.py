@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from counterflow.whitening.layers import Layer
+from counterflow.whitening.layers import Layer, tensor_of
 
 __all__ = ["Project", "Recenter", "carry", "carry_state"]
 
@@ -43,8 +43,7 @@ class Project:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
-        basis, mean = module.get_buffer("whiten_basis"), module.get_buffer("whiten_mean")
-        weight = module.get_parameter("weight")
+        basis, mean, weight = (tensor_of(module, name) for name in ("whiten_basis", "whiten_mean", "weight"))
         if self.groups is None:
             white = (x - mean[0]) @ basis[0].T
         else:
@@ -60,11 +59,7 @@ class Recenter:
     """The forward hook that takes the mean's share from a convolution's output."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        weight, basis, mean = (
-            module.get_parameter("weight"),
-            module.get_buffer("whiten_basis"),
-            module.get_buffer("whiten_mean"),
-        )
+        basis, mean, weight = (tensor_of(module, name) for name in ("whiten_basis", "whiten_mean", "weight"))
         kernel = weight.flatten(2).sum(2).to(mean.dtype).reshape(len(mean), -1, mean.shape[1])
         share = torch.einsum("gmn,gnk,gk->gm", kernel, basis, mean).flatten()
         spatial = (1,) * (weight.ndim - 2)

@@ -14,7 +14,7 @@ from counterflow.backward.adjoint import Adjoint
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Row
 
-__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers"]
+__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "tensor_of"]
 
 Form = Literal["canonical", "explicit"]
 Stand = Literal["auto", "canonical", "explicit"]
@@ -101,6 +101,13 @@ class Layer:
     def kernel(self, weight: Tensor) -> Tensor:
         """A tensor shaped as the weight as (groups, outputs, inputs, kernel positions), in float64."""
         return weight.detach().double().reshape(self.groups, self.outputs, self.inputs, -1)
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer, or what `torch.func` has put in its place."""
+    value = getattr(module, name)
+    assert isinstance(value, Tensor)
+    return value
 
 
 def find_layers(model: nn.Module, optimizer: torch.optim.Optimizer, form: Stand) -> tuple[Layers, list[Row]]:

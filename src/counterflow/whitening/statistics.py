@@ -24,7 +24,7 @@ from torch.autograd import Function
 
 from counterflow.backward.reduce import sum_over_ranks, widen, world_size
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.whitening.layers import Layer, Layers
+from counterflow.whitening.layers import Layer, Layers, tensor_of
 
 __all__ = ["Gather", "Moments", "add_statistics", "moments", "over_loader", "reset", "rows_of"]
 
@@ -108,7 +108,7 @@ class Gather:
                 "torch.func between the steps that gather"
             )
         x = batched(module, args[0] if args else kwargs["input"])
-        state = [module.get_buffer(name) for name in self.names]
+        state = [tensor_of(module, name) for name in self.names]
         result = _Gather.apply(output, x.detach(), self.shape, *state)  # type: ignore[no-untyped-call]
         assert isinstance(result, Tensor)
         return result
@@ -116,7 +116,7 @@ class Gather:
 
 def batched(module: nn.Module, x: Tensor) -> Tensor:
     """The input with a batch dimension, where a layer was called on one example without."""
-    own = 2 if isinstance(module, nn.Linear) else module.get_parameter("weight").ndim
+    own = 2 if isinstance(module, nn.Linear) else tensor_of(module, "weight").ndim
     return x[None] if x.ndim < own else x
 
 
