@@ -13,13 +13,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import counterflow as cf
 from counterflow.exceptions import UnsupportedError
 from counterflow.handle import Table
 
 from .nets import Classifier
+from .unrolled import Loop, Silent, Whole, assert_close, attenuate, gradients
 
 Array = NDArray[np.float64]
 GATES = {nn.RNNCell: 1, nn.GRUCell: 3, nn.LSTMCell: 4}
@@ -29,68 +30,6 @@ FUSED = "what goes back through time inside the fused kernel is not bounded"
 
 def column(table: Table, name: str) -> dict[str, Any]:
     return {row.layer: row.values[name] for row in table}
-
-
-class Loop(nn.Module):
-    """A cell of four units over a sequence; a head of two reads its last state, or all of them."""
-
-    def __init__(self, cell: type[nn.RNNCellBase], every: bool = False, hidden: int = 4, **settings: Any) -> None:
-        super().__init__()
-        self.cell = cell(3, hidden, **settings)  # type: ignore[call-arg]
-        self.head = nn.Linear(hidden, 2)
-        self.every = every
-
-    def forward(self, x: Tensor, tap: Callable[[Tensor], Tensor] = lambda h: h) -> Tensor:
-        state, states = None, []
-        for step in range(x.shape[1]):
-            state = self.cell(x[:, step], state)
-            if isinstance(self.cell, nn.LSTMCell):
-                hidden, carried = state
-                state = (tap(hidden), carried)
-                states.append(state[0])
-            else:
-                state = tap(state)
-                states.append(state)
-        y: Tensor = self.head(torch.stack(states, 1)) if self.every else self.head(states[-1])
-        return y
-
-
-class Whole(nn.Module):
-    """A fused layer, of which everything that it puts out is read."""
-
-    def __init__(self, layer: type[nn.RNNBase], **settings: Any) -> None:
-        super().__init__()
-        self.layer = layer(3, 4, **settings)  # type: ignore[call-arg]
-        size = settings.get("proj_size", 4)
-        self.outputs = nn.Linear(size * (2 if settings.get("bidirectional") else 1), 2)
-        self.hidden = nn.Linear(size, 2)
-        self.carried = nn.Linear(4, 2)
-
-    def forward(self, x: Tensor | PackedSequence, tap: Callable[[Tensor], Tensor] = lambda h: h) -> Tensor:
-        outputs, state = self.layer(x)
-        hidden, carried = state if isinstance(state, tuple) else (state, None)
-        if isinstance(outputs, PackedSequence):
-            outputs = outputs.data[None]
-        y: Tensor = self.outputs(tap(outputs)).sum((0, 1)) + self.hidden(tap(hidden)).sum((0, 1))
-        return y if carried is None else y + self.carried(carried).sum((0, 1))
-
-
-def attenuate(a: float | Tensor) -> Callable[[Tensor], Tensor]:
-    """Multiply the error by a number, and leave the value as it is to rounding."""
-    return lambda h: a * h + (1 - a) * h.detach()
-
-
-def gradients(model: nn.Module, output: Tensor) -> dict[str, Tensor]:
-    output.square().sum().backward()
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return found
-
-
-def assert_close(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert got.keys() == wanted.keys()
-    for name, value in wanted.items():
-        torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
 # -- cells in a loop --------------------------------------------------------------------------------------------------
@@ -162,32 +101,6 @@ def test_undo_gives_plain_gradients_back() -> None:
         h.undo()
         assert_close(gradients(model, model(x)), wanted)
         assert not any(module._forward_hooks for module in model.modules())
-
-
-class Silent(nn.Module):
-    """Units of slope 1 with weights of size 1, whose errors meet the bound (13); inputs stand for their net inputs."""
-
-    def __init__(self, fused: bool, hidden: int) -> None:
-        super().__init__()
-        self.layer = (nn.RNN if fused else nn.RNNCell)(hidden, hidden, bias=False)
-        self.head = nn.Linear(hidden, 2)
-        pattern = torch.ones(1, 1)
-        while len(pattern) < hidden:  # Hadamard's matrix: rows of ones and minus ones that are orthogonal
-            pattern = torch.cat([torch.cat([pattern, pattern], 1), torch.cat([pattern, -pattern], 1)])
-        into, recurrent = list(self.layer.parameters())
-        with torch.no_grad():
-            into.copy_(torch.eye(hidden))
-            recurrent.copy_(pattern)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = None
-        if isinstance(self.layer, nn.RNN):
-            state = self.layer(x)[0][-1]
-        else:
-            for step in x:
-                state = self.layer(step, state)
-        y: Tensor = self.head(state)
-        return y
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -385,6 +298,14 @@ def test_a_fused_layer_by_the_weights_above_it_and_what_feeds_it_by_its_own() ->
     torch.testing.assert_close(ones, plain)
 
 
+def test_the_weights_above_a_cell_state_do_not_count() -> None:
+    model, x = Whole(nn.LSTM).double(), torch.randn(6, 5, 3).double()
+    bare = copy.deepcopy(model)
+    cf.temper(model, x, loss=SUM, shunt=False, attenuation="weights")
+    a = sum(head.weight.detach().square().sum(0).max() for head in (bare.outputs, bare.hidden)) ** -0.5
+    assert_close(gradients(model, model(x)), gradients(bare, bare(x, attenuate(a))))
+
+
 @pytest.mark.parametrize("size", [0.01, 100.0])
 def test_by_the_weights_the_error_keeps_its_size_deep_in_time(size: float) -> None:
     steps, hidden = 60, 16
@@ -442,8 +363,10 @@ def test_a_cell_state_alone_is_left_alone() -> None:
     wanted = gradients(model, model(x))
     table = cf.temper(model, x, loss=SUM, shunt=False).table()
     assert table["layer"].done == "rate"
-    assert table["layer"].why == f"{FUSED}; not attenuated: nothing but its cell state is used"
+    assert table["layer"].why == f"{FUSED}; not attenuated: its hidden state feeds no layer"
     assert_close(gradients(model, model(x)), wanted)
+    (output,) = cf.temper(nn.LSTM(3, 4), x.float(), loss=SUM).table()
+    assert (output.done, output.why) == ("rate", FUSED)
 
 
 def test_a_cell_that_is_no_module_is_left_alone() -> None:

@@ -212,15 +212,16 @@ def output_ratio(layers: list[Layer], loss: Loss, cancelled: float) -> float:
 def set_attenuations(trace: Trace, layers: list[Layer]) -> None:
     """Equation 14, wherever an error can be tapped alone."""
     for layer in layers:
+        reached = True
+        if layer.kind == "recurrent":
+            reached, notes = hidden_state(trace, layer.uses, layer.flows, layer.counted)
+            layer.notes += notes
         if not any(flow.consumers for flow in layer.flows):
             if not layer.is_output:
                 layer.notes.append("no error reaches it")
             continue
-        if layer.kind == "recurrent":
-            reached, notes = hidden_state(trace, layer.uses, layer.flows, layer.counted)
-            layer.notes += notes
-            if not reached:
-                continue
+        if not reached:
+            continue
         if layer.kind == "parameter":
             layer.notes.append("not attenuated: a bare parameter has no module's output to itself")
             continue

@@ -95,7 +95,8 @@ def hidden_state(trace: Trace, uses: Sequence[Use], flows: Sequence[Flow], count
     if not name.endswith("_cell"):
         notes.append("what goes back through time inside the fused kernel is not bounded")
     if not counted:
-        return False, [*notes, "not attenuated: nothing but its cell state is used"]
+        feeds = any(flow.consumers for flow in flows)
+        return False, [*notes, *(["not attenuated: its hidden state feeds no layer"] if feeds else [])]
     if name.startswith("lstm") and not isinstance(trace.model.get_submodule(first.scope), nn.LSTM | nn.LSTMCell):
         return False, [*notes, "not attenuated: the cell state is no output of its own"]
     if name == "lstm_cell":
