@@ -7,8 +7,9 @@ joins those seen before by
     \mu \leftarrow \mu + \tfrac{N_b}{N + N_b}(\mu_b - \mu), \qquad
     M \leftarrow M + M_b + \tfrac{N N_b}{N + N_b}(\mu_b - \mu)(\mu_b - \mu)^T,
 
-so that inputs with a mean far from zero lose no digits, and so do the ranks of a distributed run join. In the explicit
-form the inputs are the whitened ones, which are of order one in every direction.
+so that inputs with a mean far from zero lose no digits. In a distributed run a batch is that of all ranks, so that
+every rank holds the whole state, and a checkpoint of any of them is complete. In the explicit form the inputs are the
+whitened ones, which are of order one in every direction.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from counterflow.backward.reduce import sum_over_ranks, widen, world_size
+from counterflow.backward.reduce import prepare_ranks, sum_over_ranks, widen, world_size
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.whitening.layers import Layer, Layers, tensor_of
 
@@ -48,9 +49,9 @@ class _Gather(Function):
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        _accumulate(x, ctx.layer, ctx.state[:4])
+        _accumulate(x, ctx.layer, ctx.state[:4], ranks=True)
         if len(ctx.state) > 4:
-            _accumulate(error, ctx.layer, ctx.state[4:])
+            _accumulate(error, ctx.layer, ctx.state[4:], ranks=True)
         return (error, None, None, *(None for _ in ctx.state))
 
 
@@ -64,25 +65,31 @@ def rows_of(x: Tensor, groups: int, convolution: bool) -> Tensor:
     return x.reshape(-1, groups, x.shape[-1] // groups).transpose(0, 1)
 
 
-def _accumulate(x: Tensor, layer: tuple[int, bool], state: list[Tensor]) -> None:
+def _accumulate(x: Tensor, layer: tuple[int, bool], state: list[Tensor], ranks: bool) -> None:
+    """Let one batch join: that of all ranks, in a backward pass, or this rank's own."""
     groups, convolution = layer
     with torch.no_grad():
         count, mean, scatter, refused = state
         rows = widen(rows_of(x, groups, convolution))
-        samples, examples = rows.shape[1], x.shape[0]
-        if samples == 0:
-            return
-        here = rows.mean(1)
+        size = torch.tensor([rows.shape[1], x.shape[0]], dtype=mean.dtype, device=mean.device)
+        total = rows.sum(1)
+        if ranks and world_size() > 1:
+            packed = sum_over_ranks(torch.cat([size, total.reshape(-1)]), 0)[0]
+            size, total = packed[:2], packed[2:].reshape(total.shape)
+        samples = size[0]
+        here = total / samples
         centered = rows - here[:, None]
         spread = centered.transpose(1, 2) @ centered
-        # A sum of squares is finite only where every input is.
+        if ranks:
+            spread = sum_over_ranks(spread, 0)[0]
+        # A sum of squares is finite only where every input is, and a batch without samples has no mean.
         told = (spread.diagonal(dim1=1, dim2=2).sum() + here.sum()).isfinite()
         before = count[0].to(mean.dtype)
         off = here - mean
         spread = spread + (before * samples / (before + samples)) * off[:, :, None] * off[:, None, :]
         scatter.copy_(torch.where(told, scatter + spread, scatter))
         mean.copy_(torch.where(told, mean + off * (samples / (before + samples)), mean))
-        count.add_(told * count.new_tensor([samples, examples]))
+        count.add_(told * size.to(count.dtype))
         refused.add_((~told).to(refused.dtype))
 
 
@@ -102,11 +109,13 @@ class Gather:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         if not self.on or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return output
-        if not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None:
-            raise UnsupportedError(
-                "whiten() keeps statistics from step to step, which torch.func cannot carry; give it a loader, or use "
-                "torch.func between the steps that gather"
-            )
+        if not torch.compiler.is_compiling():
+            prepare_ranks()
+            if torch._C._functorch.maybe_current_level() is not None:
+                raise UnsupportedError(
+                    "whiten() keeps statistics from step to step, which torch.func cannot carry; give it a loader, or "
+                    "use torch.func between the steps that gather"
+                )
         x = batched(module, args[0] if args else kwargs["input"])
         state = [tensor_of(module, name) for name in self.names]
         result = _Gather.apply(output, x.detach(), self.shape, *state)  # type: ignore[no-untyped-call]
@@ -142,7 +151,7 @@ def reset(layer: Layer, errors: bool) -> None:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of all ranks together, in float64: how many samples, their mean (groups, n) and covariance (groups, n, n)."""
+    """In float64: how many samples, their mean (groups, n) and covariance (groups, n, n)."""
 
     samples: int
     mean: Tensor
@@ -150,21 +159,23 @@ class Moments:
 
 
 def moments(layer: Layer, prefix: str = "") -> Moments | None:
-    """What the layer's statistics say, over all ranks; None where no sample was taken in.
+    """What the layer's statistics say; None where no sample was taken in."""
+    count, mean, scatter = (layer[prefix + name] for name in _NAMES[:3])
+    samples = int(count[0])
+    return Moments(samples, mean.double(), scatter.double() / samples) if samples else None
 
-    A collective call in a distributed run.
-    """
-    count, mean, scatter = (layer[prefix + name].double() for name in _NAMES[:3])
-    here = count[0]
-    total = here
-    if world_size() > 1:
-        packed, _ = sum_over_ranks(torch.cat([here.reshape(1), (here * mean).reshape(-1)]), 0)
-        total, pooled = packed[0], (packed[1:] / packed[0].clamp(min=1.0)).reshape(mean.shape)
-        off = mean - pooled
-        scatter, _ = sum_over_ranks(scatter + here * off[:, :, None] * off[:, None, :], 0)
-        mean = pooled
-    samples = int(total)
-    return Moments(samples, mean, scatter / samples) if samples else None
+
+def _pool(layer: Layer) -> None:
+    """Join the statistics that each rank took from a loader of its own; a collective call."""
+    count, mean, scatter = (layer[name] for name in _NAMES[:3])
+    here = count[0].double()
+    packed, _ = sum_over_ranks(torch.cat([count.double(), (here * mean).reshape(-1)]), 0)
+    pooled = (packed[2:] / packed[0].clamp(min=1.0)).reshape(mean.shape)
+    off = mean - pooled
+    spread = scatter + here * off[:, :, None] * off[:, None, :]
+    scatter.copy_(sum_over_ranks(spread, 0)[0])
+    mean.copy_(pooled)
+    count.copy_(packed[:2])
 
 
 def over_loader(model: nn.Module, layers: Layers, loader: Iterable[Any], samples: int) -> None:
@@ -195,6 +206,10 @@ def over_loader(model: nn.Module, layers: Layers, loader: Iterable[Any], samples
             hook.remove()
         for module, training in modes:
             module.training = training
+    if world_size() > 1:
+        prepare_ranks()
+        for layer in layers:
+            _pool(layer)
     if not seen:
         raise InputError("loader gives no batch; pass one that can be iterated over again and again")
 
@@ -203,7 +218,7 @@ def _look(layer: Layer) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         x = batched(module, args[0] if args else kwargs["input"])
         state = [layer[name] for name in _NAMES]
-        _accumulate(x, (layer.groups, layer.weight.ndim > 2), state)
+        _accumulate(x, (layer.groups, layer.weight.ndim > 2), state, ranks=False)
 
     return hook
 

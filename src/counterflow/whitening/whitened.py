@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from counterflow.backward.reduce import prepare_ranks, sum_over_ranks
+from counterflow.backward.reduce import prepare_ranks
 from counterflow.backward.tap import install
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, reset_compiler
@@ -122,11 +122,9 @@ class WhitenHandle(Handle):
             reset(layer, self._rules.errors is not None)
 
     def _examples(self) -> int:
-        """How many examples were gathered, over all ranks, by the layer that saw the fewest but some."""
-        prepare_ranks()
-        here = torch.stack([layer["count"][1] for layer in self._layers])
-        total, _ = sum_over_ranks(here.double(), 0)
-        return int(min((value for value in total.tolist() if value > 0), default=0))
+        """How many examples were gathered, by the layer that saw the fewest but some."""
+        seen = torch.stack([layer["count"][1] for layer in self._layers]).tolist()
+        return int(min((value for value in seen if value > 0), default=0))
 
     def _write_clock(self) -> None:
         self.model.get_buffer(CLOCK).copy_(self._schedule.values())
