@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from counterflow.bptt.ambient import Buffers, devices_of, generator_states, set_generator_states
 from counterflow.bptt.cores import adapt, modules_of, tensors_of
 from counterflow.bptt.graphs import Internal, Meter, differentiable, record, storage_of
 from counterflow.exceptions import InputError
@@ -148,16 +149,15 @@ def measure(core: Any, x: Any, state: Any = None, *, loss_fn: Any = None) -> Siz
         return tree_leaves(y), tree_leaves(ended), None if loss_fn is None else loss_fn(0, y)
 
     owned = [tensor for module in modules_of(adapted, loss_fn) for tensor in (*module.parameters(), *module.buffers())]
-    before = generator_states([*inputs, *leaves])
-    buffers = [(buffer, buffer.clone()) for module in modules_of(adapted, loss_fn) for buffer in module.buffers()]
+    devices = devices_of([*inputs, *leaves])
+    before = generator_states(devices)
+    buffers = Buffers(modules_of(adapted, loss_fn))
     meter = Meter([*inputs, *owned, *tensors_of(adapted, loss_fn)])
     with meter:
         internal, _, _ = record(step, inputs, leaves, [False] * len(inputs))
-    drew = any(not torch.equal(a, b) for a, b in zip(before, generator_states([*inputs, *leaves]), strict=True))
-    with torch.no_grad():
-        for buffer, value in buffers:
-            buffer.copy_(value)
-    set_generator_states([*inputs, *leaves], before)
+    drew = any(not torch.equal(a, b) for a, b in zip(before, generator_states(devices), strict=True))
+    buffers.restore()
+    set_generator_states(devices, before)
     return sizes_of(internal, meter, before if drew else [])
 
 
@@ -184,26 +184,3 @@ def sizes_of(internal: Internal, meter: Meter, generators: Sequence[Tensor]) -> 
 def _dense(tensors: Iterable[Tensor]) -> int:
     """What a stored state takes: its tensors without the storages that they may be a part of, each once."""
     return sum({(storage_of(each)[0], each.data_ptr(), each.nbytes): each.nbytes for each in tensors}.values())
-
-
-def devices_of(tensors: Iterable[Tensor]) -> list[torch.device]:
-    """The devices whose random numbers a step on these tensors can draw, the CPU first."""
-    others = dict.fromkeys(tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta"))
-    return [torch.device("cpu"), *others]
-
-
-def generator_states(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The states of the default generators of these tensors' devices."""
-    return [
-        torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
-        for device in devices_of(tensors)
-    ]
-
-
-def set_generator_states(tensors: Iterable[Tensor], states: Sequence[Tensor]) -> None:
-    """Put them back."""
-    for device, state in zip(devices_of(tensors), states, strict=True):
-        if device.type == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.get_device_module(device).set_rng_state(state, device)

@@ -115,32 +115,35 @@ def _cell(cell: nn.RNNCellBase, x: Any, state: Any) -> tuple[Any, Any]:
 
 
 def run_packed(layer: nn.RNNBase, x: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """Run a chunk whose rows, longest first, end at different times; rows without a step left keep their state.
+    """Run a chunk whose rows end at different times; a row without a time step left keeps its state.
 
     Args:
         layer: The fused layer.
         x: The chunk, ``(batch, time, features)`` or ``(time, batch, features)`` as the layer wants it.
-        lengths: How many time steps of the chunk each row has, in descending order, on the CPU.
+        lengths: How many time steps of the chunk each row has, ``(batch,)`` on the CPU.
         state: The layer's state, ``(layers, batch, features)``.
 
     Returns:
         The outputs, zero behind each row's end, and the next state.
     """
-    live = int((lengths > 0).sum())
-    dim = 0 if layer.batch_first else 1
-    span = x.shape[1 - dim]
-    parts = state if isinstance(state, tuple) else (state,)
-    packed = pack_padded_sequence(x.narrow(dim, 0, live), lengths[:live], batch_first=layer.batch_first)
-    heads = tuple(part[:, :live].contiguous() for part in parts)
-    y, ended = layer(packed, heads if isinstance(state, tuple) else heads[0])
-    y, _ = pad_packed_sequence(y, batch_first=layer.batch_first, total_length=span)
-    ends = ended if isinstance(state, tuple) else (ended,)
-    if live < x.shape[dim]:
-        rest = list(y.shape)
-        rest[dim] = x.shape[dim] - live
-        y = torch.cat([y, y.new_zeros(rest)], dim)
-        ends = tuple(torch.cat([end, part[:, live:]], 1) for end, part in zip(ends, parts, strict=True))
-    return y, tuple(ends) if isinstance(state, tuple) else ends[0]
+    dim, several = (0 if layer.batch_first else 1), isinstance(state, tuple)
+    live = torch.nonzero(lengths > 0).flatten()
+    rows = live.to(x.device)
+    width = layer.proj_size or layer.hidden_size
+    y = x.new_zeros(*x.shape[:2], width)
+    if not len(live):
+        return y, state
+    parts = state if several else (state,)
+    packed = pack_padded_sequence(
+        x.index_select(dim, rows), lengths[live], batch_first=layer.batch_first, enforce_sorted=False
+    )
+    heads = tuple(part.index_select(1, rows) for part in parts)
+    lively, ended = layer(packed, heads if several else heads[0])
+    lively, _ = pad_packed_sequence(lively, batch_first=layer.batch_first, total_length=x.shape[1 - dim])
+    ends = ended if several else (ended,)
+    y = y.to(lively.dtype).index_copy(dim, rows, lively)
+    ends = tuple(part.to(end.dtype).index_copy(1, rows, end) for part, end in zip(parts, ends, strict=True))
+    return y, ends if several else ends[0]
 
 
 def modules_of(*functions: Any) -> list[nn.Module]:

@@ -133,7 +133,7 @@ def walk(internal: Internal, since: int) -> tuple[list[Tensor], list[Any]]:
 
     Args:
         internal: The step.
-        since: The number of the first node that the step can have made.
+        since: A number that all nodes of the step exceed.
 
     Returns:
         The leaves apart from the step's own inputs and state, and the foreign nodes, each once.
@@ -150,7 +150,7 @@ def walk(internal: Internal, since: int) -> tuple[list[Tensor], list[Any]]:
             if id(node.variable) not in own:
                 leaves[id(node.variable)] = node.variable
             continue
-        if node._sequence_nr() < since:
+        if node._sequence_nr() <= since:
             foreign.append(node)
             continue
         for following, _ in node.next_functions:

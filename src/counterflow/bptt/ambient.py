@@ -1,0 +1,102 @@
+"""What a step depends on or changes beside its arguments: random generators, buffers, autocast, hooks.
+
+A step that is run again must find what it found the first time, and leave behind what was there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Buffers"]
+
+
+def devices_of(tensors: Iterable[Tensor]) -> list[torch.device]:
+    """The devices whose random numbers a step on these tensors can draw, the CPU first."""
+    others = dict.fromkeys(tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta"))
+    return [torch.device("cpu"), *others]
+
+
+def generator_states(devices: Iterable[torch.device]) -> list[Tensor]:
+    """The states of the default generators of these devices."""
+    return [
+        torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+        for device in devices
+    ]
+
+
+def set_generator_states(devices: Iterable[torch.device], states: Sequence[Tensor]) -> None:
+    """Put them back."""
+    for device, state in zip(devices, states, strict=True):
+        if device.type == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.get_device_module(device).set_rng_state(state, device)
+
+
+class Buffers:
+    """What a core changes beside its arguments: buffers, which are to be changed once a step and no more."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        found = dict.fromkeys((each, name) for module in modules for each in module.modules() for name in each._buffers)
+        self._places = list(found)
+        self._kept = [
+            (value, value._version, value.clone()) if (value := module._buffers[name]) is not None else None
+            for module, name in self._places
+        ]
+
+    def changed(self) -> list[str]:
+        """The names of the buffers that have changed since."""
+        return [
+            name
+            for (module, name), kept in zip(self._places, self._kept, strict=True)
+            if kept is not None and (module._buffers[name] is not kept[0] or kept[0]._version != kept[1])
+        ]
+
+    def restore(self) -> None:
+        """Make them what they were."""
+        with torch.no_grad():
+            for (module, name), kept in zip(self._places, self._kept, strict=True):
+                if kept is not None:
+                    module._buffers[name] = kept[0]
+                    if kept[0]._version != kept[1]:
+                        kept[0].copy_(kept[2])
+
+
+def plainly(autocast: Sequence[tuple[str, torch.dtype]]) -> contextlib.ExitStack:
+    """Go back as PyTorch does, without autocast."""
+    stack = contextlib.ExitStack()
+    for kind, dtype in autocast:
+        stack.enter_context(torch.autocast(kind, dtype, enabled=False))
+    return stack
+
+
+@contextlib.contextmanager
+def uncached(autocast: Sequence[tuple[str, torch.dtype]]) -> Iterator[None]:
+    """Let autocast remember no cast that is made without a graph; a step with a graph would take it for its own."""
+    if not autocast:
+        yield
+        return
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+@contextlib.contextmanager
+def silenced(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Let the hooks on these leaves rest: they are to see the whole gradient once, not the part of every step."""
+    hooked = [hooks for leaf in leaves if (hooks := leaf._backward_hooks)]
+    kept = [dict(hooks) for hooks in hooked]
+    for hooks in hooked:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, those in zip(hooked, kept, strict=True):
+            hooks.update(those)
