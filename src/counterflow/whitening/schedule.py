@@ -26,11 +26,11 @@ class Schedule:
         every: Steps from one projection to the next.
         samples: Examples that a projection wants.
         initial: Whether the first projection comes as soon as there are enough, in place of after ``every`` steps.
-        gathers: What is switched; none where a loader is given.
+        modules: Those with a `Gather`; none where a loader is given.
     """
 
-    def __init__(self, every: int, samples: int, initial: bool, gathers: Sequence[Gather]) -> None:
-        self.every, self.samples, self.gathers = every, samples, tuple(gathers)
+    def __init__(self, every: int, samples: int, initial: bool, modules: Sequence[nn.Module]) -> None:
+        self.every, self.samples, self.modules = every, samples, tuple(modules)
         self.step = self.last = self.gathered = self.window = 0
         self.begun = not initial
         self.switch()
@@ -38,15 +38,15 @@ class Schedule:
     @property
     def gathering(self) -> bool:
         """Whether the next backward pass is gathered from."""
-        if not self.gathers:
+        if not self.modules:
             return False
         # The first step of all also tells how many examples a step has.
         return not self.begun or self.window == 0 or self.last + self.every - self.step <= self.window
 
     def switch(self) -> None:
         """Tell the layers whether they gather."""
-        for gather in self.gathers:
-            gather.on = self.gathering
+        for module in self.modules:
+            vars(module)[Gather.SWITCH] = self.gathering
 
     def due(self, examples: int) -> bool:
         """Whether a projection is due, given the examples gathered so far."""

@@ -49,9 +49,10 @@ class _Gather(Function):
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        _accumulate(x, ctx.layer, ctx.state[:4], ranks=True)
-        if len(ctx.state) > 4:
-            _accumulate(error, ctx.layer, ctx.state[4:], ranks=True)
+        with torch.no_grad():
+            _gather(x, error, *ctx.layer, *ctx.state[:4])
+            if len(ctx.state) > 4:
+                _gather(error, error, *ctx.layer, *ctx.state[4:])
         return (error, None, None, *(None for _ in ctx.state))
 
 
@@ -68,46 +69,63 @@ def rows_of(x: Tensor, groups: int, convolution: bool) -> Tensor:
 def _accumulate(x: Tensor, layer: tuple[int, bool], state: list[Tensor], ranks: bool) -> None:
     """Let one batch join: that of all ranks, in a backward pass, or this rank's own."""
     groups, convolution = layer
-    with torch.no_grad():
-        count, mean, scatter, refused = state
-        rows = widen(rows_of(x, groups, convolution))
-        size = torch.tensor([rows.shape[1], x.shape[0]], dtype=mean.dtype, device=mean.device)
-        total = rows.sum(1)
-        if ranks and world_size() > 1:
-            packed = sum_over_ranks(torch.cat([size, total.reshape(-1)]), 0)[0]
-            size, total = packed[:2], packed[2:].reshape(total.shape)
-        samples = size[0]
-        here = total / samples
-        centered = rows - here[:, None]
-        spread = centered.transpose(1, 2) @ centered
-        if ranks:
-            spread = sum_over_ranks(spread, 0)[0]
-        # A sum of squares is finite only where every input is, and a batch without samples has no mean.
-        told = (spread.diagonal(dim1=1, dim2=2).sum() + here.sum()).isfinite()
-        before = count[0].to(mean.dtype)
-        off = here - mean
-        spread = spread + (before * samples / (before + samples)) * off[:, :, None] * off[:, None, :]
-        scatter.copy_(torch.where(told, scatter + spread, scatter))
-        mean.copy_(torch.where(told, mean + off * (samples / (before + samples)), mean))
-        count.add_(told * size.to(count.dtype))
-        refused.add_((~told).to(refused.dtype))
+    count, mean, scatter, refused = state
+    rows = widen(rows_of(x, groups, convolution))
+    size = torch.tensor([rows.shape[1], x.shape[0]], dtype=mean.dtype, device=mean.device)
+    total = rows.sum(1)
+    if ranks and world_size() > 1:
+        packed = sum_over_ranks(torch.cat([size, total.reshape(-1)]), 0)[0]
+        size, total = packed[:2], packed[2:].reshape(total.shape)
+    samples = size[0]
+    here = total / samples
+    centered = rows - here[:, None]
+    spread = centered.transpose(1, 2) @ centered
+    if ranks:
+        spread = sum_over_ranks(spread, 0)[0]
+    # A sum of squares is finite only where every input is, and a batch without samples has no mean.
+    told = (spread.diagonal(dim1=1, dim2=2).sum() + here.sum()).isfinite()
+    before = count[0].to(mean.dtype)
+    off = here - mean
+    spread = spread + (before * samples / (before + samples)) * off[:, :, None] * off[:, None, :]
+    scatter.copy_(torch.where(told, scatter + spread, scatter))
+    mean.copy_(torch.where(told, mean + off * (samples / (before + samples)), mean))
+    count.add_(told * size.to(count.dtype))
+    refused.add_((~told).to(refused.dtype))
+
+
+# Behind an operator of its own that takes the error, though it does not look at it: the compiler would otherwise see
+# that nothing here depends on the error, and do part of it in the forward pass.
+@torch.library.custom_op("counterflow::gather_inputs", mutates_args=("count", "mean", "scatter", "refused"))
+def _gather(
+    x: Tensor,
+    error: Tensor,
+    groups: int,
+    convolution: bool,
+    count: Tensor,
+    mean: Tensor,
+    scatter: Tensor,
+    refused: Tensor,
+) -> None:
+    _accumulate(x, (groups, convolution), [count, mean, scatter, refused], ranks=True)
 
 
 class Gather:
-    """The forward hook that lets a layer's inputs join its statistics while ``on``; it costs nothing else.
+    """The forward hook that lets a layer's inputs join its statistics while its module says so; it costs nothing else.
 
     Args:
         layer: Whose.
         errors: Whether its errors are gathered too.
     """
 
+    # An attribute of the module, not of the hook: compiled code is guarded by those of modules only.
+    SWITCH = "whiten_gathering"
+
     def __init__(self, layer: Layer, errors: bool) -> None:
         self.shape = (layer.groups, layer.weight.ndim > 2)
         self.names = [f"whiten_{prefix}{name}" for prefix in ("", "error_")[: 1 + errors] for name in _NAMES]
-        self.on = False
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        if not self.on or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        if not getattr(module, self.SWITCH) or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return output
         if not torch.compiler.is_compiling():
             prepare_ranks()

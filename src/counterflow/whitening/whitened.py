@@ -86,9 +86,9 @@ class WhitenHandle(Handle):
         if found is not None and bool(found):
             return
         schedule = self._schedule
+        gathering, examples = schedule.gathering, 0
         schedule.step += 1
-        examples = 0
-        if schedule.gathering:
+        if gathering:
             schedule.gathered += 1
             if not schedule.begun or schedule.window == 0:
                 examples = self._examples()
@@ -269,8 +269,10 @@ def whiten(
         )
     for layer in layers:
         _install(layer, rules)
-    gathers = _gathers(layers, rules) if loader is None else []
-    schedule = Schedule(every, samples, initial, gathers)
+    gathering = layers if loader is None else []
+    for layer in gathering:
+        layer.module.register_forward_hook(Gather(layer, errors is not None), with_kwargs=True)
+    schedule = Schedule(every, samples, initial, [layer.module for layer in gathering])
     model.register_buffer(CLOCK, schedule.values().to(layers[0].weight.device))
     model.register_load_state_dict_post_hook(schedule)  # type: ignore[no-untyped-call]
     handle = WhitenHandle(
@@ -345,13 +347,6 @@ def _install(layer: Layer, rules: Rules) -> None:
         layer.module.register_forward_hook(Recenter(), prepend=True, with_kwargs=True)
 
 
-def _gathers(layers: Layers, rules: Rules) -> list[Gather]:
-    gathers = [Gather(layer, rules.errors is not None) for layer in layers]
-    for layer, gather in zip(layers, gathers, strict=True):
-        layer.module.register_forward_hook(gather, with_kwargs=True)
-    return gathers
-
-
 def _place(twin: nn.Module, layer: Layer) -> tuple[nn.Module, Any, bool]:
     return twin.get_submodule(layer.name), layer.form, layer.centered
 
@@ -361,6 +356,7 @@ def _strip(model: nn.Module, layers: Layers, optimizer: Optimizer | None = None)
     for layer in layers:
         unwhiten(layer, optimizer)
         layer.remove_buffers()
+        vars(layer.module).pop(Gather.SWITCH, None)
     for module in model.modules():
         # By class, since a copy of the model has copies of the hooks and no handles to remove them by.
         for kind in ("forward_pre_hooks", "forward_hooks", "load_state_dict_post_hooks"):
