@@ -68,22 +68,29 @@ class _Linear(Function):
             down = (error @ weight.to(error.dtype)).to(x.dtype)
         mean, metric = state[0][0], state[1][0]
         inputs, errors = x.to(mean.dtype), error.to(mean.dtype)
-        total = errors.reshape(-1, errors.shape[-1]).sum(0)
+        rows = errors.reshape(-1, errors.shape[-1])
         if settings.diagonal:
             white = (inputs - mean) @ metric.T
-            scaled = white / _power(white, settings, state)[0]
-            gradient = _product(errors, scaled) @ metric
-        elif x.numel() // x.shape[-1] < weight.shape[0]:
-            gradient = _product(errors, (inputs - mean) @ metric if settings.centered else inputs @ metric)
+            white = (white / _power(white, settings, state)[0]) @ metric
+        elif len(rows) < weight.shape[0]:
+            white = ((inputs - mean) if settings.centered else inputs) @ metric
         else:
-            gradient = _product(errors, inputs)
+            white = None
+        if white is None:
+            total = rows.sum(0)
+            gradient = rows.T @ inputs.reshape(-1, inputs.shape[-1])
             if settings.centered:
                 gradient = torch.addr(gradient, total, mean, alpha=-1)
             gradient = gradient @ metric
+            if settings.centered:
+                total = total - gradient @ mean
+        else:
+            white = white.reshape(-1, white.shape[-1])
+            gradient = rows.T @ white
+            # The same again, over the samples, of which there are fewer.
+            total = rows.T @ (1.0 - white @ mean) if settings.centered else rows.sum(0)
         if settings.errors:
             gradient, total = state[-1][0] @ gradient, state[-1][0] @ total
-        if settings.centered:
-            total = total - gradient @ mean
         return down, gradient.to(weight.dtype), _bias(total, ctx), None, None, *(None for _ in state)
 
 
@@ -143,10 +150,6 @@ class _Convolution(Function):
 for _forward in (_Linear.forward, _Convolution.forward):
     # PyTorch binds the arguments of `apply` by this signature; stating it halves the cost of a call.
     vars(_forward)["__signature__"] = inspect.signature(_forward)
-
-
-def _product(errors: Tensor, inputs: Tensor) -> Tensor:
-    return errors.reshape(-1, errors.shape[-1]).T @ inputs.reshape(-1, inputs.shape[-1])
 
 
 def _power(white: Tensor, settings: _Settings, state: list[Tensor]) -> Tensor:
