@@ -13,5 +13,17 @@ from counterflow.bptt.actions import (
     StoreHidden,
     StoreInternal,
 )
+from counterflow.bptt.plans import Plan, plan
 
-__all__ = ["Action", "Advance", "Backward", "Forward", "Release", "Restore", "StoreHidden", "StoreInternal"]
+__all__ = [
+    "Action",
+    "Advance",
+    "Backward",
+    "Forward",
+    "Plan",
+    "Release",
+    "Restore",
+    "StoreHidden",
+    "StoreInternal",
+    "plan",
+]
