@@ -37,14 +37,25 @@ def set_generator_states(devices: Iterable[torch.device], states: Sequence[Tenso
             torch.get_device_module(device).set_rng_state(state, device)
 
 
+def moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
+    """Whether any generator has moved between two looks at their states."""
+    return not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def draws(modules: Iterable[nn.Module]) -> bool:
+    """Whether a step of these modules may draw random numbers, even if the first one has not."""
+    return any(isinstance(part, nn.modules.dropout._DropoutNd) for module in modules for part in module.modules())
+
+
 class Buffers:
     """What a core changes beside its arguments: buffers, which are to be changed once a step and no more."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         found = dict.fromkeys((each, name) for module in modules for each in module.modules() for name in each._buffers)
         self._places = list(found)
+        # By value: batch normalization changes its running means without telling the tensor's version.
         self._kept = [
-            (value, value._version, value.clone()) if (value := module._buffers[name]) is not None else None
+            (value, value.clone()) if (value := module._buffers[name]) is not None else None
             for module, name in self._places
         ]
 
@@ -53,7 +64,7 @@ class Buffers:
         return [
             name
             for (module, name), kept in zip(self._places, self._kept, strict=True)
-            if kept is not None and (module._buffers[name] is not kept[0] or kept[0]._version != kept[1])
+            if kept is not None and (module._buffers[name] is not kept[0] or not torch.equal(*kept))
         ]
 
     def restore(self) -> None:
@@ -62,8 +73,8 @@ class Buffers:
             for (module, name), kept in zip(self._places, self._kept, strict=True):
                 if kept is not None:
                     module._buffers[name] = kept[0]
-                    if kept[0]._version != kept[1]:
-                        kept[0].copy_(kept[2])
+                    if not torch.equal(*kept):
+                        kept[0].copy_(kept[1])
 
 
 def plainly(autocast: Sequence[tuple[str, torch.dtype]]) -> contextlib.ExitStack:

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
-from counterflow.bptt.ambient import Buffers, devices_of, generator_states, set_generator_states
+from counterflow.bptt.ambient import Buffers, devices_of, draws, generator_states, moved, set_generator_states
 from counterflow.bptt.cores import adapt, modules_of, tensors_of
-from counterflow.bptt.graphs import Internal, Meter, differentiable, record, storage_of
+from counterflow.bptt.graphs import Internal, Meter, differentiable, sequence_number, storage_of, walk
+from counterflow.bptt.steps import Steps, record_first
 from counterflow.exceptions import InputError
 
 __all__ = ["Sizes", "format_bytes", "measure", "parse_bytes"]
@@ -136,29 +136,33 @@ def measure(core: Any, x: Any, state: Any = None, *, loss_fn: Any = None) -> Siz
         (131072, 4.5, 3.5)
     """
     adapted = adapt(core)
-    inputs, form = tree_flatten(x)
-    if state is None:
-        first = inputs[0]
-        unbatched = first.dim() == (1 if adapted.fused is None else 2)
-        dim = 1 if adapted.fused is not None and not adapted.fused.batch_first else 0
-        state = adapted.start(first, None if unbatched else first.shape[dim])
-    leaves, shape = tree_flatten(state)
+    leaves = tree_leaves(x)
+    if state is None and leaves and isinstance(leaves[0], Tensor):
+        single = leaves[0].dim() == (1 if adapted.fused is None else 2)
+        place = 1 if adapted.fused is not None and not adapted.fused.batch_first else 0
+        state = adapted.start(leaves[0], None if single else leaves[0].shape[place])
+    if adapted.fused is None:
+        return weigh(Steps(adapted, lambda t: x, state, 1, loss_fn=loss_fn))
+    (whole,) = leaves
+    dim = 1 if adapted.fused.batch_first and whole.dim() == 3 else 0
+    return weigh(Steps(adapted, whole, state, None, dim == 1, whole.shape[dim], loss_fn=loss_fn))
 
-    def step(xs: list[Tensor], states: list[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
-        y, ended = adapted.call(tree_unflatten(xs, form), tree_unflatten(states, shape))
-        return tree_leaves(y), tree_leaves(ended), None if loss_fn is None else loss_fn(0, y)
 
-    owned = [tensor for module in modules_of(adapted, loss_fn) for tensor in (*module.parameters(), *module.buffers())]
-    devices = devices_of([*inputs, *leaves])
-    before = generator_states(devices)
-    buffers = Buffers(modules_of(adapted, loss_fn))
-    meter = Meter([*inputs, *owned, *tensors_of(adapted, loss_fn)])
+def weigh(steps: Steps) -> Sizes:
+    """Measure the states of a sequence's first step, and leave random generators and buffers as they were."""
+    functions = (steps.core, steps.loss_fn, steps.stream)
+    modules = modules_of(*functions)
+    devices = devices_of([*steps.inputs, *steps.state])
+    generators, buffers = generator_states(devices), Buffers(modules)
+    meter = Meter([*steps.inputs, *tensors_of(*functions)])
+    since = sequence_number()
     with meter:
-        internal, _, _ = record(step, inputs, leaves, [False] * len(inputs))
-    drew = any(not torch.equal(a, b) for a, b in zip(before, generator_states(devices), strict=True))
+        internal, _, _ = record_first(steps)
+    meter.forget(walk(internal, since)[0])
+    drew = draws(modules) or moved(generators, generator_states(devices))
+    set_generator_states(devices, generators)
     buffers.restore()
-    set_generator_states(devices, before)
-    return sizes_of(internal, meter, before if drew else [])
+    return sizes_of(internal, meter, generators if drew else [])
 
 
 def sizes_of(internal: Internal, meter: Meter, generators: Sequence[Tensor]) -> Sizes:

@@ -164,11 +164,11 @@ def tensors_of(*functions: Any) -> list[Tensor]:
     return found
 
 
-def name_of(tensor: Tensor, *functions: Any) -> str:
-    """By what name one of these reaches a tensor that the graph leads to; empty if by none that can be seen."""
+def name_of(node: Any, *functions: Any) -> str:
+    """By what name one of these reaches the tensor that a node of the graph has made; empty if none can be seen."""
     for function in functions:
         for name, value in _named(function):
-            if value is tensor or (isinstance(value, Tensor) and value.grad_fn is tensor.grad_fn is not None):
+            if isinstance(value, Tensor) and value.grad_fn is node:
                 return name
     return ""
 

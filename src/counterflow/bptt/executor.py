@@ -24,6 +24,7 @@ from counterflow.bptt.ambient import (
     Buffers,
     devices_of,
     generator_states,
+    moved,
     plainly,
     set_generator_states,
     silenced,
@@ -142,7 +143,7 @@ class Run:
         before = self._begin.generators
         assert before is not None
         now = generator_states(self._devices)
-        self._random = not all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
+        self._random = moved(before, now)
         if not self._random:
             for stored in (self._begin, *self._stack):
                 stored.generators = None
@@ -241,7 +242,7 @@ class Run:
         now = generator_states(self._devices)
         known = self._generators or self._begin.generators
         assert known is not None
-        if not all(torch.equal(a, b) for a, b in zip(known, now, strict=True)):
+        if moved(known, now):
             known = now
         self._generators = known
         return known

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from counterflow.bptt.cores import Core, run_packed
+from counterflow.bptt.graphs import Internal, record
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
-__all__ = ["Steps", "check_lengths"]
+__all__ = ["Steps", "check_lengths", "record_first"]
 
 LossFn = Callable[[int, Any], Tensor]
 
@@ -198,6 +199,13 @@ class Steps:
                         f"lengths has {len(self.lengths)} rows, so outputs and state of core {name} need that many in "
                         f"their first dimension, got shape {tuple(leaf.shape)}"
                     )
+
+
+def record_first(steps: Steps) -> tuple[Internal, list[Tensor], Tensor | None]:
+    """Run the first step with a graph, while the sequence holds its inputs and start state."""
+    inputs = steps.slices(steps.inputs, 0)
+    wanted = [x.requires_grad for x in steps.inputs]
+    return record(lambda xs, state: steps.run(0, xs, state), inputs, steps.state, wanted)
 
 
 def check_lengths(lengths: Any, batch: int, time_steps: int) -> Tensor:

@@ -1,0 +1,126 @@
+"""The plan for a budget: what the bytes allow, and which strategy makes the most of them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from fractions import Fraction
+
+from counterflow.bptt.actions import Release, StoreHidden, StoreInternal
+from counterflow.bptt.budget import Sizes, format_bytes, parse_bytes
+from counterflow.bptt.plans import Plan, Strategy
+from counterflow.bptt.plans import plan as make_plan
+from counterflow.exceptions import InputError
+
+__all__ = ["Choice", "choose"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan for a budget.
+
+    Args:
+        plan: The plan.
+        sizes: What the states weigh that it stores.
+        budget: What it may hold, in bytes; None where the user gave slots or the plan itself.
+    """
+
+    plan: Plan
+    sizes: Sizes
+    budget: int | None = None
+
+    @functools.cached_property
+    def held(self) -> int:
+        """The most bytes that are kept for going back at any time, as predicted from the sizes."""
+        return self.sizes.smallest + stack_bytes(self.plan, self.sizes)
+
+
+def choose(
+    steps: int,
+    sizes: Sizes,
+    budget: str | int | None = None,
+    slots: float | None = None,
+    plan: Plan | None = None,
+    strategy: Strategy | None = None,
+) -> Choice:
+    """The plan that runs the fewest steps for what the user has given: a budget, slots, or the plan itself.
+
+    Args:
+        steps: The number of steps.
+        sizes: What the core's states weigh.
+        budget: Bytes, or a string such as ``"64MiB"``.
+        slots: The number of slots, in the strategy's units.
+        plan: The plan.
+        strategy: One of `counterflow.bptt.plan`; None compares hidden, internal and mixed within a budget, and is
+            mixed with slots.
+
+    Raises:
+        InputError: If the budget is too small.
+
+    Example:
+        >>> sizes = Sizes(hidden=128, internal=576, shared=448, gradient=128)
+        >>> choice = choose(1000, sizes, "16KiB")
+        >>> choice.held <= 16384
+        True
+    """
+    if plan is not None:
+        return Choice(plan, sizes)
+    if budget is None:
+        assert slots is not None
+        return Choice(_plan(steps, slots, strategy or "mixed", sizes), sizes)
+    allowed = parse_bytes(budget)
+    room = allowed - sizes.smallest
+    if room < 0:
+        raise InputError(
+            f"budget={budget!r} is too small for one internal state: this core needs {format_bytes(sizes.smallest)} "
+            f"({sizes.smallest} bytes) before anything is stored; give at least that"
+        )
+    names: tuple[Strategy, ...] = (strategy,) if strategy is not None else ("hidden", "internal", "mixed")
+    found = [Choice(each, sizes, allowed) for name in names if (each := _within(steps, room, name, sizes)) is not None]
+    if not found:
+        raise InputError(
+            f"budget={budget!r} leaves {format_bytes(room)} to store states in, less than strategy={strategy!r} needs; "
+            "leave the strategy out, or raise the budget"
+        )
+    return min(found, key=lambda choice: choice.plan.forwards)
+
+
+@functools.lru_cache(maxsize=256)  # training asks for the same plan in every iteration
+def _plan(steps: int, slots: Fraction | float, strategy: Strategy, sizes: Sizes) -> Plan:
+    given = slots if strategy in ("hidden", "internal", "mixed") else None
+    return make_plan(steps, given, strategy, internal_cost=sizes.alpha, shared_cost=sizes.beta)  # type: ignore[arg-type]
+
+
+def _within(steps: int, room: int, strategy: Strategy, sizes: Sizes) -> Plan | None:
+    """A strategy's plan in so many bytes beside what is always needed; None where they are too few for it."""
+    if strategy in ("hidden", "internal", "mixed"):
+        unit = sizes.hidden + sizes.generator
+        # What is always needed has the start state, which is one of the hidden strategy's slots. Sizes are kept to a
+        # millionth, so a mixed plan gets a little less than there is.
+        slots = {
+            "hidden": Fraction(1 + room // unit),
+            "internal": Fraction(room // (sizes.internal + sizes.generator)),
+            "mixed": Fraction(room - room // 10**5, unit),
+        }[strategy]
+        return _plan(steps, slots, strategy, sizes) if slots >= 1 else None
+    plan = _plan(steps, 0, strategy, sizes)
+    return plan if stack_bytes(plan, sizes) <= room else None
+
+
+def stack_bytes(plan: Plan, sizes: Sizes) -> int:
+    """The most bytes that a plan has on its stack at any time."""
+    stack: list[int] = []
+    held = most = 0
+    for action in plan:
+        if isinstance(action, StoreHidden):
+            stack.append(sizes.hidden + sizes.generator)
+        elif isinstance(action, StoreInternal):
+            stack.append((sizes.shared if action.shared else sizes.internal) + sizes.generator)
+        elif isinstance(action, Release):
+            held -= stack.pop()
+            continue
+        else:
+            continue
+        held += stack[-1]
+        most = max(most, held)
+    return most

@@ -1,0 +1,309 @@
+"""Running a core over a sequence within a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_unflatten
+
+from counterflow.bptt.ambient import Buffers, devices_of, draws, generator_states, moved, set_generator_states
+from counterflow.bptt.budget import Sizes, sizes_of, weigh
+from counterflow.bptt.choices import Choice, choose
+from counterflow.bptt.chunks import check_chunk, choose_chunk
+from counterflow.bptt.cores import Core, adapt, modules_of, name_of, tensors_of
+from counterflow.bptt.executor import First, Run, follow
+from counterflow.bptt.graphs import Internal, Meter, sequence_number, walk
+from counterflow.bptt.plans import Plan, Strategy
+from counterflow.bptt.steps import LossFn, Steps, check_lengths, record_first
+from counterflow.exceptions import InputError, ShapeError, UnsupportedError
+
+__all__ = ["unroll"]
+
+Chunk = int | Literal["auto"] | None
+
+
+def unroll(
+    core: Any,
+    inputs: Any,
+    state: Any = None,
+    *,
+    budget: str | int | None = None,
+    slots: float | None = None,
+    plan: Plan | None = None,
+    strategy: Strategy | None = None,
+    chunk: Chunk = None,
+    steps: int | None = None,
+    lengths: Any = None,
+    loss_fn: LossFn | None = None,
+    batch_first: bool | None = None,
+) -> tuple[Any, Any]:
+    r"""Run a core over a sequence, with the gradients of backpropagation through time and a limit on its memory.
+
+    .. math::
+        (y_t, s_{t+1}) = f(x_t, s_t), \qquad t = 0, \dots, T - 1
+
+    Going back needs what every step saved. Here, no more of that is kept than the budget allows, by the plan that runs
+    the fewest steps again (`counterflow.bptt.plan`); outputs, final state and gradients are those of a plain loop.
+
+    The budget covers all that is kept for going back: the start state, stored states, with the random generator's state
+    where random numbers are drawn, the step that is worked on, and the errors of the hidden state on their way. Inputs,
+    outputs, parameters and their gradients are the caller's. Sizes are measured on the first step, as part of the first
+    pass; no step is run for that alone, but for ``chunk="auto"`` and for cores that change their own buffers.
+
+    Args:
+        core: `nn.LSTMCell`, `nn.GRUCell` or `nn.RNNCell`; `nn.LSTM`, `nn.GRU` or `nn.RNN` in one direction, which run
+            chunks of time steps; or any module or function :math:`f`: ``(x_t, state) -> (y_t, state)``. It must be a
+            function of its arguments and of parameters. Random numbers of torch's default generators are drawn again
+            when a step is run again. Buffers that change once a step (batch normalization in training) are allowed as
+            long as outputs do not depend on them.
+        inputs: ``(batch, time, ...)``, or a pytree of such tensors, integers too; a `PackedSequence`; or a function
+            from ``t`` to :math:`x_t`, which must return the same whenever it is asked; what it makes counts as kept.
+        state: The start state :math:`s_0`, a pytree of tensors; None starts PyTorch's own cells and layers from zeros.
+        budget: Bytes, or a string such as ``"64MiB"``.
+        slots: Or the number of slots of the plan, in the units of its strategy.
+        plan: Or the plan itself.
+        strategy: ``"hidden"``, ``"internal"``, ``"mixed"`` or another of `counterflow.bptt.plan`. None takes the
+            cheapest within the budget, and ``"mixed"`` for ``slots``.
+        chunk: For a fused layer, the number of time steps in one call, which is one step of the plan. ``"auto"``, the
+            default within a budget, is described in `counterflow.bptt.chunks`; without a budget the default is 1.
+        steps: The number of time steps, where ``inputs`` is a function.
+        lengths: The number of time steps of each row of the batch, ``(batch,)``. A row that has come to its end keeps
+            its state, and puts out zeros.
+        loss_fn: ``loss_fn(t, y_t)``, a tensor without dimensions. Then outputs are not kept, and their loss, summed
+            over time, is returned in their place. Modules that it uses get their gradients.
+        batch_first: Whether time comes second in inputs and outputs, ``(batch, time, ...)``, or first. None is what a
+            fused layer was made with, and else true.
+
+    Returns:
+        Outputs over time (or the summed loss), and the final state.
+
+    Raises:
+        InputError: If an argument cannot be used, or the budget is too small; then the message names the smallest.
+        ShapeError: If a shape does not fit, or a state changes its size.
+        UnsupportedError: If the core is bidirectional, needs a tensor from outside that has a history of its own, or is
+            not a function of its arguments; under `torch.func`; and in the backward pass where a second derivative is
+            asked for.
+
+    References:
+        Gruslys et al., "Memory-Efficient Backpropagation Through Time", NIPS 2016, section 3.
+
+    Example:
+        >>> import torch, counterflow as cf
+        >>> cell, x = torch.nn.LSTMCell(8, 16), torch.randn(4, 100, 8)
+        >>> y, (h, c) = cf.bptt.unroll(cell, x, budget="16KiB")
+        >>> y.sum().backward()
+        >>> y.shape, cell.weight_hh.grad.shape
+        (torch.Size([4, 100, 16]), torch.Size([64, 16]))
+    """
+    request = Request(core, inputs, state, budget, slots, plan, strategy, chunk, steps, lengths, loss_fn, batch_first)
+    outcome = run(request)
+    return outcome.outputs, outcome.state
+
+
+@dataclass
+class Request:
+    """The arguments of `unroll`."""
+
+    core: Any
+    inputs: Any
+    state: Any
+    budget: str | int | None = None
+    slots: float | None = None
+    plan: Plan | None = None
+    strategy: Strategy | None = None
+    chunk: Chunk = None
+    steps: int | None = None
+    lengths: Any = None
+    loss_fn: LossFn | None = None
+    batch_first: bool | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out, and how: without gradients to be had, there is no choice."""
+
+    outputs: Any
+    state: Any
+    chunk: int
+    choice: Choice | None
+
+
+def _run(request: Request) -> Outcome:
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise UnsupportedError(
+            "bptt.unroll cannot run under torch.func, whose transforms keep graphs of their own; use backward() or "
+            "torch.autograd.grad"
+        )
+    if sum(each is not None for each in (request.budget, request.slots, request.plan)) != 1:
+        raise InputError("unroll needs one of budget, slots and plan, such as budget='64MiB'")
+    core = adapt(request.core)
+    packed = request.inputs if isinstance(request.inputs, PackedSequence) else None
+    if packed is not None:
+        if request.lengths is not None:
+            raise InputError("lengths= is known from a PackedSequence; leave it out")
+        padded, lengths = pad_packed_sequence(packed, batch_first=True)
+        outcome = _within(request, core, padded, lengths, True)
+        if request.loss_fn is None:
+            outputs = _pack_as(packed, outcome.outputs, lengths)
+            return Outcome(outputs, outcome.state, outcome.chunk, outcome.choice)
+        return outcome
+    batch_first = request.batch_first
+    if batch_first is None:
+        batch_first = core.fused is None or core.fused.batch_first
+    return _within(request, core, request.inputs, request.lengths, batch_first)
+
+
+_REASON = "counterflow.bptt runs steps by a plan, and again, which no compiled graph can hold"
+# What was asked for, outside of compilation.
+run: Callable[[Request], Outcome] = torch.compiler.disable(_run, reason=_REASON)  # type: ignore[no-untyped-call]
+
+
+def _pack_as(packed: PackedSequence, outputs: Any, lengths: Tensor) -> PackedSequence:
+    if not isinstance(outputs, Tensor):
+        raise UnsupportedError("a PackedSequence goes in, so a tensor must come out of each step, not a pytree of them")
+    order = packed.sorted_indices
+    if order is not None:
+        outputs, lengths = outputs.index_select(0, order), lengths[order.cpu()]
+    again = pack_padded_sequence(outputs, lengths, batch_first=True)
+    return PackedSequence(again.data, again.batch_sizes, order, packed.unsorted_indices)
+
+
+def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first: bool) -> Outcome:
+    state, loss_fn = request.state, request.loss_fn
+    example = inputs(0) if callable(inputs) else inputs
+    if state is None:
+        if not isinstance(example, Tensor):
+            raise InputError(f"state=None: the inputs of {core.name} are no single tensor; give it a start state")
+        # The dimension of the batch: a cell sees a step of the inputs, a function has taken one out already.
+        whole = example.dim() + (1 if callable(inputs) else 0)
+        batched = whole == 3
+        place = 0 if callable(inputs) or batch_first else 1
+        state = core.start(example, example.shape[place] if batched else None)
+    probe = Steps(core, inputs, state, request.steps, batch_first)
+    if lengths is not None:
+        lengths = check_lengths(lengths, _batch(probe), probe.time_steps)
+    chunk = check_chunk(core, request.chunk, request.budget)
+
+    def chunked(size: int) -> Steps:
+        return Steps(core, inputs, state, request.steps, batch_first, size, lengths, loss_fn)
+
+    if chunk is None:
+        assert request.budget is not None
+        recording = torch.is_grad_enabled()
+        chunk = (
+            choose_chunk(probe.time_steps, request.budget, lambda size: weigh(chunked(size)), request.strategy)
+            if recording
+            else probe.time_steps
+        )
+    steps = chunked(min(chunk, probe.time_steps))
+    if request.plan is not None and request.plan.steps != steps.count:
+        raise InputError(f"plan is for {request.plan.steps} steps, but the sequence has {steps.count}; make one for it")
+    if not torch.is_grad_enabled():
+        return _without_graph(steps, None)
+    modules = modules_of(core, loss_fn, inputs if callable(inputs) else None)
+    first, sizes, leaves, changing = _first_step(steps, modules)
+    tensors = (*steps.inputs, *steps.state, *leaves)
+    if not any(tensor.requires_grad for tensor in tensors):
+        return _without_graph(steps, first)
+    choice = choose(steps.count, sizes, request.budget, request.slots, request.plan, request.strategy)
+    wanted = [x.requires_grad for x in steps.inputs]
+    result = follow(Run(steps, choice.plan, leaves, wanted, first, changing))
+    assert steps.outputs_form is not None
+    ends = len(result) - steps.state_size
+    outputs = result[0] if loss_fn is not None else tree_unflatten(list(result[:ends]), steps.outputs_form)
+    return Outcome(outputs, steps.state_of(list(result[ends:])), chunk, choice)
+
+
+def _batch(steps: Steps) -> int:
+    """The number of rows, for lengths."""
+    if steps.stream is not None or not steps.inputs:
+        leaf, place = next(iter(steps.state), None), 0 if steps.core.fused is None else 1
+    else:
+        leaf, place = steps.inputs[0], 1 - steps.dim
+    if leaf is None or leaf.dim() <= place:
+        raise ShapeError("lengths needs inputs with a dimension for the batch")
+    return int(leaf.shape[place])
+
+
+def _without_graph(steps: Steps, first: First | None) -> Outcome:
+    """Just run forward."""
+    state, total = list(steps.state), None
+    filled: list[Tensor] = []
+    with torch.no_grad():
+        for index in range(steps.count):
+            if index == 0 and first is not None and first.internal is not None:
+                ys, state, loss = first.outputs, first.internal.next_state, first.loss
+            else:
+                ys, state, loss = steps.run(index, steps.slices(steps.inputs, index), state)
+            if loss is not None:
+                total = loss if total is None else total + loss
+                continue
+            filled = filled or [steps.blank(y) for y in ys]
+            for place, y in zip(steps.slices(filled, index), ys, strict=True):
+                place.copy_(y)
+    assert steps.outputs_form is not None
+    outputs = total if total is not None else tree_unflatten(filled, steps.outputs_form)
+    return Outcome(outputs, steps.state_of(state), steps.chunk, None)
+
+
+def _first_step(steps: Steps, modules: list[nn.Module]) -> tuple[First, Sizes, list[Tensor], list[nn.Module]]:
+    """Run the first step with a graph, to learn from it what there is to know.
+
+    Returns:
+        The step, what it weighs, the leaves whose gradients are wanted, and the modules if steps change their buffers.
+    """
+    name, loss_fn, stream = steps.core.name, steps.loss_fn, steps.stream
+    devices = devices_of([*steps.inputs, *steps.state])
+    generators = generator_states(devices)
+    buffers = Buffers(modules)
+    since = sequence_number()
+    meter = Meter([*steps.inputs, *tensors_of(steps.core, loss_fn, stream)])
+    versions = [tensor._version for tensor in (*steps.inputs, *steps.state)]
+    with meter:
+        internal, ys, loss = record_first(steps)
+    if versions != [tensor._version for tensor in (*steps.inputs, *steps.state)]:
+        raise UnsupportedError(f"core {name} changes its inputs or its state in place; let it make new tensors")
+    leaves, foreign = walk(internal, since)
+    meter.forget(leaves)
+    if foreign:
+        named = name_of(foreign[0], steps.core, loss_fn, stream) or foreign[0].name()
+        raise UnsupportedError(
+            f"core {name} uses {named!r}, a tensor from outside that was computed from others, so that its gradient "
+            "would be lost; hand it over in the inputs or in the state"
+        )
+    drew = draws(modules) or moved(generators, generator_states(devices))
+    changed = buffers.changed()
+    if changed:
+        _check_buffers(steps, internal, ys, Buffers(modules), changed, devices, generators)
+    trained = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
+    wanted = list(dict.fromkeys([*trained, *leaves]))
+    sizes = sizes_of(internal, meter, generators if drew else [])
+    return First(internal, ys, loss, generators), sizes, wanted, modules if changed else []
+
+
+def _check_buffers(
+    steps: Steps,
+    internal: Internal,
+    ys: list[Tensor],
+    behind: Buffers,
+    changed: list[str],
+    devices: list[torch.device],
+    generators: list[Tensor],
+) -> None:
+    """A core that changes buffers must not depend on them: run its first step once more and compare."""
+    now = generator_states(devices)
+    set_generator_states(devices, generators)
+    again, ys_again, _ = record_first(steps)
+    set_generator_states(devices, now)
+    behind.restore()
+    pairs = zip((*ys, *internal.next_state), (*ys_again, *again.next_state), strict=True)
+    if not all(torch.allclose(a, b, equal_nan=True) for a, b in pairs):
+        raise UnsupportedError(
+            f"core {steps.core.name} changes its buffer {changed[0]!r} in every step and depends on it, so that a step "
+            "run again would give something else; keep it in the state, or put that part into eval()"
+        )
