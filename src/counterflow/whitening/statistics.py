@@ -203,7 +203,7 @@ def over_loader(model: nn.Module, layers: Layers, loader: Iterable[Any], samples
         model: Called on the inputs of each batch.
         layers: Whose statistics.
         loader: Batches: tensors, sequences whose first item is the input, or dictionaries of named arguments.
-        samples: How many examples are enough.
+        samples: How many examples are enough, over all ranks, each of which has a loader of its own.
 
     Raises:
         InputError: If the loader gives no batch, or one of another kind.
@@ -217,7 +217,7 @@ def over_loader(model: nn.Module, layers: Layers, loader: Iterable[Any], samples
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             for batch in loader:
                 seen += _run(model, batch, device)
-                if seen >= samples:
+                if seen * world_size() >= samples:
                     break
     finally:
         for hook in hooks:
