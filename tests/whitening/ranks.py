@@ -75,11 +75,15 @@ def train(case: str, checkpoint: Path | None = None) -> dict[str, Any]:
             new = checkpoint.with_suffix(".new")
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, new)
             new.replace(checkpoint)
-        if checkpoint is not None and sys.argv[2:] == ["die"] and step + 1 == DIES_AFTER and rank == 1 and start == 0:
+        if checkpoint is not None and (sys.argv[2:], rank, step + 1, _attempt()) == (["die"], 1, DIES_AFTER, 0):
             os._exit(9)
     state = model.state_dict()
     h.undo()
     return state
+
+
+def _attempt() -> int:
+    return int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
 
 def main(folder: Path) -> None:
@@ -100,8 +104,7 @@ def main(folder: Path) -> None:
     counts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(counts, solved)
     if dist.get_rank() == 0:
-        attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-        (folder / "done.json").write_text(json.dumps({"solved": counts, "attempt": attempt}))
+        (folder / "done.json").write_text(json.dumps({"solved": counts, "attempt": _attempt()}))
     dist.barrier()
     dist.destroy_process_group()
 
