@@ -44,7 +44,12 @@ def moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
 
 def draws(modules: Iterable[nn.Module]) -> bool:
     """Whether a step of these modules may draw random numbers, even if the first one has not."""
-    return any(isinstance(part, nn.modules.dropout._DropoutNd) for module in modules for part in module.modules())
+    return any(
+        part.training and getattr(part, "p" if isinstance(part, nn.modules.dropout._DropoutNd) else "dropout", 0.0) > 0
+        for module in modules
+        for part in module.modules()
+        if isinstance(part, nn.modules.dropout._DropoutNd | nn.RNNBase)
+    )
 
 
 class Buffers:

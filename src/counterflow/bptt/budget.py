@@ -86,6 +86,7 @@ class Sizes:
         gradient: The errors of one hidden state.
         generator: A copy of the random generator's state, which goes with every stored state; 0 where the core draws no
             random numbers.
+        outputs: What a step puts out, until it is handed on, as far as it is no part of the internal state.
     """
 
     hidden: int
@@ -93,6 +94,7 @@ class Sizes:
     shared: int
     gradient: int
     generator: int = 0
+    outputs: int = 0
 
     @property
     def alpha(self) -> float:
@@ -108,12 +110,14 @@ class Sizes:
     def smallest(self) -> int:
         """What is needed before anything is stored, hence the smallest budget that works.
 
-        The start state; then the larger of an internal state with the errors at both its ends, and of two hidden
-        states, before and behind a step, with the errors that wait.
+        The start state and the error of the final one; then the largest of an internal state with the errors at both
+        its ends, of one with the error at its end and its outputs, and of two hidden states, before and behind a step,
+        with outputs and the error that waits.
         """
-        working = max(self.internal + 2 * self.gradient, 2 * self.hidden + self.gradient)
+        run = max(self.internal, 2 * self.hidden) + self.gradient + self.outputs
+        working = max(self.internal + 2 * self.gradient, run)
         # The generator's state is kept for the start, and once for the caller while steps are run again.
-        return self.hidden + working + 2 * self.generator
+        return self.hidden + self.gradient + working + 2 * self.generator
 
 
 def measure(core: Any, x: Any, state: Any = None, *, loss_fn: Any = None) -> Sizes:
@@ -157,31 +161,37 @@ def weigh(steps: Steps) -> Sizes:
     meter = Meter([*steps.inputs, *tensors_of(*functions)])
     since = sequence_number()
     with meter:
-        internal, _, _ = record_first(steps)
+        internal, outputs, _ = record_first(steps)
     meter.forget(walk(internal, since)[0])
     drew = draws(modules) or moved(generators, generator_states(devices))
     set_generator_states(devices, generators)
     buffers.restore()
-    return sizes_of(internal, meter, generators if drew else [])
+    return sizes_of(internal, outputs, meter, generators if drew else [])
 
 
-def sizes_of(internal: Internal, meter: Meter, generators: Sequence[Tensor]) -> Sizes:
+def sizes_of(internal: Internal, outputs: Sequence[Tensor], meter: Meter, generators: Sequence[Tensor]) -> Sizes:
     """What a recorded step weighs.
 
     Args:
         internal: The step.
+        outputs: Leaves of its outputs.
         meter: What was entered while it ran.
         generators: The states of the random generators that it draws from.
     """
     for tensor in (*internal.state, *internal.next_state):
         meter.see(tensor)
+    kept = meter.total
     starts = {storage_of(tensor)[0]: storage_of(tensor)[1] for tensor in internal.state}
+    shared = kept - sum(size for key, size in starts.items() if meter.counts(key))
+    for tensor in outputs:
+        meter.see(tensor)
     return Sizes(
         hidden=max(_dense(internal.state), _dense(internal.next_state)),
-        internal=meter.total,
-        shared=meter.total - sum(size for key, size in starts.items() if meter.counts(key)),
+        internal=kept,
+        shared=shared,
         gradient=sum(s.nbytes for s in internal.next_state if differentiable(s)),
         generator=sum(each.nbytes for each in generators),
+        outputs=meter.total - kept,
     )
 
 

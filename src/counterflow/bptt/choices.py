@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -75,14 +76,19 @@ def choose(
             f"budget={budget!r} is too small for one internal state: this core needs {format_bytes(sizes.smallest)} "
             f"({sizes.smallest} bytes) before anything is stored; give at least that"
         )
-    names: tuple[Strategy, ...] = (strategy,) if strategy is not None else ("hidden", "internal", "mixed")
-    found = [Choice(each, sizes, allowed) for name in names if (each := _within(steps, room, name, sizes)) is not None]
-    if not found:
+    best = cheapest(steps, room, ("hidden", "internal", "mixed") if strategy is None else (strategy,), sizes)
+    if best is None:
         raise InputError(
             f"budget={budget!r} leaves {format_bytes(room)} to store states in, less than strategy={strategy!r} needs; "
             "leave the strategy out, or raise the budget"
         )
-    return min(found, key=lambda choice: choice.plan.forwards)
+    return Choice(best, sizes, allowed)
+
+
+def cheapest(steps: int, room: int, strategies: Sequence[Strategy], sizes: Sizes) -> Plan | None:
+    """The plan with the fewest forward operations that stores no more than ``room`` bytes; None where none does."""
+    plans = [plan for strategy in strategies if (plan := _within(steps, room, strategy, sizes)) is not None]
+    return min(plans, key=lambda plan: plan.forwards, default=None)
 
 
 @functools.lru_cache(maxsize=256)  # training asks for the same plan in every iteration

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from counterflow.bptt.budget import Sizes, parse_bytes
-from counterflow.bptt.choices import choose
+from counterflow.bptt.choices import cheapest
 from counterflow.bptt.cores import Core
 from counterflow.bptt.plans import Strategy
 from counterflow.exceptions import InputError
@@ -69,16 +69,17 @@ def choose_chunk(
     short, long = min(2, time_steps), min(4, time_steps)
     first = weigh(short)
     slope = (weigh(long).internal - first.internal) / (long - short) if long > short else first.internal / short
-    strategies: tuple[Strategy | None, ...] = ("hidden", "internal") if strategy is None else (strategy,)
+    strategies: tuple[Strategy, ...] = ("hidden", "internal") if strategy is None else (strategy,)
     best, chosen, chunk = float("inf"), 1, 1
     while True:
         grown = round(slope * (chunk - short))
         internal = max(first.internal + grown, first.hidden + 1)
-        sizes = Sizes(first.hidden, internal, max(first.shared + grown, 1), first.gradient, first.generator)
-        if sizes.smallest <= allowed:
-            count = -(-time_steps // chunk)
-            forwards = min(choose(count, sizes, budget, strategy=name).plan.forwards for name in strategies)
-            predicted = (forwards + 2 * count) * (chunk + _CALL)
+        shared, outputs = max(first.shared + grown, 1), -(-first.outputs * chunk // short)
+        sizes = Sizes(first.hidden, internal, shared, first.gradient, first.generator, outputs)
+        count = -(-time_steps // chunk)
+        plan = cheapest(count, allowed - sizes.smallest, strategies, sizes) if sizes.smallest <= allowed else None
+        if plan is not None:
+            predicted = (plan.forwards + 2 * count) * (chunk + _CALL)
             if predicted < best:
                 best, chosen = predicted, chunk
         if chunk == time_steps:

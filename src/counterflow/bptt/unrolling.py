@@ -175,15 +175,8 @@ def _pack_as(packed: PackedSequence, outputs: Any, lengths: Tensor) -> PackedSeq
 
 def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first: bool) -> Outcome:
     state, loss_fn = request.state, request.loss_fn
-    example = inputs(0) if callable(inputs) else inputs
     if state is None:
-        if not isinstance(example, Tensor):
-            raise InputError(f"state=None: the inputs of {core.name} are no single tensor; give it a start state")
-        # The dimension of the batch: a cell sees a step of the inputs, a function has taken one out already.
-        whole = example.dim() + (1 if callable(inputs) else 0)
-        batched = whole == 3
-        place = 0 if callable(inputs) or batch_first else 1
-        state = core.start(example, example.shape[place] if batched else None)
+        state = _start(core, inputs, batch_first)
     probe = Steps(core, inputs, state, request.steps, batch_first)
     if lengths is not None:
         lengths = check_lengths(lengths, _batch(probe), probe.time_steps)
@@ -217,6 +210,18 @@ def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first
     ends = len(result) - steps.state_size
     outputs = result[0] if loss_fn is not None else tree_unflatten(list(result[:ends]), steps.outputs_form)
     return Outcome(outputs, steps.state_of(list(result[ends:])), chunk, choice)
+
+
+def _start(core: Core, inputs: Any, batch_first: bool) -> Any:
+    """Zeros that fit the inputs."""
+    streamed = callable(inputs)
+    example = inputs(0) if streamed else inputs
+    if not isinstance(example, Tensor):
+        raise InputError(f"state=None: the inputs of {core.name} are no single tensor; give it a start state")
+    # A function hands out a time step at a time, so the dimension for time is missing.
+    batched = example.dim() == (2 if streamed else 3)
+    place = 0 if streamed or batch_first else 1
+    return core.start(example, example.shape[place] if batched else None)
 
 
 def _batch(steps: Steps) -> int:
@@ -282,7 +287,7 @@ def _first_step(steps: Steps, modules: list[nn.Module]) -> tuple[First, Sizes, l
         _check_buffers(steps, internal, ys, Buffers(modules), changed, devices, generators)
     trained = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
     wanted = list(dict.fromkeys([*trained, *leaves]))
-    sizes = sizes_of(internal, meter, generators if drew else [])
+    sizes = sizes_of(internal, ys, meter, generators if drew else [])
     return First(internal, ys, loss, generators), sizes, wanted, modules if changed else []
 
 
