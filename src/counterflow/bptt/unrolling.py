@@ -226,11 +226,12 @@ def _start(core: Core, inputs: Any, batch_first: bool) -> Any:
 
 def _batch(steps: Steps) -> int:
     """The number of rows, for lengths."""
-    if steps.stream is not None or not steps.inputs:
-        leaf, place = next(iter(steps.state), None), 0 if steps.core.fused is None else 1
+    fused = steps.core.fused is not None
+    if steps.stream is not None:
+        leaf, place, least = next(iter(steps.state), None), int(fused), 1 + fused
     else:
-        leaf, place = steps.inputs[0], 1 - steps.dim
-    if leaf is None or leaf.dim() <= place:
+        leaf, place, least = steps.inputs[0], 1 - steps.dim, 2 + fused
+    if leaf is None or leaf.dim() < least:
         raise ShapeError("lengths needs inputs with a dimension for the batch")
     return int(leaf.shape[place])
 
