@@ -13,17 +13,29 @@ from counterflow.bptt.actions import (
     StoreHidden,
     StoreInternal,
 )
+from counterflow.bptt.budget import Sizes, format_bytes, measure, parse_bytes
+from counterflow.bptt.explanation import Explanation, Option, StepTimes, explain
 from counterflow.bptt.plans import Plan, plan
+from counterflow.bptt.unrolling import unroll
 
 __all__ = [
     "Action",
     "Advance",
     "Backward",
+    "Explanation",
     "Forward",
+    "Option",
     "Plan",
     "Release",
     "Restore",
+    "Sizes",
+    "StepTimes",
     "StoreHidden",
     "StoreInternal",
+    "explain",
+    "format_bytes",
+    "measure",
+    "parse_bytes",
     "plan",
+    "unroll",
 ]

@@ -36,6 +36,7 @@ VERBS = {
     "list": Verb("list", "list_command", "the methods and the papers that are here, one line each"),
     "reproduce": Verb("reproduce", "reproduce_command", "rerun a paper's tables and compare them with the paper"),
     "report": Verb("report", "report_command", "write the page of a finished run again, and open it"),
+    "plan": Verb("plan", "plan_command", "what a memory budget costs a recurrent net in time"),
     "data": Verb("data", "data_command", "which data sets there are, where they are, whether they are intact"),
 }
 
@@ -56,6 +57,7 @@ examples:
   counterflow reproduce tempering                      a first look, under a minute
   counterflow reproduce tempering --profile laptop     the table, with a report
   counterflow report                                   that report again
+  counterflow plan --steps 1000 --budget 64MiB         what a memory budget costs an LSTM in time
   counterflow data where                               where data sets are looked for
 
 counterflow VERB --help says more.

@@ -1,0 +1,126 @@
+"""The curve of slowdown against memory: as a picture, and in letters for a terminal."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from counterflow.bptt.budget import format_bytes
+from counterflow.exceptions import InputError, MissingExtraError
+
+__all__ = ["draw", "letters", "require_target"]
+
+_INK, _SOFT, _GRID = "#1b1f24", "#6a737d", "#e4e7eb"
+_TOP = 4.0  # what is slower than this would press the rest of the curve flat
+
+
+def require_target(path: str | PathLike[str]) -> Path:
+    """Find out before the work that a picture can be written.
+
+    Raises:
+        InputError: If there is no such folder, or the suffix is none of a picture.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
+    if target.is_dir():
+        raise InputError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError:
+        raise MissingExtraError("plot", "drawing the curve") from None
+    if target.suffix.removeprefix(".").lower() not in FigureCanvasAgg.get_supported_filetypes():
+        raise InputError(f"cannot write {str(target)!r}: its suffix must be .png, .svg or .pdf")
+    return target
+
+
+def draw(path: str | PathLike[str], points: Sequence[tuple[int, float]], title: str) -> None:
+    """Draw and write the picture, to a temporary name first.
+
+    Args:
+        path: Its suffix says what kind of picture.
+        points: Bytes and slowdown of each budget.
+        title: Stands above it.
+
+    Raises:
+        InputError: If no such file can be written.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    target = require_target(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.8), layout="constrained", facecolor="white")
+    axes: Any = figure.add_subplot()
+    shown = _shown(points)
+    memory, slowdown = zip(*shown, strict=True)
+    axes.plot(memory, slowdown, color=_INK, linewidth=1.4, marker="o", markersize=5)
+    axes.axhline(1.0, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "plain backpropagation through time", (1.0, 1.0), xycoords=("axes fraction", "data"), xytext=(-4, 4),
+        textcoords="offset points", ha="right", fontsize=8.5, color=_SOFT,
+    )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda size, _: format_bytes(max(1, round(size))))
+    beyond = f"; {left} budgets above the top" if (left := len(points) - len(shown)) else ""
+    axes.set_xlabel(f"memory kept for going back{beyond}", color=_SOFT)
+    axes.set_ylabel("time of an iteration, plain = 1", color=_SOFT)
+    axes.grid(True, color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=_SOFT)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=_INK)
+    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
+    try:
+        figure.savefig(temporary, dpi=144)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"cannot write {str(target)!r}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def letters(
+    points: Sequence[tuple[int, float]], chosen: int | None = None, width: int = 64, height: int = 12
+) -> list[str]:
+    """The same curve in letters: memory to the right on a log axis, slowdown upward.
+
+    Args:
+        points: Bytes and slowdown of each budget.
+        chosen: Which of them is marked by ``@``.
+        width: Letters across.
+        height: Lines.
+
+    Example:
+        >>> for line in letters([(2**20, 2.0), (2**22, 1.5), (2**24, 1.0)], chosen=1, width=24, height=3):
+        ...     print(line)
+         2.00 |*
+         1.50 |            @
+         1.00 |                       *
+               1MiB               16MiB
+    """
+    shown = _shown(points)
+    marked = None if chosen is None else points[chosen]
+    left, right = (math.log(end(memory for memory, _ in shown)) for end in (min, max))
+    bottom, top = 1.0, max(1.0 + 1e-9, *(slowdown for _, slowdown in shown))
+    grid = [[" "] * width for _ in range(height)]
+    for memory, slowdown in sorted(shown, key=lambda point: point == marked):  # the marked one last, on top
+        column = round((math.log(memory) - left) / (right - left) * (width - 1)) if right > left else 0
+        line = round((top - slowdown) / (top - bottom) * (height - 1))
+        grid[line][column] = "@" if (memory, slowdown) == marked else "*"
+    lines = []
+    for number, cells in enumerate(grid):
+        value = top - (top - bottom) * number / (height - 1)
+        lines.append(f"{value:5.2f} |{''.join(cells)}".rstrip())
+    ends = format_bytes(min(memory for memory, _ in shown)), format_bytes(max(memory for memory, _ in shown))
+    lines.append(f"{'':7}{ends[0]}{ends[1]:>{width - len(ends[0])}}")
+    return lines
+
+
+def _shown(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+    """The points that a curve can show beside each other; all, if there are no such."""
+    return [point for point in points if point[1] <= _TOP] or points
