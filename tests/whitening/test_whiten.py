@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 import counterflow as cf
@@ -525,3 +527,17 @@ def test_a_loader_may_give_pairs_and_dictionaries():
         assert model.drop.training
         assert wanted is None or torch.equal(metric, wanted)
         wanted = metric
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's exporter warns of itself
+def test_the_folded_model_exports_to_onnx(tmp_path):
+    model = nn.Sequential(nn.Conv1d(1, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(15, 2))
+    optimizer = adam(model)
+    x = X[:8, None]
+    h = cf.whiten(model, optimizer, loader=[X[:, None]])
+    F.cross_entropy(model(x), T[:8] % 2).backward()
+    optimizer.step()
+    path = tmp_path / "folded.onnx"
+    torch.onnx.export(h.fold().eval(), (x,), path, dynamo=True, verbose=False)
+    (got,) = ReferenceEvaluator(str(path)).run(None, {onnx.load(path).graph.input[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), model(x).detach(), rtol=1e-4, atol=1e-5)
