@@ -422,6 +422,7 @@ class Odd(nn.Module):
         self.shunted = nn.Linear(4, 4)
         self.lazy = nn.LazyLinear(4)
         self.attention = nn.MultiheadAttention(4, 2)
+        self.rnn = nn.LSTM(4, 3, num_layers=2)
         self.free = nn.Linear(4, 4)
         self.head = nn.Linear(4, 2)
         cf.attach(self, {"shunted": cf.backward.shunt()})
@@ -442,11 +443,13 @@ def test_what_is_left_alone_is_listed_with_the_reason():
         "tied": "it shares a parameter with another module, whose inputs are others",
         "shunted": "it has shunt() already, and a layer has one backward pass; undo that first",
         "lazy": "its weight has no shape yet; run a batch through the model first",
-        "attention": "whitening knows no linear map of the inputs in a MultiheadAttention",
-        "attention.out_proj": "MultiheadAttention uses its weight without calling it",
+        "attention.out_proj": "MultiheadAttention uses its weight without calling it, and its input cannot be seen",
+        "rnn.weight_hh_l0": "its input cannot be seen from outside",
+        "rnn.weight_ih_l1": "its input cannot be seen from outside",
         "free": "its weight is not in the optimizer",
     }
-    assert [row.layer for row in h.table() if row.done != "left alone"] == ["conv", "head"]
+    done = [row.layer for row in h.table() if row.done != "left alone"]
+    assert done == ["conv", "attention.q", "attention.k", "attention.v", "rnn.ih_l0", "rnn.hh_l1", "head"]
 
 
 def test_a_bias_with_a_rate_of_its_own_makes_the_layer_explicit():

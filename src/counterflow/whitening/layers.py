@@ -20,7 +20,6 @@ Form = Literal["canonical", "explicit"]
 Stand = Literal["auto", "canonical", "explicit"]
 Layers = list["Layer"]
 
-_PREFIX = "whiten_"
 _WEIGHED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # What must agree between the groups of a weight and its bias for the canonical form to be the whitened layer's step.
 _SHARED = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
@@ -35,6 +34,10 @@ class Layer:
         module: The layer.
         form: Whether its parameters stay canonical, or hold V and d.
         centered: Whether a bias that learns can take up the mean; without one, c is 0.
+        note: What the table says of its last projection.
+        drift: How far it had drifted when that was last looked at.
+        prefix: What the names of its buffers begin with.
+        label: Its name in the table.
     """
 
     name: str
@@ -43,11 +46,13 @@ class Layer:
     centered: bool
     note: str = ""
     drift: float | None = None
+    prefix: str = "whiten_"
+    label: str = ""
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """W, or V in the explicit form."""
-        return self.module.get_parameter("weight")
+        return tensor_of(self.module, "weight")
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -72,17 +77,23 @@ class Layer:
         return self.weight.shape[0] // self.groups
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.module.get_buffer(_PREFIX + name)
+        return self.module.get_buffer(self.prefix + name)
 
     def add_buffers(self, buffers: Mapping[str, Tensor]) -> None:
         """Put buffers on the module, whose names there begin with ``whiten_``."""
         for name, value in buffers.items():
-            self.module.register_buffer(_PREFIX + name, value)
+            self.module.register_buffer(self.prefix + name, value)
 
     def remove_buffers(self) -> None:
         """Take all of them off again."""
-        for name in [name for name in self.module._buffers if name.startswith(_PREFIX)]:
+        for name in [name for name in self.module._buffers if name.startswith(self.prefix)]:
             delattr(self.module, name)
+
+    def seen(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
+        """Its input in a call of the module, with a batch dimension where the call had none."""
+        x: Tensor = args[0] if args else kwargs["input"]
+        own = 2 if isinstance(self.module, nn.Linear) else self.weight.ndim
+        return x[None] if x.ndim < own else x
 
     def matrices(self, size: int, start: float = 0.0) -> Tensor:
         """One matrix a group in the precision of statistics: ``start`` times the identity."""
@@ -110,13 +121,16 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
     return value
 
 
-def find_layers(model: nn.Module, optimizer: torch.optim.Optimizer, form: Stand) -> tuple[Layers, list[Row]]:
+def find_layers(
+    model: nn.Module, optimizer: torch.optim.Optimizer, form: Stand, inside: tuple[type[nn.Module], ...] = ()
+) -> tuple[Layers, list[Row]]:
     """The layers to whiten, and a row for each module with weights of its own that is left alone.
 
     Args:
         model: Where to look.
         optimizer: What trains it; only what it holds is whitened.
         form: What the user asked for.
+        inside: Kinds of modules that are looked at elsewhere.
 
     Raises:
         UnsupportedError: If the canonical form is asked for where it is not the whitened layer's step.
@@ -136,10 +150,10 @@ def find_layers(model: nn.Module, optimizer: torch.optim.Optimizer, form: Stand)
     rows: list[Row] = []
     attention = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for name, module in model.named_modules():
-        if not any(p is not None for p in module._parameters.values()):
+        if isinstance(module, inside) or not any(p is not None for p in module._parameters.values()):
             continue
         reason = (
-            "MultiheadAttention uses its weight without calling it"
+            "MultiheadAttention uses its weight without calling it, and its input cannot be seen"
             if id(module) in attention
             else _why_not(module, groups, owners)
         )
@@ -148,7 +162,8 @@ def find_layers(model: nn.Module, optimizer: torch.optim.Optimizer, form: Stand)
             continue
         bias = module.bias
         centered = isinstance(bias, nn.Parameter) and bias.requires_grad and id(bias) in groups
-        layers.append(Layer(name, module, _form(name, module, groups, centered, optimizer, form), centered))
+        kind = _form(name, module, groups, centered, optimizer, form)
+        layers.append(Layer(name, module, kind, centered, label=name))
     return layers, rows
 
 

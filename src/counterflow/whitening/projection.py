@@ -165,7 +165,7 @@ def _wanted(layer: Layer, mean: Tensor, covariance: Tensor, rules: Rules) -> tup
 
 
 def _metric(layer: Layer) -> Tensor:
-    if "whiten_metric" in layer.module._buffers:
+    if f"{layer.prefix}metric" in layer.module._buffers:
         return layer["metric"]
     return layer["basis"].transpose(1, 2) @ layer["basis"]
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn.utils.rnn import PackedSequence
 
 from counterflow.backward.reduce import prepare_ranks, sum_over_ranks, widen, world_size
 from counterflow.exceptions import InputError, UnsupportedError
@@ -121,10 +122,11 @@ class Gather:
     SWITCH = "whiten_gathering"
 
     def __init__(self, layer: Layer, errors: bool) -> None:
+        self.layer = layer
         self.shape = (layer.groups, layer.weight.ndim > 2)
-        self.names = [f"whiten_{prefix}{name}" for prefix in ("", "error_")[: 1 + errors] for name in _NAMES]
+        self.names = [f"{layer.prefix}{each}{name}" for each in ("", "error_")[: 1 + errors] for name in _NAMES]
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if not getattr(module, self.SWITCH) or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return output
         if not torch.compiler.is_compiling():
@@ -134,17 +136,16 @@ class Gather:
                     "whiten() keeps statistics from step to step, which torch.func cannot carry; give it a loader, or "
                     "use torch.func between the steps that gather"
                 )
-        x = batched(module, args[0] if args else kwargs["input"])
+        x = self.layer.seen(args, kwargs, output).detach()
         state = [tensor_of(module, name) for name in self.names]
-        result = _Gather.apply(output, x.detach(), self.shape, *state)  # type: ignore[no-untyped-call]
-        assert isinstance(result, Tensor)
-        return result
-
-
-def batched(module: nn.Module, x: Tensor) -> Tensor:
-    """The input with a batch dimension, where a layer was called on one example without."""
-    own = 2 if isinstance(module, nn.Linear) else tensor_of(module, "weight").ndim
-    return x[None] if x.ndim < own else x
+        if isinstance(output, Tensor):
+            return _Gather.apply(output, x, self.shape, *state)  # type: ignore[no-untyped-call]
+        # Attention and recurrent layers return their output first, which may be packed.
+        first = output[0]
+        if isinstance(first, PackedSequence):
+            data = _Gather.apply(first.data, x, self.shape, *state)  # type: ignore[no-untyped-call]
+            return first._replace(data=data), *output[1:]
+        return _Gather.apply(first, x, self.shape, *state), *output[1:]  # type: ignore[no-untyped-call]
 
 
 def add_statistics(layer: Layer, errors: bool) -> None:
@@ -233,8 +234,8 @@ def over_loader(model: nn.Module, layers: Layers, loader: Iterable[Any], samples
 
 
 def _look(layer: Layer) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        x = batched(module, args[0] if args else kwargs["input"])
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        x = layer.seen(args, kwargs, output)
         state = [layer[name] for name in _NAMES]
         _accumulate(x, (layer.groups, layer.weight.ndim > 2), state, ranks=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import torch
@@ -20,12 +21,13 @@ from counterflow.whitening.canonical import Precondition
 from counterflow.whitening.explicit import Project, Recenter
 from counterflow.whitening.layers import Layer, Layers, Stand, find_layers
 from counterflow.whitening.projection import Matrix, Rules, project, unwhiten
+from counterflow.whitening.projections import INSIDE, Bend, Part, Unbend, find_parts
 from counterflow.whitening.schedule import CLOCK, Schedule
 from counterflow.whitening.statistics import Gather, add_statistics, over_loader, reset
 
 __all__ = ["WhitenHandle", "whiten"]
 
-_HOOKS = (Precondition, Gather, Project, Recenter, Schedule)
+_HOOKS = (Precondition, Gather, Project, Recenter, Bend, Unbend, Schedule)
 
 
 class WhitenHandle(Handle):
@@ -73,7 +75,7 @@ class WhitenHandle(Handle):
         """
         twin = copy.deepcopy(self.model)
         if self.attached:
-            _strip(twin, [Layer(each.name, *_place(twin, each)) for each in self._layers])
+            _strip(twin, [replace(each, module=twin.get_submodule(each.name)) for each in self._layers])
         return twin
 
     def undo(self) -> None:
@@ -132,11 +134,15 @@ class WhitenHandle(Handle):
     def _rows(self) -> Table:
         if not self.attached:
             return Table("Whitened, and undone", [])
-        order = {name: index for index, (name, _) in enumerate(self.model.named_modules())}
+        names = [name for name, _ in self.model.named_modules()]
         rows = [*self._left_alone, *(_row(layer) for layer in self._layers)]
         schedule = self._schedule
         note = f"step {schedule.step}, {'adaptive, looked at' if self._rules.adaptive is not None else 'projected'}"
-        return Table("Whitened", sorted(rows, key=lambda row: order[row.layer]), f"{note} every {schedule.every} steps")
+
+        def place(row: Row) -> int:  # that of the module, where a row is about a part of it
+            return names.index(row.layer if row.layer in names else row.layer.rpartition(".")[0])
+
+        return Table("Whitened", sorted(rows, key=place), f"{note} every {schedule.every} steps")
 
 
 def _row(layer: Layer) -> Row:
@@ -154,7 +160,7 @@ def _row(layer: Layer) -> Row:
     if not layer.centered:
         notes.append("not centered, since it has no bias that learns")
     done = "whitened" if projected >= 0 else "not projected yet"
-    return Row(layer.name, type(layer.module).__name__, done, "; ".join(notes), values)
+    return Row(layer.label, type(layer.module).__name__, done, "; ".join(notes), values)
 
 
 def whiten(
@@ -253,7 +259,9 @@ def whiten(
         raise InputError(
             "errors are whitened by those of backward passes, which a loader has none of; leave loader out"
         )
-    layers, left_alone = find_layers(model, optimizer, form)
+    layers, left_alone = find_layers(model, optimizer, form, INSIDE)
+    parts, others = find_parts(model, optimizer, form != "explicit" and not diagonal and errors is None)
+    layers, left_alone = [*layers, *parts], left_alone + others
     if not layers:
         first = left_alone[0]
         raise UnsupportedError(
@@ -269,6 +277,9 @@ def whiten(
         )
     for layer in layers:
         _install(layer, rules)
+    for module in dict.fromkeys(part.module for part in parts):
+        module.register_forward_pre_hook(Bend([part for part in parts if part.module is module]), with_kwargs=True)
+        module.register_forward_hook(Unbend(), with_kwargs=True, always_call=True)
     gathering = layers if loader is None else []
     for layer in gathering:
         layer.module.register_forward_hook(Gather(layer, errors is not None), with_kwargs=True)
@@ -338,6 +349,8 @@ def _install(layer: Layer, rules: Rules) -> None:
         new["error_metric"] = layer.matrices(layer.outputs, 1.0)
     layer.add_buffers(new)
     add_statistics(layer, rules.errors is not None)
+    if isinstance(layer, Part):
+        return
     if layer.form == "canonical":
         install(layer.module, Precondition(layer, rules.diagonal, rules.errors is not None))
         return
@@ -345,10 +358,6 @@ def _install(layer: Layer, rules: Rules) -> None:
     layer.module.register_forward_pre_hook(Project(layer.groups if convolution else None), with_kwargs=True)
     if convolution:
         layer.module.register_forward_hook(Recenter(), prepend=True, with_kwargs=True)
-
-
-def _place(twin: nn.Module, layer: Layer) -> tuple[nn.Module, Any, bool]:
-    return twin.get_submodule(layer.name), layer.form, layer.centered
 
 
 def _strip(model: nn.Module, layers: Layers, optimizer: Optimizer | None = None) -> None:
@@ -363,5 +372,6 @@ def _strip(model: nn.Module, layers: Layers, optimizer: Optimizer | None = None)
             hooks = getattr(module, f"_{kind}")
             for key in [key for key, hook in hooks.items() if isinstance(hook, _HOOKS)]:
                 del hooks[key]
-                getattr(module, f"_{kind}_with_kwargs", {}).pop(key, None)
+                for extra in ("with_kwargs", "always_called"):
+                    getattr(module, f"_{kind}_{extra}", {}).pop(key, None)
     model._buffers.pop(CLOCK, None)
