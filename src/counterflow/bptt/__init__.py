@@ -3,6 +3,7 @@
 Source: Gruslys, Munos, Danihelka, Lanctot, Graves, "Memory-Efficient Backpropagation Through Time", NIPS 2016.
 """
 
+from counterflow.bptt import methods as _methods  # noqa: F401 - enters it in the registry
 from counterflow.bptt.actions import (
     Action,
     Advance,
@@ -15,6 +16,7 @@ from counterflow.bptt.actions import (
 )
 from counterflow.bptt.budget import Sizes, format_bytes, measure, parse_bytes
 from counterflow.bptt.explanation import Explanation, Option, StepTimes, explain
+from counterflow.bptt.limiting import limit
 from counterflow.bptt.plans import Plan, plan
 from counterflow.bptt.unrolling import unroll
 
@@ -34,6 +36,7 @@ __all__ = [
     "StoreInternal",
     "explain",
     "format_bytes",
+    "limit",
     "measure",
     "parse_bytes",
     "plan",

@@ -8,13 +8,17 @@ sequence, the one with the smallest predicted time
 
 where :math:`F` is the number of forward operations of the cheapest hidden or internal plan within the budget, a
 backward operation costs two forward ones, and a call costs as much as :math:`c = 2` time steps beside those that it
-runs. The size of an internal state is taken to be linear in :math:`k`, as measured on chunks of two and of four time
-steps; the plan that is then made, mixed too, uses what the first chunk really weighs.
+runs. Chunks are measured by running one of 1, 2, 4, ... time steps, until one of twice the size might not fit into the
+budget, or the predicted time has risen twice. The choice is kept with the layer for inputs of the same shape, so
+training pays for it once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from weakref import WeakKeyDictionary
+
+from torch import nn
 
 from counterflow.bptt.budget import Sizes, parse_bytes
 from counterflow.bptt.choices import cheapest
@@ -66,22 +70,31 @@ def choose_chunk(
         The chunk; 1 if none fits into the budget.
     """
     allowed = parse_bytes(budget)
-    short, long = min(2, time_steps), min(4, time_steps)
-    first = weigh(short)
-    slope = (weigh(long).internal - first.internal) / (long - short) if long > short else first.internal / short
     strategies: tuple[Strategy, ...] = ("hidden", "internal") if strategy is None else (strategy,)
-    best, chosen, chunk = float("inf"), 1, 1
-    while True:
-        grown = round(slope * (chunk - short))
-        internal = max(first.internal + grown, first.hidden + 1)
-        shared, outputs = max(first.shared + grown, 1), -(-first.outputs * chunk // short)
-        sizes = Sizes(first.hidden, internal, shared, first.gradient, first.generator, outputs)
+    best, chosen, chunk, risen = float("inf"), 1, 1, 0
+    while risen < 2:
+        sizes = weigh(chunk)
         count = -(-time_steps // chunk)
-        plan = cheapest(count, allowed - sizes.smallest, strategies, sizes) if sizes.smallest <= allowed else None
+        room = allowed - sizes.smallest
+        plan = cheapest(count, room, strategies, sizes) if room >= 0 else None
         if plan is not None:
             predicted = (plan.forwards + 2 * count) * (chunk + _CALL)
+            risen = 0 if predicted < best else risen + 1
             if predicted < best:
                 best, chosen = predicted, chunk
-        if chunk == time_steps:
-            return chosen
+        # What is measured must keep the promise too: a chunk is at most in proportion to a shorter one.
+        if chunk == time_steps or sizes.smallest * 2 > allowed:
+            break
         chunk = min(2 * chunk, time_steps)
+    return chosen
+
+
+_CHOSEN: WeakKeyDictionary[nn.RNNBase, dict[Hashable, int]] = WeakKeyDictionary()
+
+
+def remembered(layer: nn.RNNBase, key: Hashable, choice: Callable[[], int]) -> int:
+    """A choice that is made once for a layer and whatever it depends on."""
+    known = _CHOSEN.setdefault(layer, {})
+    if key not in known:
+        known[key] = choice()
+    return known[key]

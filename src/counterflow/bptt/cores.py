@@ -114,11 +114,11 @@ def _cell(cell: nn.RNNCellBase, x: Any, state: Any) -> tuple[Any, Any]:
     return state, state
 
 
-def run_packed(layer: nn.RNNBase, x: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
+def run_packed(core: Core, x: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
     """Run a chunk whose rows end at different times; a row without a time step left keeps its state.
 
     Args:
-        layer: The fused layer.
+        core: The core of a fused layer.
         x: The chunk, ``(batch, time, features)`` or ``(time, batch, features)`` as the layer wants it.
         lengths: How many time steps of the chunk each row has, ``(batch,)`` on the CPU.
         state: The layer's state, ``(layers, batch, features)``.
@@ -126,6 +126,8 @@ def run_packed(layer: nn.RNNBase, x: Tensor, lengths: Tensor, state: Any) -> tup
     Returns:
         The outputs, zero behind each row's end, and the next state.
     """
+    layer = core.fused
+    assert layer is not None
     dim, several = (0 if layer.batch_first else 1), isinstance(state, tuple)
     live = torch.nonzero(lengths > 0).flatten()
     rows = live.to(x.device)
@@ -138,7 +140,7 @@ def run_packed(layer: nn.RNNBase, x: Tensor, lengths: Tensor, state: Any) -> tup
         x.index_select(dim, rows), lengths[live], batch_first=layer.batch_first, enforce_sorted=False
     )
     heads = tuple(part.index_select(1, rows) for part in parts)
-    lively, ended = layer(packed, heads if several else heads[0])
+    lively, ended = core.call(packed, heads if several else heads[0])
     lively, _ = pad_packed_sequence(lively, batch_first=layer.batch_first, total_length=x.shape[1 - dim])
     ends = ended if several else (ended,)
     y = y.to(lively.dtype).index_copy(dim, rows, lively)

@@ -156,7 +156,7 @@ class Steps:
         if self.lengths is None:
             y, state = self.core.call(x, state)
         else:
-            y, state = run_packed(layer, x, (self.lengths - first).clamp(0, stop - first), state)
+            y, state = run_packed(self.core, x, (self.lengths - first).clamp(0, stop - first), state)
         return y.transpose(0, 1) if turned else y, state
 
     def _mask(

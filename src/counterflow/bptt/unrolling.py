@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_unflatten
 from counterflow.bptt.ambient import Buffers, devices_of, draws, generator_states, moved, set_generator_states
 from counterflow.bptt.budget import Sizes, sizes_of, weigh
 from counterflow.bptt.choices import Choice, choose
-from counterflow.bptt.chunks import check_chunk, choose_chunk
+from counterflow.bptt.chunks import check_chunk, choose_chunk, remembered
 from counterflow.bptt.cores import Core, adapt, modules_of, name_of, tensors_of
 from counterflow.bptt.executor import First, Run, follow
 from counterflow.bptt.graphs import Internal, Meter, sequence_number, walk
@@ -186,13 +186,7 @@ def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first
         return Steps(core, inputs, state, request.steps, batch_first, size, lengths, loss_fn)
 
     if chunk is None:
-        assert request.budget is not None
-        recording = torch.is_grad_enabled()
-        chunk = (
-            choose_chunk(probe.time_steps, request.budget, lambda size: weigh(chunked(size)), request.strategy)
-            if recording
-            else probe.time_steps
-        )
+        chunk = _choose_chunk(request, probe, chunked) if torch.is_grad_enabled() else probe.time_steps
     steps = chunked(min(chunk, probe.time_steps))
     if request.plan is not None and request.plan.steps != steps.count:
         raise InputError(f"plan is for {request.plan.steps} steps, but the sequence has {steps.count}; make one for it")
@@ -210,6 +204,22 @@ def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first
     ends = len(result) - steps.state_size
     outputs = result[0] if loss_fn is not None else tree_unflatten(list(result[:ends]), steps.outputs_form)
     return Outcome(outputs, steps.state_of(list(result[ends:])), chunk, choice)
+
+
+def _choose_chunk(request: Request, probe: Steps, chunked: Callable[[int], Steps]) -> int:
+    layer, budget, strategy = probe.core.fused, request.budget, request.strategy
+    assert layer is not None
+    assert budget is not None
+
+    def choice() -> int:
+        return choose_chunk(probe.time_steps, budget, lambda size: weigh(chunked(size)), strategy)
+
+    if request.loss_fn is not None or probe.stream is not None:
+        return choice()  # what these keep may change at any time
+    tensors = [(t.shape, t.dtype, t.device, t.requires_grad) for t in (*probe.inputs, *probe.state)]
+    trained = (*(p.requires_grad for p in layer.parameters()), layer.training, torch.is_autocast_enabled("cpu"))
+    ragged = request.lengths is not None or isinstance(request.inputs, PackedSequence)
+    return remembered(layer, (budget, strategy, ragged, probe.dim, *tensors, *trained), choice)
 
 
 def _start(core: Core, inputs: Any, batch_first: bool) -> Any:
