@@ -14,7 +14,7 @@ from counterflow.backward.adjoint import Adjoint
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Row
 
-__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "tensor_of"]
+__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "tensor_of", "unequal_setting"]
 
 Form = Literal["canonical", "explicit"]
 Stand = Literal["auto", "canonical", "explicit"]
@@ -121,6 +121,15 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
     return value
 
 
+def unequal_setting(groups: Mapping[int, Mapping[str, Any]], weight: Tensor, bias: Tensor) -> str:
+    """What keeps the canonical form from being the whitened layer's step; empty if nothing does."""
+    first, second = groups[id(weight)], groups[id(bias)]
+    unequal = [key for key in _SHARED if first[key] != second[key]]
+    return (
+        f"weight and bias have different {unequal[0]}: {first[unequal[0]]} and {second[unequal[0]]}" if unequal else ""
+    )
+
+
 def find_layers(
     model: nn.Module, optimizer: torch.optim.Optimizer, form: Stand, inside: tuple[type[nn.Module], ...] = ()
 ) -> tuple[Layers, list[Row]]:
@@ -209,10 +218,7 @@ def _form(
     if type(optimizer) is not torch.optim.SGD:
         why = f"{type(optimizer).__name__} is not linear in its gradients as torch.optim.SGD is"
     elif centered:
-        first, second = (groups[id(module.get_parameter(own))] for own in ("weight", "bias"))
-        unequal = [key for key in _SHARED if first[key] != second[key]]
-        if unequal:
-            why = f"weight and bias have different {unequal[0]}: {first[unequal[0]]} and {second[unequal[0]]}"
+        why = unequal_setting(groups, module.get_parameter("weight"), module.get_parameter("bias"))
     if not why:
         return "canonical"
     if form == "canonical":

@@ -27,13 +27,12 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
 from counterflow.handle import Row
-from counterflow.whitening.layers import Layer, tensor_of
+from counterflow.whitening.layers import Layer, tensor_of, unequal_setting
 
 __all__ = ["INSIDE", "Bend", "Part", "Unbend", "find_parts"]
 
 INSIDE = (nn.MultiheadAttention, nn.RNNBase)
 _SAVED = "whiten_bent"  # where the weights proper are kept for the time of a forward call
-_SHARED = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
 @dataclass(eq=False)
@@ -224,8 +223,8 @@ def _why_not_part(part: Part, groups: Mapping[int, Mapping[str, Any]], counts: M
         part.centered = bias.requires_grad and id(bias) in groups
         if not part.centered:
             part.of_bias = ""
-        elif any(groups[id(weight)][key] != groups[id(bias)][key] for key in _SHARED):
-            return "weight and bias have different rates or decay, which the canonical form cannot do justice to"
+        else:
+            return unequal_setting(groups, weight, bias)
     return ""
 
 
