@@ -383,6 +383,21 @@ def test_the_diagonal_gives_whitened_inputs_unit_variance_in_each_batch():
         model(x[:1]).sum().backward()
 
 
+@pytest.mark.parametrize("basis", ["pca", "zca"])
+def test_the_diagonal_is_one_where_inputs_are_as_they_were(basis):
+    """Ridge and all."""
+    gradients = []
+    for diagonal in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv1d(2, 4, 2, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(4, 3)).double()
+        x = X[:, :4].double().reshape(-1, 2, 2)
+        cf.whiten(model, sgd(model), loader=[x], diagonal=diagonal, epsilon=0.5, basis=basis)
+        F.cross_entropy(model(x), T).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, scaled in zip(*gradients, strict=True):
+        torch.testing.assert_close(scaled, plain, rtol=1e-9, atol=1e-12)
+
+
 def test_two_sided_whitening_is_the_closed_form():
     torch.manual_seed(0)
     model = nn.Linear(5, 3).double()
