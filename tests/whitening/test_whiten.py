@@ -559,3 +559,29 @@ def test_the_folded_model_exports_to_onnx(tmp_path):
     torch.onnx.export(h.fold().eval(), (x,), path, dynamo=True, verbose=False)
     (got,) = ReferenceEvaluator(str(path)).run(None, {onnx.load(path).graph.input[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(got), model(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loop_that_gives_the_optimizer_a_closure_is_the_same_trajectory():
+    nets = []
+    for with_closure in (False, True):
+        model = net()
+        optimizer = sgd(model, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, gamma=0.5)
+        h = cf.whiten(model, optimizer, every=4, samples=32)
+        for step in range(12):
+
+            def closure(model=model, optimizer=optimizer, step=step):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(X[step * 16 :][:16]), T[step * 16 :][:16])
+                loss.backward()
+                return loss
+
+            if with_closure:
+                optimizer.step(closure)
+            else:
+                closure()
+                optimizer.step()
+            scheduler.step()
+        assert h.table()["0"].values["projected"] == 10
+        nets.append(model)
+    assert torch.equal(nets[0][0].weight, nets[1][0].weight)
