@@ -1,0 +1,1 @@
+"""Gruslys et al., "Memory-Efficient Backpropagation Through Time", NIPS 2016: costs of plans, and measured times."""
