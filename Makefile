@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 JOBS ?= 2
 
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
@@ -40,7 +41,13 @@ browser:  # the report is tested in headless Chromium, with axe-core for its acc
 torture: $(INSTALLED)  ## Kill a running reproduction 300 times, and count what was lost or repeated
 	COUNTERFLOW_KILLS=300 $(BIN)/pytest tests/lab/trials/test_torture.py -q
 
-bench: $(INSTALLED)  ## Time the library beside plain baselines, as ratios within one run
+# Peers are for benchmarks alone. What mup declares would exchange torch, so it comes without.
+$(PEERS): $(INSTALLED)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps mup
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pandas seaborn tqdm pyyaml
+	touch $@
+
+bench: $(INSTALLED) $(PEERS)  ## Time the library beside plain baselines, as ratios within one run
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 docs: $(INSTALLED)  ## Build the documentation into docs/_build/html

@@ -5,10 +5,12 @@
 Tasks: a deep tanh auto-encoder, a deep ReLU classifier and a small transformer that reads a picture row by row, on
 10,000 pictures of MNIST, in mini-batches of 128, on one thread.
 
-Every treatment gets the same: the same steps and batches, the same initial weights (mup brings its own), and the same
-tuning budget: five learning rates a factor of sqrt(10) apart on one tuning seed, judged by the loss on 2,000 pictures
-for validation, and up to two more rates where the best lies at the edge. The best rate is then run on three fresh
-seeds, and only those are reported, with the loss on 2,000 of the test pictures.
+Every treatment gets the same: the same steps and batches, the same initial weights (Glorot's for tanh, He's for ReLU,
+torch's for the transformer; mup rescales them, which is its method), and the same tuning budget: five learning rates a
+factor of sqrt(10) apart on one tuning seed, judged by the loss on 2,000 pictures for validation, and up to two more
+rates where the best lies at the edge. The best rate is then run on three fresh seeds, and only those are reported and
+tested, on 2,000 of the test pictures. The trivial loss is that of the mean picture, or of constant odds for the
+classes: whoever is not below it has learned nothing.
 
 Ratios are tempering over the plain baseline in this one run: the final training loss, the steps that it takes to reach
 the baseline's final training loss, and the time of a step (processor time, steps taken in turns). Runs that are done
@@ -30,6 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ from counterflow.lab.data import mnist
 BATCH, STEPS = 128, 500
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
 RATES, MORE, RATIO = 5, 2, math.sqrt(10)
+BASE = 32  # width from which mup scales
 WINDOW = 20  # steps over which a training loss is averaged
 TEMPERED: Mapping[str, dict[str, Any]] = {
     "tempering": {},
@@ -57,17 +61,16 @@ PLAIN = ("SGD", "Adam", "mup")
 class Attention(nn.Module):
     """A transformer block with one head, its attention written out."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, scale: float) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.width = width
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         seen = self.norm1(x)
-        # mup divides by the width where others divide by its root; this is the latter at the base width.
-        attention = (self.query(seen) @ self.key(seen).transpose(-1, -2) / math.sqrt(self.width)).softmax(-1)
+        attention = (self.query(seen) @ self.key(seen).transpose(-1, -2) * self.scale).softmax(-1)
         x = x + self.out(attention @ self.value(seen))
         y: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
         return y
@@ -80,7 +83,9 @@ class Rows(nn.Module):
         super().__init__()
         self.embed = nn.Linear(28, width)
         self.place = nn.Parameter(torch.randn(28, width) * 0.1, requires_grad=False)
-        self.blocks = nn.Sequential(Attention(width), Attention(width))
+        # mup divides by the width where others divide by its root; both are the same at mup's base width.
+        scale = width**-0.5 if readout is nn.Linear else BASE**0.5 / width
+        self.blocks = nn.Sequential(Attention(width, scale), Attention(width, scale))
         self.norm = nn.LayerNorm(width)
         self.head = readout(width, 10)
 
@@ -111,6 +116,7 @@ class Task:
     width: int
     loss: str
     middle: Mapping[str, float]
+    initial: Callable[[Tensor], Any] | None = None
 
 
 TASKS = {
@@ -120,8 +126,16 @@ TASKS = {
         128,
         "binary_cross_entropy_with_logits",
         {"SGD": 3.0, "Adam": 3e-3, "mup": 3e-3},
+        nn.init.xavier_uniform_,
     ),
-    "relu": Task("deep ReLU net", relu_net, 128, "cross_entropy", {"SGD": 0.1, "Adam": 1e-3, "mup": 3e-3}),
+    "relu": Task(
+        "deep ReLU net",
+        relu_net,
+        128,
+        "cross_entropy",
+        {"SGD": 0.1, "Adam": 1e-3, "mup": 3e-3},
+        partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    ),
     "transformer": Task("small transformer", Rows, 48, "cross_entropy", {"SGD": 0.1, "Adam": 1e-3, "mup": 3e-3}),
 }
 
@@ -157,18 +171,27 @@ def loss_of(task: Task, model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
+def initialize(task: Task, model: nn.Module) -> nn.Module:
+    """Give all linear layers the task's initial weights, and biases of zero; torch's stay where it names none."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and task.initial is not None:
+            task.initial(module.weight)
+            nn.init.zeros_(module.bias)
+    return model
+
+
 def prepare(task: Task, treatment: str, rate: float, seed: int, x: Tensor) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A net in its initial state, and its optimizer."""
     torch.manual_seed(seed)
     if treatment == "mup":
         import mup
 
-        base, delta = (task.make(width, mup.MuReadout) for width in (32, 64))
+        base, delta = (task.make(width, mup.MuReadout) for width in (BASE, 2 * BASE))
         torch.manual_seed(seed)
-        model = task.make(task.width, mup.MuReadout)
+        model = initialize(task, task.make(task.width, mup.MuReadout))
         mup.set_base_shapes(model, base, delta=delta)
         return model, mup.MuAdam(model.parameters(), lr=rate)
-    model = task.make(task.width, nn.Linear)
+    model = initialize(task, task.make(task.width, nn.Linear))
     if treatment == "Adam":
         return model, torch.optim.Adam(model.parameters(), lr=rate)
     if treatment == "SGD":
@@ -192,16 +215,17 @@ def train(task: Task, treatment: str, rate: float, seed: int, data: Pictures, st
             break
         loss.backward()
         optimizer.step()
-    diverged = len(losses) < steps or not math.isfinite(losses[-1])
-    result: dict[str, Any] = {"rate": rate, "seed": seed, "diverged": diverged}
-    if diverged:
-        return result
+    result: dict[str, Any] = {"rate": rate, "seed": seed, "diverged": True}
     model.eval()
     with torch.no_grad():
-        result["validation"] = loss_of(task, model, *data.validation).item()
-        result["test"] = loss_of(task, model, *data.test).item()
-        if task.make is not autoencoder:
-            result["error"] = (model(data.test[0]).argmax(1) != data.test[1]).float().mean().item()
+        validation = loss_of(task, model, *data.validation).item()
+        if not (math.isfinite(losses[-1]) and math.isfinite(validation)):  # the last step may have blown it up
+            return result
+        result |= {"diverged": False, "validation": validation}
+        if seed != TUNING_SEED:
+            result["test"] = loss_of(task, model, *data.test).item()
+            if task.make is not autoencoder:
+                result["error"] = (model(data.test[0]).argmax(1) != data.test[1]).float().mean().item()
     result["curve"] = [float(f"{value:.5g}") for value in averages(losses)]
     return result
 
@@ -245,23 +269,24 @@ def compare(task: Task, treatments: Sequence[str], data: Pictures, steps: int, k
             tried[rate] = run.get("validation", math.inf)
         best = min(tried, key=lambda rate: tried[rate])
         runs = [kept.run(task, treatment, best, seed, data, steps) for seed in SEEDS]
-        found[treatment] = {"rate": best, "tried": len(tried), "interior": best not in (min(tried), max(tried))}
+        interior = math.isfinite(tried[best]) and best not in (min(tried), max(tried))
+        found[treatment] = {"rate": best, "tried": len(tried), "interior": interior}
         found[treatment] |= summary(runs)
     return found
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and range over the seeds; a diverged run makes the whole a failure."""
+    """Median and range over the seeds; a diverged run makes the whole a failure."""
     if any(run["diverged"] for run in runs):
         return {"diverged": sum(run["diverged"] for run in runs)}
-    result: dict[str, Any] = {"curve": np.mean([run["curve"] for run in runs], axis=0).tolist()}
+    result: dict[str, Any] = {"curve": np.median([run["curve"] for run in runs], axis=0).tolist()}
     for name, values in {
         "train": [run["curve"][-1] for run in runs],
         "test": [run["test"] for run in runs],
         "error": [run["error"] for run in runs if "error" in run],
     }.items():
         if values:
-            result[name] = {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+            result[name] = {"median": float(np.median(values)), "low": min(values), "high": max(values)}
     return result
 
 
@@ -270,12 +295,12 @@ def ratios(found: Mapping[str, Any], treatment: str, plain: str) -> dict[str, An
     ours, theirs = found[treatment], found.get(plain)
     if theirs is None or "train" not in ours or "train" not in theirs:
         return None
-    goal = theirs["train"]["mean"]
+    goal = theirs["train"]["median"]
     reached = next((i + 1 for i, loss in enumerate(ours["curve"]) if loss <= goal), None)
     apart = ours["train"]["high"] < theirs["train"]["low"], ours["train"]["low"] > theirs["train"]["high"]
     return {
-        "train": ours["train"]["mean"] / goal,
-        "test": ours["test"]["mean"] / theirs["test"]["mean"],
+        "train": ours["train"]["median"] / goal,
+        "test": ours["test"]["median"] / theirs["test"]["median"],
         "steps": None if reached is None else reached / len(theirs["curve"]),
         # Said only where the ranges over the seeds do not touch.
         "says": "helps" if apart[0] else "harms" if apart[1] else "no clear difference",
@@ -310,9 +335,18 @@ def draw_errors(task: Task, name: str, data: Pictures, folder: Path) -> None:
     for treatment, word in (("SGD", "plain"), ("tempering", "tempered")):
         model, _ = prepare(task, treatment, 1e-9, 1, x)
         with cf.probe(model) as seen:
-            for _ in range(3):
-                loss_of(task, model, x, labels).backward()
+            loss_of(task, model, x, labels).backward()
         seen.plot(folder / f"tempering-{name}-{word}.png")
+
+
+def trivial_loss(task: Task, data: Pictures) -> float:
+    """What the best constant output costs on the training pictures."""
+    x, labels = data.train
+    if task.make is autoencoder:
+        mean = x.mean(0).clamp(1e-6, 1 - 1e-6)
+        return F.binary_cross_entropy(mean.expand_as(x), x).item()
+    odds = labels.bincount(minlength=10) / len(labels)
+    return -(odds * odds.log()).sum().item()
 
 
 class Kept:
@@ -325,7 +359,8 @@ class Kept:
             self.content |= json.loads(path.read_text())
 
     def run(self, task: Task, treatment: str, rate: float, seed: int, data: Pictures, steps: int) -> dict[str, Any]:
-        key = f"{task.title}/{treatment}/{rate:g}/{seed}/{steps}"
+        initial = getattr(getattr(task.initial, "func", task.initial), "__name__", "torch")
+        key = f"{task.title}/{task.width}/{initial}/{treatment}/{rate:g}/{seed}/{steps}x{BATCH}"
         runs = self.content["runs"]
         if key not in runs:
             runs[key] = train(task, treatment, rate, seed, data, steps)
@@ -342,28 +377,29 @@ class Kept:
 
 
 def show(task: Task, found: Mapping[str, Any]) -> str:
-    lines = [f"\n{task.title}: {STEPS} steps of {BATCH}, mean of {len(SEEDS)} seeds (lowest to highest)"]
+    lines = [f"\n{task.title}: {STEPS} steps of {BATCH}, median of {len(SEEDS)} seeds (lowest to highest)"]
+    lines.append(f"  trivial loss {found['trivial']:.4f}")
     for treatment, row in found["treatments"].items():
         if "train" not in row:
             lines.append(
                 f"  {treatment:20} rate {row['rate']:<8.3g} diverged on {row['diverged']} of {len(SEEDS)} seeds"
             )
             continue
-        spread = f"{row['train']['mean']:.4f} ({row['train']['low']:.4f} to {row['train']['high']:.4f})"
-        error = f"  error {row['error']['mean']:.2%}" if "error" in row else ""
+        spread = f"{row['train']['median']:.4f} ({row['train']['low']:.4f} to {row['train']['high']:.4f})"
+        error = f"  error {row['error']['median']:.2%}" if "error" in row else ""
         edge = "" if row["interior"] else "  (best rate at the edge of the grid)"
         lines.append(
-            f"  {treatment:20} rate {row['rate']:<8.3g} train {spread}  test {row['test']['mean']:.4f}{error}{edge}"
+            f"  {treatment:20} rate {row['rate']:<8.3g} train {spread}  test {row['test']['median']:.4f}{error}{edge}"
         )
-    lines.append("  tempering over      train loss  test loss  steps to its loss  time a step")
-    for plain, row in found["ratios"].items():
+    lines.append("                       over   train loss  test loss  steps to its loss  time a step")
+    for treatment, plain in itertools.product(TEMPERED, PLAIN):
+        row = found["ratios"][treatment][plain]
         if row is None:
-            lines.append(f"    {plain:18} not to be compared: missing or diverged")
+            lines.append(f"  {treatment:20} {plain:5}  not compared: missing or diverged")
             continue
         steps = "not reached" if row["steps"] is None else f"{row['steps']:.2f}"
-        lines.append(
-            f"    {plain:18} {row['train']:<11.3f} {row['test']:<10.3f} {steps:18} {row['time']:.2f}   {row['says']}"
-        )
+        numbers = f"{row['train']:<11.3f} {row['test']:<10.3f} {steps:18} {row['time']:.2f}"
+        lines.append(f"  {treatment:20} {plain:5}  {numbers}   {row['says']}")
     return "\n".join(lines)
 
 
@@ -389,11 +425,19 @@ def main() -> int:
         task = TASKS[name]
         found = compare(task, treatments, data, STEPS, kept)
         seconds = step_seconds(task, treatments, data, rounds=60)
-        rows = {plain: ratios(found, "tempering", plain) for plain in PLAIN}
-        for plain, row in rows.items():
+        rows: dict[str, dict[str, Any]] = {}
+        for treatment, plain in itertools.product(TEMPERED, PLAIN):
+            row = ratios(found, treatment, plain)
             if row is not None:
-                row["time"] = seconds["tempering"] / seconds[plain]
-        result = {"title": task.title, "treatments": found, "ratios": rows, "seconds": seconds}
+                row["time"] = seconds[treatment] / seconds[plain]
+            rows.setdefault(treatment, {})[plain] = row
+        result = {
+            "title": task.title,
+            "trivial": trivial_loss(task, data),
+            "treatments": found,
+            "ratios": rows,
+            "seconds": seconds,
+        }
         result |= {"threads": 1, "torch": torch.__version__, "steps": STEPS, "batch": BATCH, "seeds": len(SEEDS)}
         kept.content["tasks"][name] = result
         kept.write()
