@@ -38,6 +38,8 @@ __all__ = ["First", "Run", "follow"]
 
 Optional = list[Tensor | None]
 
+_NOTHING = contextlib.nullcontext()
+
 
 @dataclass(slots=True)
 class First:
@@ -330,14 +332,14 @@ class _Sums:
 
     def go_back(self, internal: Internal, index: int) -> None:
         """Through one step."""
-        roots: list[GradientEdge] = []
-        errors: list[Tensor] = []
+        arrived: dict[tuple[Any, int], tuple[GradientEdge, Tensor]] = {}
 
-        def enter(edges: Iterable[GradientEdge | None], arriving: Iterable[Tensor | None]) -> None:
-            for edge, error in zip(edges, arriving, strict=True):
+        def enter(edges: Iterable[GradientEdge | None], errors: Iterable[Tensor | None]) -> None:
+            for edge, error in zip(edges, errors, strict=True):
                 if edge is not None and error is not None:
-                    roots.append(edge)
-                    errors.append(error)
+                    # A cell's output is its hidden state: one root is cheaper than two.
+                    known = arrived.get(place := (edge.node, edge.output_nr))
+                    arrived[place] = (edge, error if known is None else known[1] + error)
 
         steps = self._run.steps
         if steps.loss_fn is None:
@@ -349,11 +351,12 @@ class _Sums:
         inputs = [x for x in internal.inputs if x.requires_grad]
         state = [s for s in internal.state if s.requires_grad]
         self.state = [None] * len(self.state)
-        if not roots or not (inputs or state or self._run.leaves):
+        if not arrived or not (inputs or state or self._run.leaves):
             self._add_inputs(internal, index, iter([None] * len(inputs)))
             return
         wanted = [*state, *inputs, *self._run.leaves]
-        with plainly(self._run.autocast):
+        roots, errors = zip(*arrived.values(), strict=True)
+        with plainly(self._run.autocast) if self._run.autocast else _NOTHING:
             found = iter(torch.autograd.grad(roots, wanted, errors, allow_unused=True))
         self.state = [next(found) if s.requires_grad else None for s in internal.state]
         self._add_inputs(internal, index, found)

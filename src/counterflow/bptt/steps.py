@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from counterflow.bptt.cores import Core, run_packed
 from counterflow.bptt.graphs import Internal, record
@@ -48,13 +49,15 @@ class Steps:
         self.stream: Callable[[int], Any] | None = inputs if callable(inputs) else None
         self.inputs: list[Tensor] = []
         if self.stream is None:
-            self.inputs, self._form = tree_flatten(inputs)
+            self.inputs, form = tree_flatten(inputs)
+            self._packed_inputs = _packer(inputs, form)
             _check_tensors("inputs", self.inputs)
             if not self.inputs:
                 raise InputError("inputs holds no tensor; give one with a dimension for time, or a function of t")
             if core.fused is not None and self.inputs[0].dim() == 2:
                 self.dim = 0  # without a dimension for the batch
         self.state, self._shape = tree_flatten(state)
+        self._packed_state = _packer(state, self._shape)
         _check_tensors("state", self.state)
         self.state_size = len(self.state)
         near = next((leaf.device for leaf in (*self.state, *self.inputs)), torch.device("cpu"))
@@ -86,7 +89,7 @@ class Steps:
 
     def state_of(self, leaves: list[Tensor]) -> Any:
         """The state, built as the start state was, from its leaves."""
-        return tree_unflatten(leaves, self._shape)
+        return self._packed_state(leaves)
 
     def let_go(self) -> None:
         """Keep inputs and start state alive no longer; whoever runs steps hands them in."""
@@ -125,23 +128,23 @@ class Steps:
         Returns:
             Leaves of its outputs, leaves of the next state, its loss.
         """
-        given = tree_unflatten(state, self._shape)
+        given = self._packed_state(state)
         if self.core.fused is None:
-            x = tree_unflatten(inputs, self._form) if self.stream is None else self.stream(index)
+            x = self._packed_inputs(inputs) if self.stream is None else self.stream(index)
             result = self.core.call(x, given)
         else:
             result = self._run_chunk(index, inputs, given)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise InputError(f"core {self.core.name} must return (y_t, state), got a {type(result).__name__}")
-        ends, shape = tree_flatten(result[1])
-        outputs, form = tree_flatten(result[0])
         if self.outputs_form is None:
-            self._check_first(outputs, ends, shape)
-            self.outputs_form = form
+            self._check_first(*result)
+            self.outputs_form = tree_flatten(result[0])[1]
+        outputs, ends = _leaves(result[0]), _leaves(result[1])
         if self.lengths is not None and self.core.fused is None:
             outputs, ends = self._mask(index, outputs, ends, state)
-        loss = self._loss(index, tree_unflatten(outputs, form)) if with_loss and self.loss_fn is not None else None
-        return outputs, ends, loss
+        if self.loss_fn is None or not with_loss:
+            return outputs, ends, None
+        return outputs, ends, self._loss(index, tree_unflatten(outputs, self.outputs_form))
 
     def _run_chunk(self, index: int, inputs: list[Tensor], state: Any) -> tuple[Any, Any]:
         layer = self.core.fused
@@ -178,8 +181,9 @@ class Steps:
         losses = [_scalar(self.loss_fn(t, y.select(self.time_dim(y), t - first))) for t in range(first, stop)]
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
-    def _check_first(self, outputs: list[Any], ends: list[Any], shape: TreeSpec) -> None:
+    def _check_first(self, y: Any, state: Any) -> None:
         name = self.core.name
+        outputs, (ends, shape) = tree_leaves(y), tree_flatten(state)
         _check_tensors(f"the output of core {name}", outputs)
         if shape != self._shape:
             raise InputError(
@@ -199,6 +203,23 @@ class Steps:
                         f"lengths has {len(self.lengths)} rows, so outputs and state of core {name} need that many in "
                         f"their first dimension, got shape {tuple(leaf.shape)}"
                     )
+
+
+def _packer(tree: Any, form: TreeSpec) -> Callable[[list[Tensor]], Any]:
+    """What builds such a tree from its leaves; the trees that most cores use are built without a walk."""
+    if isinstance(tree, Tensor):
+        return operator.itemgetter(0)
+    if type(tree) is tuple and all(isinstance(leaf, Tensor) for leaf in tree):
+        return tuple
+    return lambda leaves: tree_unflatten(leaves, form)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    if type(tree) is tuple and all(isinstance(leaf, Tensor) for leaf in tree):
+        return list(tree)
+    return tree_leaves(tree)
 
 
 def record_first(steps: Steps) -> tuple[Internal, list[Tensor], Tensor | None]:
