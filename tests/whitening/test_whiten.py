@@ -325,6 +325,16 @@ def test_batches_of_one_constant_and_deficient_inputs_train(make):
     assert h.table()["0"].values["projected"] == 20
 
 
+def test_an_empty_batch_is_no_bad_batch():
+    model = net()
+    h = cf.whiten(model, sgd(model))
+    model(X).sum().backward()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(X[:0]).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert h.table()["0"].why == ""
+
+
 def test_a_mean_far_from_zero_costs_no_digits():
     model = nn.Linear(5, 2)
     x = X + 3000.0

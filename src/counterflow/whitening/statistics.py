@@ -74,24 +74,26 @@ def _accumulate(x: Tensor, layer: tuple[int, bool], state: list[Tensor], ranks: 
     rows = widen(rows_of(x, groups, convolution))
     size = torch.tensor([rows.shape[1], x.shape[0]], dtype=mean.dtype, device=mean.device)
     total = rows.sum(1)
-    if ranks and world_size() > 1:
-        packed = sum_over_ranks(torch.cat([size, total.reshape(-1)]), 0)[0]
-        size, total = packed[:2], packed[2:].reshape(total.shape)
-    samples = size[0]
-    here = total / samples
-    centered = rows - here[:, None]
-    spread = centered.transpose(1, 2) @ centered
+    # A sum of squares is finite only where every input is.
+    packed = torch.cat([size, rows.square().sum().reshape(1), total.reshape(-1)])
     if ranks:
-        spread = sum_over_ranks(spread, 0)[0]
-    # A sum of squares is finite only where every input is, and a batch without samples has no mean.
-    told = (spread.diagonal(dim1=1, dim2=2).sum() + here.sum()).isfinite()
-    before = count[0].to(mean.dtype)
+        packed = sum_over_ranks(packed, 0)[0]
+    size, samples, total = packed[:2], packed[0], packed[3:].reshape(total.shape)
+    told = packed[2].isfinite() & (samples > 0)
+    before, zero = count[0].to(mean.dtype), torch.zeros_like(mean[:1, :1])
+    here = torch.where(told, total / samples, mean)
     off = here - mean
-    spread = spread + (before * samples / (before + samples)) * off[:, :, None] * off[:, None, :]
-    scatter.copy_(torch.where(told, scatter + spread, scatter))
-    mean.copy_(torch.where(told, mean + off * (samples / (before + samples)), mean))
-    count.add_(told * size.to(count.dtype))
-    refused.add_((~told).to(refused.dtype))
+    between = torch.where(told, before * samples / (before + samples), zero).sqrt() * off
+    centered = torch.where(told, rows - here[:, None], zero)
+    if ranks and world_size() > 1:
+        scatter.add_(sum_over_ranks(centered.transpose(1, 2) @ centered, 0)[0])
+        scatter.baddbmm_(between[:, :, None], between[:, None])
+    else:
+        centered = torch.cat([centered, between[:, None]], 1)
+        scatter.baddbmm_(centered.transpose(1, 2), centered)
+    mean.add_(torch.where(told, samples / (before + samples), zero) * off)
+    count.add_(torch.where(told, size, zero[0]).to(count.dtype))
+    refused.add_((~packed[2].isfinite()).to(refused.dtype))  # an empty batch is no bad one
 
 
 # Behind an operator of its own that takes the error, though it does not look at it: the compiler would otherwise see
