@@ -180,6 +180,17 @@ def test_folding_gives_the_plain_model_and_leaves_this_one_alone():
     assert h.table()["0"].values["projected"] == 18
 
 
+def test_the_table_prints_what_was_done():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    x = torch.tensor([[1.0, 2.0], [3.0, 2.0], [2.0, 0.0], [2.0, 4.0]])
+    h = cf.whiten(model, sgd(model), loader=[x], every=50)
+    lines = str(h.table()).splitlines()
+    assert " ".join(lines[1].split()) == "layer kind form inputs smallest largest projected done why"
+    assert lines[2].split() == ["0", "Linear", "canonical", "2", "0.5", "2", "0", "whitened"]
+    assert lines[-1] == "step 0, projected every 50 steps, epsilon 0.01"
+
+
 def test_undo_leaves_a_plain_model_that_goes_on_as_plain():
     """Also the momentum is canonical again."""
     model = net().double()

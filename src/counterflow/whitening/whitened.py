@@ -78,10 +78,6 @@ class WhitenHandle(Handle):
             _strip(twin, [replace(each, module=twin.get_submodule(each.name)) for each in self._layers])
         return twin
 
-    def undo(self) -> None:
-        """Make the parameters canonical, take everything off, and keep what was learned. A second call does nothing."""
-        super().undo()
-
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook that the optimizer calls after each step; there is no need to call it."""
         found = getattr(optimizer, "found_inf", None)  # a fused optimizer under GradScaler is called, and skips
@@ -137,12 +133,13 @@ class WhitenHandle(Handle):
         names = [name for name, _ in self.model.named_modules()]
         rows = [*self._left_alone, *(_row(layer) for layer in self._layers)]
         schedule = self._schedule
-        note = f"step {schedule.step}, {'adaptive, looked at' if self._rules.adaptive is not None else 'projected'}"
+        verb = "projected" if self._rules.adaptive is None else "looked at"
+        note = f"step {schedule.step}, {verb} every {schedule.every} steps, epsilon {self._rules.epsilon:g}"
 
         def place(row: Row) -> int:  # that of the module, where a row is about a part of it
             return names.index(row.layer if row.layer in names else row.layer.rpartition(".")[0])
 
-        return Table("Whitened", sorted(rows, key=place), f"{note} every {schedule.every} steps")
+        return Table("Whitened", sorted(rows, key=place), note)
 
 
 def _row(layer: Layer) -> Row:
