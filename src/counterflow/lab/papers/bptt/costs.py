@@ -309,10 +309,10 @@ def search(settings: Mapping[str, Any], context: Context) -> Outcome:
             excess.append(hidden_cost(t, m) - _search(t, m - 1, 1, math.inf, math.inf, True))
         for m in range(1, 4):
             excess.append(internal_cost(t, m) - _search(t, m, math.inf, 1, 1, False))
-        for alpha in (2, 3):
-            table = solve(longest, 7, 1, alpha, alpha)
+        for alpha, beta in ((2, 2), (3, 3), (2, 1), (3, 2)):
+            table = solve(longest, 7, 1, alpha, beta)
             for m in range(1, 8):
-                excess.append(table.cost(t, m) - _search(t, m - 1, 1, alpha, alpha, True))
+                excess.append(table.cost(t, m) - _search(t, m - 1, 1, alpha, beta, True))
         context.progress(t / longest)
     found["opt.search"] = max(excess, key=abs)
     found["opt.cases"] = len(excess) - 1

@@ -45,7 +45,9 @@ NOTES: Mapping[str, Callable[[Mapping[str, float]], str]] = {
     ),
     "fig6a.crossing": lambda n: f"at {n['fig6a.crossed at']:.0f} steps",
     "fig6b.crossing": lambda n: f"at {n['fig6b.crossed at']:.0f} steps",
-    "opt.search": lambda n: f"{n['opt.cases']:.0f} cases of hidden, internal and mixed states (beta = alpha = 2 and 3)",
+    "opt.search": lambda n: (
+        f"{n['opt.cases']:.0f} cases of hidden, internal and mixed states (alpha = 2 and 3; beta = alpha and alpha - 1)"
+    ),
 }
 
 

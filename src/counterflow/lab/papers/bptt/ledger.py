@@ -25,15 +25,19 @@ class Ledger(nn.Module):
     Args:
         core: A cell, or a module ``(x_t, state) -> (y_t, state)``.
         theirs: Tensors of the caller: inputs, and outputs where they are known beforehand.
+        run: What runs a step, where it is not the core itself.
 
     Attributes:
         calls: Forward operations so far.
         peak: The most bytes that lived at a time.
     """
 
-    def __init__(self, core: nn.Module, theirs: Iterable[Tensor] = ()) -> None:
+    def __init__(
+        self, core: nn.Module, theirs: Iterable[Tensor] = (), run: Callable[[Tensor, Any], Any] | None = None
+    ) -> None:
         super().__init__()
         self.core, self.calls, self.peak = core, 0, 0
+        self._run = run
         self._theirs = {_key(tensor) for tensor in (*theirs, *core.parameters(), *core.buffers())}
         self._alive: dict[Any, int] = {}
 
@@ -45,7 +49,7 @@ class Ledger(nn.Module):
         self._look()
 
         with saved_tensors_hooks(*self._hooks(fed)):
-            result = self.core(x, state)
+            result = (self._run or self.core)(x, state)
         y, after = result if isinstance(self.core, nn.RNNBase) else _split(self.core, result)
         self._enter(tree_leaves(after), fed)
         self._look()
