@@ -6,6 +6,7 @@ Run as a script, ``ranks.py RANK PORT OUT``; the first process writes to OUT, as
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -95,10 +96,12 @@ def main(rank: int, port: int, out: Path) -> None:
         errors: list[str | None] = [None, None]
         dist.all_gather_object(errors, error)
         found["".join(options) or "plain"] = next((each for each in errors if each), None)
-    dist.destroy_process_group()
     if rank == 0:
         out.write_text(json.dumps(found))
+    dist.barrier()  # nobody leaves while the other still talks to them
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    os._exit(0)  # the threads of gloo and of the compiler can abort an interpreter that takes itself apart

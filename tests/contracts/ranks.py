@@ -7,6 +7,7 @@ the start-up; the first writes to OUT, as JSON, what went wrong by method and ex
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import timedelta
 from functools import partial
@@ -112,10 +113,12 @@ def main(rank: int, port: int, out: Path) -> None:
         errors: list[str | None] = [None] * RANKS
         dist.all_gather_object(errors, error)
         found[f"{method.key}-{example.name}"] = next((each for each in errors if each), None)
-    dist.destroy_process_group()
     if rank == 0:
         out.write_text(json.dumps(found))
+    dist.barrier()  # nobody leaves while the other still talks to them
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    os._exit(0)  # the threads of gloo and of the compiler can abort an interpreter that takes itself apart
