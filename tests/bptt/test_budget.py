@@ -195,6 +195,14 @@ def test_more_budget_never_costs_more() -> None:
     assert forwards[-1] == 300
 
 
+def test_long_sequences_are_planned_at_once() -> None:
+    sizes = Sizes(hidden=1000, internal=4500, shared=3500, gradient=1000)
+    for steps, budget in ((100_000, "128MiB"), (10_000_000, "1GiB")):
+        choice = choose(steps, sizes, budget)
+        assert choice.plan.strategy in ("hidden", "internal")
+        assert choice.plan.forwards_per_step < 3
+
+
 def test_a_strategy_that_does_not_fit_says_so() -> None:
     sizes = Sizes(hidden=1000, internal=4500, shared=3500, gradient=1000)
     with pytest.raises(InputError, match="strategy='full' needs"):

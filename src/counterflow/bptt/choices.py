@@ -15,6 +15,10 @@ from counterflow.exceptions import InputError
 
 __all__ = ["Choice", "choose"]
 
+# Beyond so many cells the mixed strategy's table is made on a grid that is coarser than a hidden state, takes long, and
+# finds little that the two pure strategies do not.
+_CELLS = 30_000_000
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -52,8 +56,8 @@ def choose(
         budget: Bytes, or a string such as ``"64MiB"``.
         slots: The number of slots, in the strategy's units.
         plan: The plan.
-        strategy: One of `counterflow.bptt.plan`; None compares hidden, internal and mixed within a budget, and is
-            mixed with slots.
+        strategy: One of `counterflow.bptt.plan`; None compares hidden, internal and mixed within a budget (mixed only
+            where its table, steps times slots, is of moderate size), and is mixed with slots.
 
     Raises:
         InputError: If the budget is too small.
@@ -76,7 +80,10 @@ def choose(
             f"budget={budget!r} is too small for one internal state: this core needs {format_bytes(sizes.smallest)} "
             f"({sizes.smallest} bytes) before anything is stored; give at least that"
         )
-    best = cheapest(steps, room, ("hidden", "internal", "mixed") if strategy is None else (strategy,), sizes)
+    strategies: tuple[Strategy, ...] = ("hidden", "internal", "mixed") if strategy is None else (strategy,)
+    if strategy is None and steps * (room // (sizes.hidden + sizes.generator)) > _CELLS:
+        strategies = ("hidden", "internal")
+    best = cheapest(steps, room, strategies, sizes)
     if best is None:
         raise InputError(
             f"budget={budget!r} leaves {format_bytes(room)} to store states in, less than strategy={strategy!r} needs; "

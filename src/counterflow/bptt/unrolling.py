@@ -60,7 +60,8 @@ def unroll(
             chunks of time steps; or any module or function :math:`f`: ``(x_t, state) -> (y_t, state)``. It must be a
             function of its arguments and of parameters. Random numbers of torch's default generators are drawn again
             when a step is run again. Buffers that change once a step (batch normalization in training) are allowed as
-            long as outputs do not depend on them.
+            long as outputs do not depend on them. Of tensors that it only closes over, those that its first step uses
+            get their gradients; all of a module's parameters do.
         inputs: ``(batch, time, ...)``, or a pytree of such tensors, integers too; a `PackedSequence`; or a function
             from ``t`` to :math:`x_t`, which must return the same whenever it is asked; what it makes counts as kept.
         state: The start state :math:`s_0`, a pytree of tensors; None starts PyTorch's own cells and layers from zeros.
@@ -73,7 +74,7 @@ def unroll(
             default within a budget, is described in `counterflow.bptt.chunks`; without a budget the default is 1.
         steps: The number of time steps, where ``inputs`` is a function.
         lengths: The number of time steps of each row of the batch, ``(batch,)``. A row that has come to its end keeps
-            its state, and puts out zeros.
+            its state, and puts out zeros. Cells run on the padding too, which must be finite.
         loss_fn: ``loss_fn(t, y_t)``, a tensor without dimensions. Then outputs are not kept, and their loss, summed
             over time, is returned in their place. Modules that it uses get their gradients.
         batch_first: Whether time comes second in inputs and outputs, ``(batch, time, ...)``, or first. None is what a
