@@ -44,7 +44,8 @@ torture: $(INSTALLED)  ## Kill a running reproduction 300 times, and count what 
 # Peers are for benchmarks alone. What mup declares would exchange torch, so it comes without.
 $(PEERS): $(INSTALLED)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps mup
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pandas seaborn tqdm pyyaml
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pandas seaborn tqdm pyyaml \
+		checkpoint-schedules pyrevolve
 	touch $@
 
 bench: $(INSTALLED) $(PEERS)  ## Time the library beside plain baselines, as ratios within one run

@@ -71,6 +71,7 @@ def test_the_pages_examples_run(page: Path) -> None:
 
 EXAMPLES = {
     "see_the_error": ("error.png",),
+    "long_sequence": (40, "32KiB", 3),
     "own_transform": (),
     "temper_family_relations": (20,),
     "three_architectures": (),

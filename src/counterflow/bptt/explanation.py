@@ -99,7 +99,7 @@ class Option:
         return (
             format_bytes(self.budget),
             self.strategy,
-            f"{self.slots:g} {unit}",
+            f"{self.slots:.4g} {unit}",
             str(self.chunk),
             f"{self.forwards_per_step:.3f}",
             format_bytes(self.memory),

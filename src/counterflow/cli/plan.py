@@ -128,7 +128,7 @@ def _sentence(option: Option, time_steps: int) -> str:
     per = f"{option.steps} calls of {option.chunk} time steps" if option.chunk > 1 else f"{time_steps} steps"
     kept = "internal" if option.strategy == "internal" else "hidden"
     return (
-        f"your budget, {format_bytes(option.budget)}: the {option.strategy} strategy with {option.slots:g} slots of "
+        f"your budget, {format_bytes(option.budget)}: the {option.strategy} strategy with {option.slots:.4g} slots of "
         f"{kept} states; {option.forwards} forward operations for {per}, {format_bytes(option.memory)} kept at most\n"
         f'use it: counterflow.bptt.unroll(core, x, state, budget="{format_bytes(option.budget)}")'
     )
