@@ -56,9 +56,9 @@ LONG_STEPS, LONG_BUDGET, PREFIX = 100_000, 256 * MEBI, 300
 class Net:
     """The paper's LSTM, a batch of sequences, and the errors of its outputs."""
 
-    def __init__(self, steps: int = STEPS, fused: bool = False) -> None:
+    def __init__(self, steps: int | None = None, fused: bool = False) -> None:
         torch.manual_seed(0)
-        self.steps = steps
+        self.steps = steps = steps or STEPS
         self.core: nn.Module = nn.LSTM(WIDTH, WIDTH, batch_first=True) if fused else nn.LSTMCell(WIDTH, WIDTH)
         rows = (1, BATCH, WIDTH) if fused else (BATCH, WIDTH)
         self.start = (torch.zeros(rows), torch.zeros(rows))
@@ -349,11 +349,12 @@ def long(folder: Path) -> Iterator[dict[str, Any]]:
     generator = np.random.default_rng(0)
     stored = np.memmap(path, np.float32, "w+", shape=(LONG_STEPS, BATCH, WIDTH))
     for first in range(0, LONG_STEPS, 1000):
-        stored[first : first + 1000] = generator.standard_normal((1000, BATCH, WIDTH), np.float32)
+        part = stored[first : first + 1000]
+        part[:] = generator.standard_normal(part.shape, np.float32)
     stored.flush()
-    del stored
+    del stored, part
     inputs = np.memmap(path, np.float32, "r", shape=(LONG_STEPS, BATCH, WIDTH))
-    net = Net(STEPS)
+    net = Net()
     target = torch.randn(WIDTH)
 
     def read(t: int) -> Tensor:

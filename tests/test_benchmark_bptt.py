@@ -1,0 +1,86 @@
+"""The benchmark of budgets counts what it says it counts: each of its parts once, at a small size."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from counterflow import bptt
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "bptt.py"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location("benchmark_of_budgets", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    small = {"WIDTH": 64, "BATCH": 16, "STEPS": 100, "LONG_STEPS": 300, "LONG_BUDGET": 2**20, "PREFIX": 30}
+    for name, value in small.items():
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def test_the_overhead_is_of_the_plan_that_ran(bench: Any) -> None:
+    rows = {row["strategy"]: row for row in bench.overhead(1)}
+    for strategy in ("internal", "hidden"):
+        assert rows[strategy]["forwards"] == bptt.plan(100, 50, strategy).forwards
+    assert all(row["ratio"] > 0 for row in rows.values())
+
+
+def test_segments_give_the_gradients_of_the_plain_loop(bench: Any) -> None:
+    net = bench.Net(20)
+    net.seconds_plain()
+    exact = net.core.weight_hh.grad.clone()
+    net.seconds(lambda: bench.segmented(net.core, net.x, net.start, 6))
+    torch.testing.assert_close(net.core.weight_hh.grad, exact)
+
+
+def test_beside_segments_ours_is_within_their_memory_and_below_it(bench: Any) -> None:
+    bench.STEPS = 400
+    rows = list(bench.peer(1))
+    assert len(rows) == 3
+    assert all(row["kept"] <= row["budget"] for row in rows)
+    assert rows[0]["budget"] == rows[0]["segments keep"]
+    assert rows[2]["budget"] < rows[0]["least of segments"]
+    assert rows[0]["calls"] <= rows[0]["segments call"]
+
+
+def test_chunks_are_counted_in_the_layer_itself(bench: Any) -> None:
+    bench.STEPS = 400
+    (row,) = bench.chunks(1)
+    assert row["executed"] == row["planned"]
+    assert row["kept"] <= row["budget"]
+    assert row["chunk"] > 1
+
+
+def test_solvers_are_compared_on_the_same_problem(bench: Any) -> None:
+    ours = bench._listed("hidden", 100, 10)
+    assert ours == bptt.plan(100, 10, "hidden").forwards
+    if importlib.util.find_spec("pyrevolve") is not None:
+        assert bench._pyrevolve(100, 10) == ours
+    if importlib.util.find_spec("checkpoint_schedules") is not None:
+        assert bench._schedule("Multistage", 100, 10) == ours
+
+
+def test_the_long_run_streams_from_disk_and_compares_its_prefix(bench: Any, tmp_path: Path) -> None:
+    (row,) = bench.long(tmp_path)
+    assert row["prefix error"] < 1e-5
+    assert row["predicted"] <= row["budget"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_watch_sees_memory_that_is_taken(bench: Any) -> None:
+    with bench.Watch() as watch:
+        taken = torch.ones(64 * 2**20 // 4)
+        bench.time.sleep(0.05)
+    assert taken.numel()
+    assert 60 * 2**20 <= watch.grown <= 80 * 2**20
