@@ -50,7 +50,7 @@ def test_ratios_say_no_more_than_the_ranges(bench: Any) -> None:
     ours = bench.summary([run(2, 1, 0.5, test=0.5), run(2, 1, 0.7, test=0.5)])
     found = bench.ratios({"tempering": ours, "SGD": plain}, "tempering", "SGD")
     assert found == {"train": pytest.approx(0.6 / 1.1), "test": 0.5, "steps": pytest.approx(2 / 3), "says": "helps"}
-    close = bench.summary([run(2, 1, 0.5), run(2, 1, 1.1)])
+    close = bench.summary([run(2, 1, 0.5), run(2, 1, 1.1)])  # overlaps with the plain range
     assert bench.ratios({"tempering": close, "SGD": plain}, "tempering", "SGD")["says"] == "no clear difference"
     assert bench.ratios({"tempering": plain, "SGD": ours}, "tempering", "SGD") == {
         "train": pytest.approx(1.1 / 0.6),
