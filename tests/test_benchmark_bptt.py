@@ -84,3 +84,13 @@ def test_the_watch_sees_memory_that_is_taken(bench: Any) -> None:
         bench.time.sleep(0.05)
     assert taken.numel()
     assert 60 * 2**20 <= watch.grown <= 80 * 2**20
+
+
+def test_the_table_is_timed_at_whole_and_fractional_costs(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "TABLE_STEPS", 60)
+    monkeypatch.setattr(bench, "TABLE_SLOTS", 20)
+    rows = list(bench.table())
+    assert {row["internal cost"] for row in rows} == {2.0, 5.0, 3.5}
+    assert [row["forwards"] for row in rows] == [
+        bptt.plan(60, 20, "mixed", internal_cost=row["internal cost"]).forwards for row in rows
+    ]
