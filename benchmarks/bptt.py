@@ -13,8 +13,8 @@ peer     At equal memory beside torch.utils.checkpoint with sqrt(t) segments, an
          of segments can reach.
 solvers  The time to make a plan and list its actions, beside checkpoint-schedules and pyrevolve, which are in
          counterflow[peers] and used nowhere else. Their counts of forward operations are printed beside ours.
-table    The mixed strategy's table for 10,000 steps and 1,000 slots, whole and fractional costs of an internal state. The
-         bar is 5 s.
+table    The mixed strategy's table for 10,000 steps and 1,000 slots, at whole and fractional costs of an internal
+         state. The bar is 5 s.
 chunks   Fused chunks within 10% of the memory of one call of nn.LSTM, over that call. The bar is 1.4.
 long     100,000 steps, inputs streamed from disk (a file is written to FOLDER: 6.5 GB), within 256 MiB: what plain
          backpropagation through time cannot do in this memory. Its gradient is compared with full backpropagation on a

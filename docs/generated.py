@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -181,7 +182,109 @@ def benchmark_of_tempering() -> str:
     return "\n\n".join(parts)
 
 
+def benchmark_of_budgets() -> str:
+    """What ``benchmarks/bptt.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "bptt.json").read_text())
+    rows = found["parts"]
+    net = f"LSTM cell of width {found['width']}, batch {found['batch']}, {found['steps']} steps"
+    machine = f"{found['threads']} thread, torch {found['torch']}"
+    sections = [f"{net}; {machine}. Ratios are medians within one run, with their quartiles."]
+
+    def show(title: str, part: str, head: Sequence[str], cells: Callable[[dict[str, Any]], tuple[str, ...]]) -> None:
+        if part not in rows:
+            return
+        met = {True: "met", False: "missed", None: ""}
+        lines = [(*cells(row), met[row.get("pass")]) for row in rows[part] if "missing" not in row]
+        sections.append(f"**{title}**\n\n{table((*head, 'target'), lines)}")
+
+    def spread(row: dict[str, Any]) -> str:
+        return f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+    show(
+        "The promise: forward operations as planned, and never more bytes than the budget",
+        "promise",
+        ("budget", "strategy", "forwards planned", "executed", "kept for autograd", "resident memory grew by"),
+        lambda row: (
+            size_text(row["budget"]),
+            row["strategy"],
+            f"{row['planned']:,}",
+            f"{row['executed']:,}",
+            size_text(row["kept"]),
+            size_text(row["resident"]),
+        ),
+    )
+    show(
+        "An iteration over the plan's cost in measured step times (at most 1.10)",
+        "overhead",
+        ("strategy", "slots or budget", "forwards", "over the plan's cost", "over plain backpropagation"),
+        lambda row: (row["strategy"], row["memory"], f"{row['forwards']:,}", spread(row), f"{row['over plain']:.2f}"),
+    )
+    show(
+        "Beside torch.utils.checkpoint on sqrt(t) segments (at equal memory at most 1.00)",
+        "peer",
+        ("budget", "our forwards", "their forwards", "their memory", "our time over theirs"),
+        lambda row: (
+            size_text(row["budget"]),
+            f"{row['calls']:,}",
+            f"{row['segments call']:,}",
+            size_text(row["segments keep"]),
+            spread(row),
+        ),
+    )
+    show(
+        "Fused chunks within a tenth of the memory of one call of nn.LSTM, over that call (at most 1.4)",
+        "chunks",
+        ("budget", "chunk", "forwards a step", "our time over one call's"),
+        lambda row: (size_text(row["budget"]), str(row["chunk"]), f"{row['forwards a step']:.2f}", spread(row)),
+    )
+    show(
+        "Making a plan and listing its actions",
+        "solvers",
+        ("solver", "steps", "slots", "forwards", "seconds"),
+        lambda row: (
+            plain(row["solver"]),
+            f"{row['steps']:,}",
+            str(row["slots"]),
+            f"{row['forwards']:,}",
+            f"{row['seconds']:.3g}",
+        ),
+    )
+    show(
+        "The mixed strategy's table (at most 5 s)",
+        "table",
+        ("steps", "slots", "cost of an internal state", "forwards", "seconds"),
+        lambda row: (
+            f"{row['steps']:,}",
+            f"{row['slots']:,}",
+            f"{row['internal cost']:g}",
+            f"{row['forwards']:,}",
+            f"{row['seconds']:.2f}",
+        ),
+    )
+    show(
+        "What plain backpropagation through time cannot do here: inputs streamed from disk",
+        "long",
+        ("steps", "budget", "plain would keep", "resident memory grew by", "seconds", "over the floor", "prefix error"),
+        lambda row: (
+            f"{row['steps']:,}",
+            size_text(row["budget"]),
+            size_text(row["plain would keep"]),
+            size_text(row["resident"]),
+            f"{row['seconds']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['prefix error']:.1g}",
+        ),
+    )
+    return "\n\n".join(sections)
+
+
+def size_text(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
 PARTS: dict[str, Callable[..., str]] = {
+    "benchmark_bptt": benchmark_of_budgets,
     "benchmark_tempering": benchmark_of_tempering,
     "methods": methods_table,
     "declarations": declarations_table,
