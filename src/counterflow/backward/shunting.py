@@ -35,12 +35,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.utils.parametrize import is_parametrized
 
 from counterflow.backward.adjoint import Adjoint
+from counterflow.backward.convolution import Geometry, convolution_backward, convolution_geometry
 from counterflow.backward.reduce import batch_sum, count_samples, sum_over_ranks, widen, world_size
 from counterflow.exceptions import InputError, UnsupportedError
 
@@ -48,7 +48,6 @@ __all__ = ["shunt"]
 
 # Whether biases take the mean, the running means' momentum, and whether errors are larger by the number of ranks.
 Settings = tuple[bool, float | None, bool]
-Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
 
 
 class _ShuntedLinear(Function):
@@ -112,23 +111,19 @@ class _ShuntedConvolution(Function):
         inputs = x.to(error.dtype)
         down = weight_gradient = None
         if ctx.needs_input_grad[0]:
-            down = _convolution_backward(error, inputs, kernel, ctx.geometry, [True, False, False])[0].to(x.dtype)
+            down = convolution_backward(error, inputs, kernel, ctx.geometry, [True, False, False])[0].to(x.dtype)
         samples = (0, *range(2, error.ndim))
         centered, bias_gradient, mean, count = _split(error, samples, ctx.settings)
         if ctx.needs_input_grad[1]:
             wanted = [False, True, False]
-            gradient = _convolution_backward(centered, inputs, kernel, ctx.geometry, wanted)[1]
+            gradient = convolution_backward(centered, inputs, kernel, ctx.geometry, wanted)[1]
             if ctx.means:
                 # Errors of one add up what every weight sees, the zeros of the padding too.
-                total = widen(_convolution_backward(torch.ones_like(error), inputs, kernel, ctx.geometry, wanted)[1])
+                total = widen(convolution_backward(torch.ones_like(error), inputs, kernel, ctx.geometry, wanted)[1])
                 by_unit = mean.reshape(_by_unit(ctx.geometry, weight))
                 gradient = gradient + _running(total, by_unit, count, error.numel() // error.shape[1], ctx)
             weight_gradient = gradient.to(weight.dtype)
         return down, weight_gradient, _bias(bias_gradient, ctx), None, None, None, *(None for _ in ctx.means)
-
-
-def _convolution_backward(error: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: list[bool]) -> Any:
-    return torch.ops.aten.convolution_backward(error, x, weight, None, *geometry, wanted)
 
 
 def _split(error: Tensor, samples: tuple[int, ...], settings: Settings) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
@@ -174,7 +169,7 @@ def _running(total: Tensor, mean: Tensor, count: int | Tensor, here: int, ctx: A
 def _by_unit(geometry: Geometry, weight: Tensor) -> tuple[int, ...]:
     """The shape in which a vector with an element a unit of the output stands beside the weight."""
     kernel = [1] * (weight.ndim - 2)
-    return (1, -1, *kernel) if geometry[3] else (-1, 1, *kernel)
+    return (1, -1, *kernel) if geometry.transposed else (-1, 1, *kernel)
 
 
 def _bias(gradient: Tensor, ctx: Any) -> Tensor | None:
@@ -268,7 +263,7 @@ class shunt(Adjoint):  # noqa: N801 - reads as a verb where it is used
                 inputs, module.weight, module.bias, output, settings, *means
             )
         assert isinstance(module, nn.modules.conv._ConvNd)
-        inputs, geometry = _geometry(module, inputs, output)
+        inputs, geometry = convolution_geometry(module, inputs, output)
         unbatched = output.ndim == module.weight.ndim - 1
         if unbatched:
             inputs, output = inputs[None], output[None]
@@ -287,30 +282,3 @@ class shunt(Adjoint):  # noqa: N801 - reads as a verb where it is used
     def __repr__(self) -> str:
         bias = ["bias='sum'"] if self.bias == "sum" else []
         return f"shunt({', '.join(bias + ([] if self.momentum is None else [f'momentum={self.momentum}']))})"
-
-
-def _geometry(module: nn.modules.conv._ConvNd, x: Tensor, output: Tensor) -> tuple[Tensor, Geometry]:
-    """The input as the convolution saw it, padded where padding is not zeros, and its other arguments."""
-    stride, dilation = list(module.stride), list(module.dilation)
-    if module.transposed:
-        spatial = len(stride)
-        # Whatever output_size asked for shows in the output's size.
-        extra = [
-            output.shape[i - spatial]
-            - (
-                (x.shape[i - spatial] - 1) * stride[i]
-                - 2 * int(module.padding[i])
-                + dilation[i] * (module.kernel_size[i] - 1)
-                + 1
-            )
-            for i in range(spatial)
-        ]
-        return x, (stride, [int(p) for p in module.padding], dilation, True, extra, module.groups)
-    none = [0] * len(stride)
-    if module.padding_mode != "zeros" or module.padding == "same":
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
-        padding = none
-    else:
-        padding = none if module.padding == "valid" else [int(p) for p in module.padding]
-    return x, (stride, padding, dilation, False, none, module.groups)

@@ -21,11 +21,11 @@ import inspect
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
 from counterflow.backward.adjoint import Adjoint
+from counterflow.backward.convolution import Geometry, convolution_backward, convolution_geometry
 from counterflow.backward.reduce import batch_sum
 from counterflow.whitening.layers import Layer, tensor_of
 
@@ -37,10 +37,6 @@ class _Settings(NamedTuple):
     diagonal: bool
     errors: bool
     groups: int
-
-
-# Stride, padding, dilation and the padding of the output, as aten.convolution_backward takes them.
-_Geometry = tuple[list[int], list[int], list[int], list[int]]
 
 
 class _Linear(Function):
@@ -104,7 +100,7 @@ class _Convolution(Function):
         bias: Tensor | None,
         output: Tensor,
         settings: _Settings,
-        geometry: _Geometry,
+        geometry: Geometry,
         original: Tensor,
         *state: Tensor,
     ) -> Tensor:
@@ -124,11 +120,11 @@ class _Convolution(Function):
         down = None
         if ctx.needs_input_grad[0]:
             kernel, low = weight.to(error.dtype), x.to(error.dtype)
-            down = _convolution_backward(error, low, kernel, ctx, [True, False, False])[0].to(x.dtype)
+            down = convolution_backward(error, low, kernel, ctx.geometry, [True, False, False])[0].to(x.dtype)
         mean, metric = state[:2]
         inputs, errors = x.to(mean.dtype), error.to(mean.dtype)
         total = errors.sum((0, *range(2, errors.ndim))).reshape(groups, -1)
-        raw = _convolution_backward(errors, inputs, weight.to(mean.dtype), ctx, [False, True, False])[1]
+        raw = convolution_backward(errors, inputs, weight.to(mean.dtype), ctx.geometry, [False, True, False])[1]
         gradient = raw.reshape(groups, total.shape[1], mean.shape[1], -1)
         if settings.centered:
             gradient = gradient - total[:, :, None, None] * mean[:, None, :, None]
@@ -177,13 +173,6 @@ def _bias(gradient: Tensor, ctx: Any) -> Tensor | None:
     return gradient.to(ctx.bias_dtype) if ctx.bias_dtype is not None and ctx.needs_input_grad[2] else None
 
 
-def _convolution_backward(error: Tensor, x: Tensor, weight: Tensor, ctx: Any, wanted: list[bool]) -> Any:
-    stride, padding, dilation, extra = ctx.geometry
-    return torch.ops.aten.convolution_backward(
-        error, x, weight, None, stride, padding, dilation, False, extra, ctx.settings.groups, wanted
-    )
-
-
 class Precondition(Adjoint):
     """The adjoint of a layer in canonical form.
 
@@ -214,7 +203,7 @@ class Precondition(Adjoint):
         unbatched = output.ndim == weight.ndim - 1
         if unbatched:
             inputs, output = inputs[None], output[None]
-        padded, geometry = _padded(module, inputs)
+        padded, geometry = convolution_geometry(module, inputs, output)
         result = _Convolution.apply(  # type: ignore[no-untyped-call]
             padded, weight, bias, output, self.settings, geometry, inputs.detach(), *state
         )
@@ -223,15 +212,3 @@ class Precondition(Adjoint):
 
     def __repr__(self) -> str:
         return "whiten()"
-
-
-def _padded(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> tuple[Tensor, _Geometry]:
-    """The input as the convolution saw it, and the rest of its geometry."""
-    none = [0] * len(module.stride)
-    padding = none
-    if module.padding_mode != "zeros" or module.padding == "same":
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
-    elif module.padding != "valid":
-        padding = [int(p) for p in module.padding]
-    return x, (list(module.stride), padding, list(module.dilation), none)
