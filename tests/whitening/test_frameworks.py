@@ -122,24 +122,33 @@ def test_lightning_trains_accumulates_clips_and_goes_on_from_a_checkpoint(kind, 
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("kind", ["SGD", "AdamW"])
-def test_accelerate_trains_accumulates_and_clips(kind):
+def test_accelerate_trains_accumulates_clips_and_goes_on_from_a_checkpoint(kind, tmp_path):
     accelerate = needed("accelerate")
-    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=PARTS)
-    bare, plain_optimizer, _ = whitened(kind)
-    model, optimizer, loader = accelerator.prepare(bare, plain_optimizer, in_parts())
-    for x, t in loader:
-        with accelerator.accumulate(model):
-            accelerator.backward(F.cross_entropy(model(x), t))
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), CLIP)
-            optimizer.step()
-            optimizer.zero_grad()
-    assert_same(accelerator.unwrap_model(model), plain(kind))
+
+    def fit(loader: DataLoader[Any], start: Path | None = None) -> tuple[Any, nn.Module]:
+        accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=PARTS)
+        bare, plain_optimizer, _ = whitened(kind)
+        model, optimizer, loader = accelerator.prepare(bare, plain_optimizer, loader)
+        if start is not None:
+            accelerator.load_state(start)
+        for x, t in loader:
+            with accelerator.accumulate(model):
+                accelerator.backward(F.cross_entropy(model(x), t))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), CLIP)
+                optimizer.step()
+                optimizer.zero_grad()
+        return accelerator, accelerator.unwrap_model(model)
+
+    wanted = plain(kind)
+    assert_same(fit(in_parts())[1], wanted)
+    fit(in_parts(0, 6))[0].save_state(tmp_path / "saved")
+    assert_same(fit(in_parts(6), tmp_path / "saved")[1], wanted)
 
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("kind", ["SGD", "AdamW"])
-def test_the_hugging_face_trainer_trains_accumulates_and_clips(kind, tmp_path):
+def test_the_hugging_face_trainer_trains_accumulates_clips_and_goes_on_from_a_checkpoint(kind, tmp_path):
     transformers = needed("transformers")
 
     class Model(nn.Module):
@@ -156,22 +165,30 @@ def test_the_hugging_face_trainer_trains_accumulates_and_clips(kind, tmp_path):
             return torch.utils.data.SequentialSampler(rows)
 
     rows = [{"x": x, "labels": t} for x, t in zip(X, T, strict=True)]
-    body, optimizer, _ = whitened(kind)
-    settings = transformers.TrainingArguments(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        per_device_train_batch_size=BATCH // PARTS,
-        gradient_accumulation_steps=PARTS,
-        max_grad_norm=CLIP,
-        num_train_epochs=1,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_strategy="no",
-    )
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    InOrder(Model(body), settings, train_dataset=rows, optimizers=(optimizer, scheduler)).train()
-    assert_same(body, plain(kind))
+
+    def fit(start: Path | None = None) -> nn.Module:
+        body, optimizer, _ = whitened(kind)
+        settings = transformers.TrainingArguments(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            per_device_train_batch_size=BATCH // PARTS,
+            gradient_accumulation_steps=PARTS,
+            max_grad_norm=CLIP,
+            num_train_epochs=1,
+            report_to=[],
+            save_strategy="steps",
+            save_steps=6,
+            disable_tqdm=True,
+            logging_strategy="no",
+        )
+        scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        trainer = InOrder(Model(body), settings, train_dataset=rows, optimizers=(optimizer, scheduler))
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+        return body
+
+    wanted = plain(kind)
+    assert_same(fit(), wanted)
+    assert_same(fit(tmp_path / "checkpoint-6"), wanted)
 
 
 def test_none_of_them_is_needed() -> None:
