@@ -1,0 +1,1 @@
+"""Desjardins, Simonyan, Pascanu & Kavukcuoglu, "Natural Neural Networks", NIPS 2015: projected natural gradient."""

@@ -1,0 +1,157 @@
+"""A training loop that can be stopped, and goes on to the bit: what the paper's larger experiments share.
+
+Every so many seconds, at a point where the curves are measured, all that the next step depends on is written to the
+trial's folder: the model with its whitening, the optimizer, the curves. Batches are drawn anew from the seed, epoch by
+epoch, so no generator has to be kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from counterflow.lab.trials import Context
+from counterflow.lab.trials.record import write_whole
+from counterflow.seeding import numpy_generator
+
+__all__ = ["Batches", "Curves", "points", "train"]
+
+Curves = dict[str, list[float | None]]
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 30.0
+HOPELESS = 10.0  # a loss this many times the first one ends a run: it has diverged
+
+
+class Batches:
+    """Batches of indices, every epoch in a new order that depends on the seed alone.
+
+    Args:
+        examples: How many there are.
+        size: Of a batch; the rest of an epoch that fills none is left out.
+        seed: Of the orders.
+    """
+
+    def __init__(self, examples: int, size: int, seed: int) -> None:
+        self.examples, self.size, self.seed = examples, size, seed
+        self.of_epoch = examples // size
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __getitem__(self, step: int) -> NDArray[np.int64]:
+        epoch, place = divmod(step, self.of_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = numpy_generator(self.seed, "order", epoch).permutation(self.examples)
+        return self._order[place * self.size : (place + 1) * self.size]
+
+
+def points(updates: int, count: int) -> list[int]:
+    """Where curves are measured: the first update, the last, and more densely early on.
+
+    Example:
+        >>> points(100, 5)
+        [0, 4, 16, 36, 64, 100]
+    """
+    return sorted({round(updates * (number / count) ** 2) for number in range(count + 1)})
+
+
+def train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: Callable[[int], Tensor],
+    measure: Callable[[], dict[str, float]],
+    at: Sequence[int],
+    context: Context,
+    annealing: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None,
+) -> Curves:
+    """Train, and measure at some updates.
+
+    Args:
+        model: In training mode; it may be whitened.
+        optimizer: Its optimizer.
+        loss: From the number of the update to the loss of its batch.
+        measure: What the curves are of; ``"error"`` decides whether the run has diverged, and ends it.
+        at: After how many updates to measure, rising from 0 to the last.
+        context: Where checkpoints go, and progress.
+        annealing: Steps on ``"validation"`` at every measured point but the first.
+
+    Returns:
+        Curves by name, ``"update"`` among them. They end early where the run diverged; the value there is None.
+    """
+    path = context.folder / CHECKPOINT
+    done, curves = _load(path, model, optimizer, annealing)
+    saved = time.monotonic()
+    first = curves["error"][0] if curves else None
+    for point in at:
+        if curves and point <= done:
+            continue
+        while done < point:
+            optimizer.zero_grad()
+            loss(done).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            done += 1
+            context.progress(done / at[-1], f"update {done}")
+        found = measure()
+        first = found["error"] if first is None else first
+        diverged = not found["error"] <= HOPELESS * first
+        for name, value in {"update": float(point), **found}.items():
+            kept = name == "update" or (math.isfinite(value) and not diverged)
+            curves.setdefault(name, []).append(value if kept else None)
+        if diverged:
+            break
+        if annealing is not None and point:
+            annealing.step(found["validation"])
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(path, model, optimizer, annealing, done, curves)
+            saved = time.monotonic()
+    return curves
+
+
+def _save(path: Path, model: nn.Module, optimizer: Optimizer, annealing: Any, done: int, curves: Curves) -> None:
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    state = optimizer.state_dict()
+    for number, of_parameter in state["state"].items():
+        for name, value in of_parameter.items():
+            if value is not None:
+                tensors[f"optimizer/{number}/{name}"] = torch.as_tensor(value)
+    numbers = {
+        "done": done,
+        "curves": curves,
+        "rates": [group["lr"] for group in state["param_groups"]],
+        "annealing": None if annealing is None else [annealing.best, annealing.num_bad_epochs],
+    }
+    copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    write_whole(path, safetensors.torch.save(copies, {"numbers": json.dumps(numbers)}))
+
+
+def _load(path: Path, model: nn.Module, optimizer: Optimizer, annealing: Any) -> tuple[int, Curves]:
+    if not path.exists():
+        return 0, {}
+    with safetensors.safe_open(path, "pt") as file:
+        numbers = json.loads(file.metadata()["numbers"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+    prefix = "model/"
+    model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "optimizer":
+            number, _, name = rest.partition("/")
+            state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for group, rate in zip(optimizer.param_groups, numbers["rates"], strict=True):
+        group["lr"] = rate
+    if annealing is not None:
+        annealing.best, annealing.num_bad_epochs = numbers["annealing"]
+    return numbers["done"], numbers["curves"]
