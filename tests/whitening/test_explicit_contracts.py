@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import counterflow as cf
 from counterflow.handle import Handle
-from counterflow.registry import Method, cnn_example, mlp_example
+from counterflow.registry import Method, methods
 
 from ..contracts import checks
 
@@ -23,7 +23,7 @@ METHOD = Method(
     summary="The explicit form, projected.",
     site="update",
     attach=explicit,
-    examples=(mlp_example(), cnn_example()),
+    examples=methods()["whitening"].examples,
     keeps_forward=False,
     adds_buffers=True,
 )

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
@@ -48,8 +49,22 @@ def whitened_gradients(module: nn.Module, call, **options) -> tuple[nn.Module, n
     assert torch.equal(got, plain)
     got.square().sum().backward()
     plain.square().sum().backward()
-    assert all(isinstance(p, nn.Parameter) for p in module._parameters.values() if p is not None)
+    assert all(isinstance(p, nn.Parameter) for m in module.modules() for p in m._parameters.values() if p is not None)
     return module, bare, plain.detach()
+
+
+def mixed(module: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What the output projection gets, by hand; batch first."""
+    e, heads = module.embed_dim, module.num_heads
+    weights = module.in_proj_weight.chunk(3) if module._qkv_same_embed_dim else None
+    weights = weights or (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    biases = [None] * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    q, k, v = (
+        F.linear(x, w, b).unflatten(-1, (heads, e // heads)).transpose(1, 2)
+        for x, w, b in zip((q, k, v), weights, biases, strict=True)
+    )
+    scores = torch.softmax(q @ k.transpose(-1, -2) / (e // heads) ** 0.5, -1)
+    return (scores @ v).transpose(1, 2).flatten(2).detach()
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -59,9 +74,8 @@ def test_attention(sizes, bias, batch_first):
     kdim, vdim = sizes or (6, 6)
     module = nn.MultiheadAttention(6, 2, bias=bias, batch_first=batch_first, kdim=kdim, vdim=vdim).double()
     q, k, v = randn(7, 3, 6), randn(7, 4, kdim), randn(7, 4, vdim)  # keys of another length than queries
-    if not batch_first:
-        q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-    module, bare, _ = whitened_gradients(module, lambda m: m(q, key=k, value=v))
+    given = (q, k, v) if batch_first else tuple(x.transpose(0, 1) for x in (q, k, v))
+    module, bare, _ = whitened_gradients(module, lambda m: m(given[0], key=given[1], value=given[2]))
     for index, (letter, x) in enumerate(zip("qkv", (q, k, v), strict=True)):
         span = slice(6 * index, 6 * index + 6)
         name, rows = ("in_proj_weight", span) if sizes is None else (f"{letter}_proj_weight", slice(None))
@@ -70,42 +84,71 @@ def test_attention(sizes, bias, batch_first):
         torch.testing.assert_close(getattr(module, name).grad[rows], gradient, rtol=1e-9, atol=1e-10)
         if bias:
             torch.testing.assert_close(module.in_proj_bias.grad[span], total, rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(module.out_proj.weight.grad, bare.out_proj.weight.grad)
+    plain = bare.out_proj.bias.grad if bias else None
+    gradient, total = wanted(bare.out_proj.weight.grad, plain, mixed(bare, q, k, v))
+    torch.testing.assert_close(module.out_proj.weight.grad, gradient, rtol=1e-9, atol=1e-10)
+    if bias:
+        torch.testing.assert_close(module.out_proj.bias.grad, total, rtol=1e-9, atol=1e-10)
+
+
+def first_levels(module: nn.RNNBase, x, hx=None) -> list[Tensor]:
+    """The outputs of each level, by layers of one level each."""
+    turns, found = 1 + module.bidirectional, []
+    for level in range(module.num_layers):
+        features = output_of((x,)).shape[-1]
+        same = {key: getattr(module, key) for key in ("bias", "batch_first", "bidirectional")}
+        one = type(module)(features, module.hidden_size, **same).double()
+        with torch.no_grad():
+            for name in [name for name in module.state_dict() if f"_l{level}" in name]:
+                one.get_parameter(name.replace(f"_l{level}", "_l0")).copy_(module.get_parameter(name))
+            own = None
+            if hx is not None:
+                own = tuple(state[level * turns : (level + 1) * turns] for state in hx)
+            x = one(x, own)[0]
+        found.append(output_of((x,)))
+    return found
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize(
-    "options", [{}, {"bias": False}, {"bidirectional": True, "batch_first": True}, {"num_layers": 2}]
+    "options",
+    [{}, {"bias": False}, {"bidirectional": True, "batch_first": True}, {"num_layers": 3, "bidirectional": True}],
 )
 def test_recurrent_layers(kind, options):
     module = kind(4, 3, **options).double()
     x = randn(6, 5, 4)
-    module, bare, y = whitened_gradients(module, lambda m: m(x))
-    top = module.num_layers - 1
+    module, bare, _ = whitened_gradients(module, lambda m: m(x))
+    assert_recurrent(module, bare, x, first_levels(bare, x))
+
+
+def assert_recurrent(module: nn.RNNBase, bare: nn.RNNBase, x: Tensor, given: list[Tensor]) -> None:
     for name, plain in bare.named_parameters():
         kind_of, own = name.split("_", 1)
-        visible = own.startswith(("ih_l0", f"hh_l{top}"))
         if kind_of == "bias":
             continue
+        level = int(own[4])
+        states = given[level][..., 3:] if own.endswith("reverse") else given[level][..., :3]
+        inputs = states if own.startswith("hh") else given[level - 1] if level else x
         bias = getattr(bare, f"bias_{own}").grad if module.bias else None
-        if not visible:
-            torch.testing.assert_close(getattr(module, name).grad, plain.grad)
-            continue
-        states = y[..., 3:] if own.endswith("reverse") else y[..., :3]
-        gradient, total = wanted(plain.grad, bias, x if own.startswith("ih") else states)
+        gradient, total = wanted(plain.grad, bias, inputs)
         torch.testing.assert_close(getattr(module, name).grad, gradient, rtol=1e-9, atol=1e-10)
         if bias is not None:
             torch.testing.assert_close(getattr(module, f"bias_{own}").grad, total, rtol=1e-9, atol=1e-10)
 
 
-def test_packed_sequences():
-    module = nn.LSTM(4, 3).double()
-    x = pack_sequence([randn(5, 4), randn(3, 4), randn(2, 4)])
-    module, bare, y = whitened_gradients(module, lambda m: m(x))
-    gradient, _ = wanted(bare.weight_ih_l0.grad, bare.bias_ih_l0.grad, x.data)
-    torch.testing.assert_close(module.weight_ih_l0.grad, gradient, rtol=1e-9, atol=1e-10)
-    gradient, _ = wanted(bare.weight_hh_l0.grad, bare.bias_hh_l0.grad, y)
-    torch.testing.assert_close(module.weight_hh_l0.grad, gradient, rtol=1e-9, atol=1e-10)
+def test_packed_sequences_with_an_initial_state():
+    module = nn.LSTM(4, 3, num_layers=2).double()
+    x = pack_sequence([randn(2, 4), randn(5, 4), randn(3, 4)], enforce_sorted=False)
+    hx = randn(2, 3, 3), randn(2, 3, 3)
+    module, bare, _ = whitened_gradients(module, lambda m: m(x, hx))
+    assert_recurrent(module, bare, x.data, first_levels(bare, x, hx))
+
+
+def test_a_sequence_without_a_batch():
+    module = nn.LSTM(4, 3, num_layers=2).double()
+    x, hx = randn(5, 4), (randn(2, 3), randn(2, 3))
+    module, bare, _ = whitened_gradients(module, lambda m: m(input=x, hx=hx))
+    assert_recurrent(module, bare, x, first_levels(bare, x, hx))
 
 
 def test_a_call_that_raises_leaves_the_weights_proper():
@@ -119,13 +162,20 @@ def test_a_call_that_raises_leaves_the_weights_proper():
     assert list(module.state_dict()) == list(nn.LSTM(4, 3).state_dict())
 
 
-def test_a_transformer_trains_compiled_and_folds():
+OPTIMIZERS = {
+    "SGD": lambda module: torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9),
+    "Adam": lambda module: torch.optim.Adam(module.parameters(), lr=0.003),
+}
+
+
+@pytest.mark.parametrize("optimize", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_transformer_trains_compiled_and_folds(optimize):
     losses = []
-    x = torch.randn(16, 5, 8)
+    x = randn(16, 5, 8)
     for compiled in (False, True):
         torch.manual_seed(0)
-        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
+        optimizer = optimize(layer)
         h = cf.whiten(layer, optimizer, every=3, samples=16, epsilon=EPSILON)
         call = torch.compile(layer, fullgraph=True, backend="aot_eager") if compiled else layer
         for _ in range(8):
@@ -134,12 +184,105 @@ def test_a_transformer_trains_compiled_and_folds():
             loss.backward()
             optimizer.step()
         losses.append(float(loss.detach()))
-        left = {row.layer for row in h.table() if row.done == "left alone"}
-        assert left == {"self_attn.out_proj", "norm1", "norm2"}
-        bare = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        assert {row.layer for row in h.table() if row.done == "left alone"} == {"norm1", "norm2"}
+        bare = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
         bare.load_state_dict(h.fold().state_dict())
         torch.testing.assert_close(bare(x), layer(x))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        with torch.no_grad():  # here PyTorch has a fast path around the modules, which hooks must keep it from
+            torch.testing.assert_close(layer.eval()(x), bare.eval()(x))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+class Reader(nn.Module):
+    """Recurrent states, attention over them, and a linear layer."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(4, 3, num_layers=2, bidirectional=True, batch_first=True)
+        self.attention = nn.MultiheadAttention(6, 2, dropout=dropout, batch_first=True)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.rnn(x)
+        return self.head(self.attention(y, y, y)[0].mean(1))
+
+
+def trained(optimize, steps: int = 14, **options) -> tuple[nn.Module, cf.whitening.WhitenHandle]:
+    torch.manual_seed(0)
+    model = Reader().double()
+    optimizer = optimize(model)
+    h = cf.whiten(model, optimizer, **{"every": 5, "samples": 24, "epsilon": EPSILON, **options})
+    for _ in range(steps):
+        x = randn(12, 5, 4)
+        optimizer.zero_grad()
+        (model(x) - x.mean((1, 2))[:, None]).square().mean().backward()
+        optimizer.step()
+    return model, h
+
+
+@pytest.mark.parametrize("basis", ["pca", "zca"])
+def test_the_forms_are_one_method_under_sgd(basis):
+    """Over several projections, with momentum carried from basis to basis."""
+    _, canonical = trained(OPTIMIZERS["SGD"], form="canonical")
+    _, explicit = trained(OPTIMIZERS["SGD"], form="explicit", basis=basis)
+    assert {row.values["projected"] for row in explicit.table()} == {12}
+    assert len(explicit.table()) == 8 + 4 + 1
+    for name, value in canonical.fold().state_dict().items():
+        torch.testing.assert_close(explicit.fold().state_dict()[name], value, rtol=1e-10, atol=1e-12)
+
+
+def test_other_optimizers_have_them_in_the_explicit_form():
+    """The function stays at every projection, and what Adam keeps as a direction is carried along."""
+    model, h = trained(OPTIMIZERS["Adam"])
+    assert {row.values["form"] for row in h.table()} == {"explicit"}
+    x = randn(12, 5, 4)
+    before = model(x).detach()
+    h._loader = [3.0 * x + 1.0]
+    optimizer = h._optimizer
+    weight = model.rnn.weight_hh_l1
+    layer = next(layer for layer in h._layers if layer.label == "rnn.hh_l1")
+    direction = optimizer.state[weight]["exp_avg"] @ layer["basis"][0]  # in the space of W
+    h.project()
+    assert float((layer["basis"][0] - torch.eye(3)).abs().max()) > 1e-2
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+    torch.testing.assert_close(optimizer.state[weight]["exp_avg"] @ layer["basis"][0], direction)
+    bare = Reader().double()
+    bare.load_state_dict(h.fold().state_dict())
+    torch.testing.assert_close(bare(x), before, rtol=0, atol=1e-12)
+    h.undo()
+    assert list(model.state_dict()) == list(bare.state_dict())
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("optimize", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_autocast(optimize):
+    torch.manual_seed(0)
+    model = Reader()
+    optimizer = optimize(model)
+    h = cf.whiten(model, optimizer, every=3, samples=12, epsilon=EPSILON)
+    x = torch.randn(12, 5, 4)
+    for _ in range(8):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert {row.values["projected"] for row in h.table()} == {7}
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_looking_inside_draws_no_random_number():
+    """Gathering leaves dropout's masks, and so the function of a training step, as they are."""
+    x = torch.randn(12, 5, 4)
+    outputs = []
+    for whitened in (False, True):
+        torch.manual_seed(0)
+        model = Reader(dropout=0.5)
+        if whitened:
+            cf.whiten(model, sgd(model))
+        torch.manual_seed(1)
+        outputs.append([model(x).detach() for _ in range(2)])
+    assert torch.equal(torch.stack(outputs[0]), torch.stack(outputs[1]))
 
 
 def test_statistics_from_a_loader():
@@ -152,10 +295,11 @@ def test_statistics_from_a_loader():
     assert [row.layer for row in h.table()] == ["ih_l0", "hh_l0"]
 
 
-def test_other_optimizers_leave_them_alone():
-    model = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 3))
-    h = cf.whiten(model, torch.optim.Adam(model.parameters()))
-    assert "canonical form only" in h.table()["1"].why
+def test_options_that_need_each_samples_error_leave_them_alone():
+    model = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2))
+    h = cf.whiten(model, sgd(model), diagonal=True)
+    assert [row.done for row in h.table()] == ["not projected yet", "left alone", "left alone"]
+    assert h.table()["1.out_proj"].why.startswith("diagonal and errors need each sample's error")
 
 
 def test_adaptive_looks_at_each_projection():

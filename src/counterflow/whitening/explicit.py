@@ -95,7 +95,7 @@ def carry_state(layer: Layer, optimizer: torch.optim.Optimizer, change: Tensor, 
     Returns:
         The names of the states, shaped as the weight, that it does not know and has left in the old basis.
     """
-    weight, bias = layer.weight, layer.bias
+    weight, bias = layer.parameters
     of_weight: dict[str, Any] = optimizer.state.get(weight, {})
     of_bias: dict[str, Any] = optimizer.state.get(bias, {}) if bias is not None else {}
     unknown = []
@@ -104,7 +104,8 @@ def carry_state(layer: Layer, optimizer: torch.optim.Optimizer, change: Tensor, 
             continue
         if key in _DIRECTIONS:
             second = of_bias.get(key)
-            carry(layer, value, second if isinstance(second, Tensor) else None, change, shift)
+            second = layer.own_bias(second) if isinstance(second, Tensor) else None
+            carry(layer, layer.own(value), second, change, shift)
         else:
             unknown.append(key)
     return unknown

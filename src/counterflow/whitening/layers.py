@@ -14,7 +14,7 @@ from counterflow.backward.adjoint import Adjoint
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Row
 
-__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "tensor_of", "unequal_setting"]
+__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "tensor_of", "which_form"]
 
 Form = Literal["canonical", "explicit"]
 Stand = Literal["auto", "canonical", "explicit"]
@@ -50,14 +50,33 @@ class Layer:
     label: str = ""
 
     @property
-    def weight(self) -> Tensor:
-        """W, or V in the explicit form."""
-        return tensor_of(self.module, "weight")
+    def parameters(self) -> tuple[Tensor, Tensor | None]:
+        """The parameters that an optimizer holds; None for a bias that cannot take up the mean."""
+        return tensor_of(self.module, "weight"), self.module.get_parameter("bias") if self.centered else None
+
+    def own(self, weight: Tensor) -> Tensor:
+        """What is this layer's of a tensor shaped as the weight that an optimizer holds."""
+        return weight
+
+    def own_bias(self, bias: Tensor) -> Tensor:
+        """The same of the bias."""
+        return bias
 
     @property
-    def bias(self) -> nn.Parameter | None:
+    def weight(self) -> Tensor:
+        """W, or V in the explicit form."""
+        return self.own(self.parameters[0])
+
+    @property
+    def bias(self) -> Tensor | None:
         """The bias b, or d in the explicit form; None where it cannot take up the mean."""
-        return self.module.get_parameter("bias") if self.centered else None
+        bias = self.parameters[1]
+        return None if bias is None else self.own_bias(bias)
+
+    @property
+    def sees_white(self) -> bool:
+        """Whether the inputs that statistics are taken from are whitened already."""
+        return self.form == "explicit"
 
     @property
     def groups(self) -> int:
@@ -115,13 +134,14 @@ class Layer:
 
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer, or what `torch.func` has put in its place."""
-    value = getattr(module, name)
+    """A parameter or buffer, here or in a submodule, or what `torch.func` has put in its place."""
+    path, _, leaf = name.rpartition(".")
+    value = getattr(module.get_submodule(path) if path else module, leaf)
     assert isinstance(value, Tensor)
     return value
 
 
-def unequal_setting(groups: Mapping[int, Mapping[str, Any]], weight: Tensor, bias: Tensor) -> str:
+def _unequal_setting(groups: Mapping[int, Mapping[str, Any]], weight: Tensor, bias: Tensor) -> str:
     """What keeps the canonical form from being the whitened layer's step; empty if nothing does."""
     first, second = groups[id(weight)], groups[id(bias)]
     unequal = [key for key in _SHARED if first[key] != second[key]]
@@ -159,19 +179,16 @@ def find_layers(
     rows: list[Row] = []
     attention = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for name, module in model.named_modules():
-        if isinstance(module, inside) or not any(p is not None for p in module._parameters.values()):
+        elsewhere = isinstance(module, inside) or id(module) in attention
+        if elsewhere or not any(p is not None for p in module._parameters.values()):
             continue
-        reason = (
-            "MultiheadAttention uses its weight without calling it, and its input cannot be seen"
-            if id(module) in attention
-            else _why_not(module, groups, owners)
-        )
+        reason = _why_not(module, groups, owners)
         if reason:
             rows.append(Row(name, type(module).__name__, "left alone", reason))
             continue
         bias = module.bias
         centered = isinstance(bias, nn.Parameter) and bias.requires_grad and id(bias) in groups
-        kind = _form(name, module, groups, centered, optimizer, form)
+        kind = which_form(name, module.get_parameter("weight"), bias if centered else None, groups, optimizer, form)
         layers.append(Layer(name, module, kind, centered, label=name))
     return layers, rows
 
@@ -204,21 +221,34 @@ def _why_not(module: nn.Module, groups: Mapping[int, Any], owners: Mapping[int, 
     return ""
 
 
-def _form(
+def which_form(
     name: str,
-    module: nn.Module,
+    weight: Tensor,
+    bias: Tensor | None,
     groups: Mapping[int, Mapping[str, Any]],
-    centered: bool,
     optimizer: torch.optim.Optimizer,
     form: Stand,
 ) -> Form:
+    """The form of a layer, from what the user asked for and what the optimizer can do.
+
+    Args:
+        name: The layer's, for the message.
+        weight: Its weight, as the optimizer holds it.
+        bias: Its bias, where that learns.
+        groups: The optimizer's settings by the identity of the parameter.
+        optimizer: What trains it.
+        form: What the user asked for.
+
+    Raises:
+        UnsupportedError: If the canonical form is asked for where it is not the whitened layer's step.
+    """
     if form == "explicit":
         return "explicit"
     why = ""
     if type(optimizer) is not torch.optim.SGD:
         why = f"{type(optimizer).__name__} is not linear in its gradients as torch.optim.SGD is"
-    elif centered:
-        why = unequal_setting(groups, module.get_parameter("weight"), module.get_parameter("bias"))
+    elif bias is not None:
+        why = _unequal_setting(groups, weight, bias)
     if not why:
         return "canonical"
     if form == "canonical":

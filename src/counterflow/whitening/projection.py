@@ -147,7 +147,7 @@ def project(layers: Layers, optimizer: torch.optim.Optimizer, rules: Rules, step
 
 def _canonical(layer: Layer, seen: Moments) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the canonical inputs, where those that were seen are the whitened ones."""
-    if layer.form == "canonical":
+    if not layer.sees_white:
         return seen.mean, seen.covariance
     inverse = torch.linalg.inv(layer["basis"].double())
     mean = torch.einsum("gnm,gm->gn", inverse, seen.mean)

@@ -211,7 +211,8 @@ def over_loader(model: nn.Module, layers: Layers, loader: Iterable[Any], samples
     Raises:
         InputError: If the loader gives no batch, or one of another kind.
     """
-    hooks = [layer.module.register_forward_hook(_look(layer), with_kwargs=True) for layer in layers]
+    # First of all hooks, while a module still has the weights that its call had.
+    hooks = [layer.module.register_forward_hook(_look(layer), prepend=True, with_kwargs=True) for layer in layers]
     modes = [(module, module.training) for module in model.modules()]
     device = layers[0].weight.device
     seen = 0

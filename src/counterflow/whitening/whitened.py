@@ -257,7 +257,7 @@ def whiten(
             "errors are whitened by those of backward passes, which a loader has none of; leave loader out"
         )
     layers, left_alone = find_layers(model, optimizer, form, INSIDE)
-    parts, others = find_parts(model, optimizer, form != "explicit" and not diagonal and errors is None)
+    parts, others = find_parts(model, optimizer, form, not diagonal and errors is None)
     layers, left_alone = [*layers, *parts], left_alone + others
     if not layers:
         first = left_alone[0]
@@ -274,12 +274,13 @@ def whiten(
         )
     for layer in layers:
         _install(layer, rules)
-    for module in dict.fromkeys(part.module for part in parts):
-        module.register_forward_pre_hook(Bend([part for part in parts if part.module is module]), with_kwargs=True)
-        module.register_forward_hook(Unbend(), with_kwargs=True, always_call=True)
     gathering = layers if loader is None else []
     for layer in gathering:
         layer.module.register_forward_hook(Gather(layer, errors is not None), with_kwargs=True)
+    for module in dict.fromkeys(part.module for part in parts):
+        module.register_forward_pre_hook(Bend([part for part in parts if part.module is module]), with_kwargs=True)
+        # After those that gather, which may have to look inside.
+        module.register_forward_hook(Unbend(), with_kwargs=True, always_call=True)
     schedule = Schedule(every, samples, initial, [layer.module for layer in gathering])
     model.register_buffer(CLOCK, schedule.values().to(layers[0].weight.device))
     model.register_load_state_dict_post_hook(schedule)  # type: ignore[no-untyped-call]
@@ -361,6 +362,7 @@ def _strip(model: nn.Module, layers: Layers, optimizer: Optimizer | None = None)
     """Make the parameters canonical and take our hooks and buffers off."""
     for layer in layers:
         unwhiten(layer, optimizer)
+    for layer in layers:  # only now, since one part's prefix may begin another's
         layer.remove_buffers()
         vars(layer.module).pop(Gather.SWITCH, None)
     for module in model.modules():
