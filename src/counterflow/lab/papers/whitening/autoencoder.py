@@ -157,7 +157,7 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         model.train()
         return sum(sums) / len(pictures)
 
-    at = points(settings["updates"], POINTS)
+    at = points(settings["updates"], max(1, min(POINTS, settings["updates"] // 10)))
     curves = train(model, optimizer, loss, lambda: {"error": measured(pictures.monitored)}, at, context)
     final = curves["error"][-1]
     metrics: dict[str, list[float | None]] = {"error": [final], "start": [curves["error"][0]]}

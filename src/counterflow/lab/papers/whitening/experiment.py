@@ -7,19 +7,19 @@ which judge, is in `counterflow.lab.papers.whitening.plan`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from counterflow.lab.papers.whitening import autoencoder, fisher, plan, timing
+from counterflow.lab.papers.whitening import autoencoder, deep, fisher, plan, plan_classifiers, timing, vgg
 from counterflow.lab.papers.whitening.figures import exhibits
 from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial
 
 __all__ = ["PAPER"]
 
 IMAGENET = ("fig4d.bn", "fig4d.prong_plus", "fig4d.sgd", "fig4d.prong_plus.early", "fig4d.bn.early", "fig4d.inception")
-NAMES = {"sgd": "SGD", "rmsprop": "RMSprop", "adam": "Adam", "bn": "batch normalization", "prong": "PRONG"}
+CHANCE = 0.9  # the share of wrong answers of a run that diverged
 
 
 def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
@@ -28,14 +28,18 @@ def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
         *plan.figure_2_trials(profile),
         *plan.autoencoder_trials(profile, records),
         *plan.time_trials(profile),
+        *plan_classifiers.cifar_trials(profile, records),
+        *plan_classifiers.deep_trials(profile),
     ]
 
 
 def run(trial: Trial, context: Context) -> Outcome:
     """One trial."""
-    if trial.treatment.startswith("figure 2 "):
-        method = trial.treatment.removeprefix("figure 2 ")
-        return fisher.conditioning(method, trial.seeds[0], trial.settings, context)
+    for kind, work in (("figure 2 ", fisher.conditioning), ("cifar ", vgg.learn)):
+        if trial.treatment.startswith(kind):
+            return work(trial.treatment.removeprefix(kind), trial.seeds[0], trial.settings, context)
+    if trial.treatment.startswith("deep "):
+        return deep.compare(trial.treatment.removeprefix("deep "), trial.seeds, trial.settings, context)
     if trial.treatment == "times":
         return timing.times(trial.settings, trial.seeds, context)
     return autoencoder.learn(trial.treatment, trial.seeds[0], trial.settings, context)
@@ -49,6 +53,8 @@ def measure(profile: Profile, records: Sequence[Record]) -> dict[str, Measuremen
     _add_figure_3b(found, profile, records)
     _add_figure_3cd(found, profile, records)
     _add_times(found, profile, records)
+    _add_figure_4(found, profile, records)
+    _add_negatives(found, profile, records)
     for claim in IMAGENET:
         found[claim] = Measurement((), reason="ImageNet is not here, nor a machine to train Inception on it")
     return found
@@ -221,6 +227,69 @@ def _add_times(found: dict[str, Measurement], profile: Profile, records: Sequenc
             seconds=record.seconds,
             **setting,
         )
+
+
+def _add_figure_4(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:
+    size = plan_classifiers.CIFAR[profile]
+    words = f"a net of width {size.width} and {size.epochs} epochs of {size.examples:,} pictures, JPEG-compressed"
+    setting: dict[str, Any] = {"setting": "other data", "differs": words}
+    runs = {method: plan_classifiers.cifar_judged(profile, method, records) for method in vgg.METHODS}
+
+    def add(claim: str, samples: Mapping[str, Sequence[float]], reason: str = "") -> None:
+        of = [runs[method] for method in samples]
+        rates = ", ".join(f"{m} {runs[m][0].settings['rate']:g}" for m in samples)
+        found[claim] = Measurement(
+            tuple(_group(values, power) for values, power in zip(samples.values(), (1.0, -1.0), strict=False)),
+            reason=f"rates: {rates}{reason}{_diverged([run for part in of for run in part])}",
+            seconds=_seconds(*of),
+            **setting,
+        )
+
+    def tests(method: str) -> list[float]:
+        return [100.0 * CHANCE if run.metrics["test"][0] is None else run.metrics["test"][0] for run in runs[method]]
+
+    for method in ("prong", "bn"):
+        if profile != "paper":
+            found[f"fig4b.{method}"] = Measurement((), reason="training to the end is for the profile paper")
+        elif runs[method]:
+            add(f"fig4b.{method}", {method: tests(method)})
+    if runs["prong"] and runs["bn"]:
+        add("fig4b.order", {method: tests(method) for method in ("prong", "bn")})
+    if runs["sgd"]:
+        level = float(np.mean([plan.final(run) for run in runs["sgd"]]))
+        needed = {method: plan.all_updates_to(of, level) for method, of in runs.items() if of}
+        for claim, pair in (
+            ("fig4a.prong", ("prong", "sgd")),
+            ("fig4a.bn", ("bn", "sgd")),
+            ("fig4a.alike", ("prong", "bn")),
+        ):
+            if all(method in needed for method in pair):
+                missed = "".join(needed[method][1] for method in pair)
+                note = f"; to SGD's mean final cross-entropy of {level:.3g}{missed}"
+                add(claim, {method: needed[method][0] for method in pair}, note)
+    if runs["prong+"] and runs["bn"]:
+        early = size.epochs // 5 or 1
+        note = f"; after {early} of {size.epochs} epochs"
+        add("plus.early", {m: [plan.after(run, early) for run in runs[m]] for m in ("prong+", "bn")}, note)
+
+
+def _add_negatives(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:
+    depth = plan_classifiers.DEPTHS[profile][-1]
+    for claim, first, second in (
+        ("unstable.plain", "prong", "prong+"),
+        ("unstable.two_sided", "two-sided 0.01", "prong"),
+    ):
+        pair = [plan_classifiers.deep_records(profile, name, depth, records) for name in (first, second)]
+        if all(pair):
+            rates, errors = zip(*(plan_classifiers.at_best(record) for [record] in pair), strict=True)
+            net = pair[0][0].settings
+            found[claim] = Measurement(
+                (_group(errors[0]), _group(errors[1], -1.0)),
+                setting="other data",
+                differs=f"MNIST, {depth} rectified layers of {net['width']}, {net['updates']} updates",
+                reason=f"{first} at rate {rates[0]:g}, {second} at rate {rates[1]:g}, each the best of its grid",
+                seconds=_seconds(*pair),
+            )
 
 
 PAPER = Paper(

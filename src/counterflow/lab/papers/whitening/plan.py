@@ -26,11 +26,13 @@ __all__ = [
     "KEY",
     "SELECTION",
     "SIZE",
+    "after",
     "all_updates_to",
     "autoencoder",
     "autoencoder_trials",
     "batch_of",
     "best_rate",
+    "chosen",
     "epsilon_cells",
     "epsilon_runs",
     "epsilons_of",
@@ -81,7 +83,7 @@ class Size:
 
 
 SIZE: Mapping[Profile, Size] = {
-    "smoke": Size((784, 32, 16, 8, 16, 32, 784), 2000, 60, 30, 40, 15, (10, 40), 256, FRESH[:2], 0.001),
+    "smoke": Size((784, 32, 16, 8, 16, 32, 784), 2000, 60, 30, 40, 30, (20, 40), 256, FRESH[:2], 0.001),
     "laptop": Size(SIZES, None, 10_000, 1000, 1500, 500, (100, 500, 1500), 4096, FRESH, 0.045),
     "paper": Size(SIZES, None, 100_000, 1000, 100_000, 500, (100, 1000, 10_000, 100_000), 4096, FRESH, 0.045),
 }
@@ -166,7 +168,7 @@ def final(record: Record, name: str = "error") -> float:
     return start if end is None else min(end, start)
 
 
-def _chosen(profile: Profile, records: Sequence[Record], candidates: Mapping[float, Trial]) -> float | None:
+def chosen(records: Sequence[Record], candidates: Mapping[float, Trial]) -> float | None:
     """The rate whose trial has the least validation error, once all have records."""
     found = {rate: find(records, [trial]) for rate, trial in candidates.items()}
     if not all(found.values()):
@@ -183,7 +185,7 @@ def rate_trials(profile: Profile, method: str, epsilon: float = EPSILON) -> dict
 
 def best_rate(profile: Profile, method: str, records: Sequence[Record], epsilon: float = EPSILON) -> float | None:
     """A method's best rate, once all have been tried."""
-    return _chosen(profile, records, rate_trials(profile, method, epsilon))
+    return chosen(records, rate_trials(profile, method, epsilon))
 
 
 def judged_trials(profile: Profile, method: str, rate: float) -> list[Trial]:
@@ -274,6 +276,13 @@ def updates_to(record: Record, level: float) -> float | None:
             return before[0] + share * (update - before[0])
         before = (update, value)
     return None
+
+
+def after(record: Record, point: int) -> float:
+    """A run's training error at one of its measured points; that of the untrained net where it had diverged."""
+    errors = record.curves["error"]
+    value = errors[min(point, len(errors) - 1)]
+    return final(record) if value is None else value
 
 
 # Figure 2
