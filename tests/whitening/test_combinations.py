@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,16 +74,94 @@ def test_what_a_tap_hands_on_is_what_weights_learn_from():
     torch.testing.assert_close(nets[1]["2.weight"], nets[0]["2.weight"])
 
 
-def test_batch_normalization_takes_part():
-    """PRONG+: the mean and variance of what enters a whitened layer are those that normalization leaves."""
+@pytest.mark.parametrize("form", ["canonical", "explicit"])
+def test_batch_normalization_takes_part(form):
+    """PRONG+: what enters a whitened layer is what normalization leaves, whose own parameters step plainly."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, 3)).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    h = cf.whiten(model, optimizer, every=3, samples=40)
-    losses = []
-    for _ in range(10):
-        losses.append(float(F.cross_entropy(model(X), T).detach()))
-        step(model, optimizer)
-    assert losses[-1] < losses[0]
+    model = nn.Sequential(nn.Linear(5, 9), nn.BatchNorm1d(9), nn.Linear(9, 3)).double()
+    with torch.no_grad():
+        model[1].bias.normal_()
+    bare = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    h = cf.whiten(model, optimizer, every=50, samples=40, epsilon=0.1, form=form)
+    F.cross_entropy(model(X), T).backward()
+    h.project()
     assert h.table()["1"].done == "left alone"
-    assert h.table()["3"].values["projected"] == 10
+    c, inputs = bare[1].bias.detach().clone(), bare[:2](X).detach()
+    torch.testing.assert_close(model[2].whiten_mean[0], c)  # normalization decides what the mean is
+    metric = torch.linalg.inv(torch.cov(inputs.T, correction=0) + 0.1 * torch.eye(9, dtype=torch.float64))
+    plain = step(bare, torch.optim.SGD(bare.parameters(), lr=0.01))
+    before = h.fold()
+    step(model, optimizer)
+    moved = {
+        name: p.detach() - q.detach()
+        for (name, p), q in zip(h.fold().named_parameters(), before.parameters(), strict=True)
+    }
+    for name in ("1.weight", "1.bias"):
+        torch.testing.assert_close(moved[name], plain[name], rtol=1e-9, atol=1e-12)
+    wanted = (plain["2.weight"] - plain["2.bias"][:, None] * c) @ metric
+    torch.testing.assert_close(moved["2.weight"], wanted, rtol=1e-9, atol=1e-12)
+
+
+class Cell(nn.Module):
+    """A recurrent cell made of linear layers, each of them called at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.state, self.out = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        state = torch.tanh(self.inside(x) + self.state(state))
+        return self.out(state), state
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_a_memory_budget_leaves_whitened_training_as_it_is(kind):
+    """Steps that are run again count once in the statistics, which are of all time steps."""
+    nets = []
+    for slots in (None, 3):
+        torch.manual_seed(0)
+        cell = Cell().double()
+        optimizer = getattr(torch.optim, kind)(cell.parameters(), lr=0.01)
+        h = cf.whiten(cell, optimizer, every=4, samples=60, epsilon=0.1, basis="zca")
+        for index in range(9):
+            optimizer.zero_grad()
+            x = torch.randn(6, 11, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(index))
+            state = torch.zeros(6, 6, dtype=torch.float64)
+            if slots is None:
+                y = []
+                for now in x.unbind(1):
+                    out, state = cell(now, state)
+                    y.append(out)
+                outputs = torch.stack(y, 1)
+            else:
+                outputs, _ = cf.bptt.unroll(cell, x, state, slots=slots)
+            outputs.square().mean().backward()
+            optimizer.step()
+        assert {row.values["projected"] for row in h.table()} == {9}
+        nets.append(cell.state_dict())
+    for name, value in nets[0].items():
+        torch.testing.assert_close(nets[1][name], value, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_a_recurrent_layer_that_is_limited_already_is_left_alone():
+    """Its projections would stand in for parameters that the budget hands on by themselves."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.LSTM(4, 3))
+    cf.bptt.limit(model, "64KiB")
+    h = cf.whiten(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert h.table()["1"].why == "its forward has been exchanged on the module itself"
+
+
+def test_statistics_are_of_what_the_layer_saw():
+    """Of augmented inputs, where training augments them, also from a loader."""
+
+    def augment(x: torch.Tensor) -> torch.Tensor:
+        return 3.0 * x.flip(1) - 1.0
+
+    for loader in (None, [augment(X)]):
+        model = net()
+        h = cf.whiten(model, torch.optim.SGD(model.parameters(), lr=0.1), loader=loader, samples=40)
+        F.cross_entropy(model(augment(X)), T).backward()
+        if loader is None:
+            h.project()
+        torch.testing.assert_close(model[0].whiten_mean[0], augment(X).mean(0))

@@ -193,6 +193,26 @@ def test_a_transformer_trains_compiled_and_folds(optimize):
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("optimize", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_padding_becomes_nested_tensors_in_pytorchs_encoder(optimize):
+    """In eval mode and without gradients, which is where a loader's statistics are taken."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
+    model = nn.TransformerEncoder(layer, 2)
+    x, mask = randn(16, 5, 8), torch.arange(5).expand(16, 5) > torch.arange(16)[:, None] % 5
+    with torch.no_grad():
+        wanted = model.eval()(x, src_key_padding_mask=mask)[~mask]
+    h = cf.whiten(model.train(), optimize(model), loader=[{"src": x, "src_key_padding_mask": mask}], epsilon=EPSILON)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x, src_key_padding_mask=mask)[~mask], wanted)
+    rows = x[~mask]  # no padding among them
+    sigma = torch.cov(rows.T, correction=0) + EPSILON * torch.eye(8, dtype=torch.float64)
+    first = h._layers[[layer.label for layer in h._layers].index("layers.0.self_attn.q")]
+    metric = first["metric"] if first.form == "canonical" else first["basis"].transpose(1, 2) @ first["basis"]
+    torch.testing.assert_close(metric[0], torch.linalg.inv(sigma))
+
+
 class Reader(nn.Module):
     """Recurrent states, attention over them, and a linear layer."""
 

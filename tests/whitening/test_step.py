@@ -173,6 +173,62 @@ def test_pca_and_zca_differ_under_adam():
     assert float((pca[0].weight - zca[0].weight).detach().abs().max()) > 1e-4
 
 
+def test_the_step_is_mirror_descent():
+    """Equation 10, and the mirror step that it stands for, over (W, b) with one more input that is always one."""
+    net, eta = mlp(), 0.02
+    x, t = data(net)
+    bare = copy.deepcopy(net)
+    optimizer = sgd(net, lr=eta)
+    cf.whiten(net, optimizer, epsilon=EPSILON, loader=[x])
+    step(net, optimizer, x, t)
+    F.cross_entropy(bare(x), t).backward()
+    seen = inputs_of(copy.deepcopy(bare), x)
+    for name, layer in bare.named_modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        h = torch.cat([seen[name], torch.ones(len(x), 1, dtype=torch.float64)], 1)
+        fisher = h.T @ h / len(h)  # of one unit; the ridge is on all but the mean
+        fisher[:-1, :-1] += EPSILON * torch.eye(layer.in_features, dtype=torch.float64)
+        eigenvalues, vectors = torch.linalg.eigh(fisher)
+        root, inverse = (vectors * eigenvalues**power @ vectors.T for power in (0.5, -0.5))
+        gradient = torch.cat([layer.weight.grad, layer.bias.grad[:, None]], 1)
+        start = torch.cat([layer.weight, layer.bias[:, None]], 1).detach()
+        moved = net.get_submodule(name)
+        new = torch.cat([moved.weight, moved.bias[:, None]], 1).detach()
+        # To the dual space, a step with the gradient that is taken there, and back.
+        dual = start @ root - eta * gradient @ inverse
+        torch.testing.assert_close(new, dual @ inverse, rtol=1e-10, atol=1e-12)
+        # The same as a mirror step with psi(w) = w F w / 2: the derivative of its objective is zero there.
+        leaf = new.clone().requires_grad_()
+        bregman = 0.5 * torch.einsum("mi,ij,mj->", leaf - start, fisher, leaf - start)
+        slope = torch.autograd.grad((gradient * leaf).sum() + bregman / eta, leaf)[0]
+        torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-10 * float(gradient.abs().max()))
+
+
+def test_adams_first_moment_is_carried_and_its_second_is_not():
+    """What it stands for as a change of W is the same before and after a projection."""
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    x, t = data(net)
+    h = cf.whiten(net, optimizer, every=100, epsilon=EPSILON, loader=[x])
+    for _ in range(3):
+        step(net, optimizer, x, t)
+    layer = net[2]
+    state, of_bias = optimizer.state[layer.weight], optimizer.state[layer.bias]
+
+    def canonical() -> tuple[Tensor, Tensor]:
+        weight = state["exp_avg"] @ layer.whiten_basis[0]
+        return weight, of_bias["exp_avg"] - weight @ layer.whiten_mean[0]
+
+    before, second = canonical(), state["exp_avg_sq"].clone()
+    basis = layer.whiten_basis.clone()
+    h._loader = [2.0 * x - 1.0]
+    h.project()
+    assert float((layer.whiten_basis - basis).abs().max()) > 0.01
+    torch.testing.assert_close(canonical(), before, rtol=1e-10, atol=1e-12)
+    assert torch.equal(state["exp_avg_sq"], second)
+
+
 def test_momentum_that_is_left_in_the_old_basis_is_another_trajectory(monkeypatch):
     wanted, _ = run(mlp, lambda net: sgd(net, momentum=0.9), form="explicit")
     monkeypatch.setattr("counterflow.whitening.projection.carry_state", lambda *_: [])

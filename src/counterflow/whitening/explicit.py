@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterflow.whitening.layers import Layer, tensor_of
@@ -44,7 +45,9 @@ class Project:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
         basis, mean, weight = (tensor_of(module, name) for name in ("whiten_basis", "whiten_mean", "weight"))
-        if self.groups is None:
+        if x.is_nested:  # PyTorch's transformer encoder makes such in eval mode, and they know few operations
+            white = F.linear(x.to(basis.dtype), basis[0], -basis[0] @ mean[0])
+        elif self.groups is None:
             white = (x - mean[0]) @ basis[0].T
         else:
             unbatched = x.ndim < weight.ndim

@@ -14,7 +14,7 @@ from counterflow.backward.adjoint import Adjoint
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Row
 
-__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "tensor_of", "which_form"]
+__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "own_forward", "tensor_of", "which_form"]
 
 Form = Literal["canonical", "explicit"]
 Stand = Literal["auto", "canonical", "explicit"]
@@ -111,6 +111,8 @@ class Layer:
     def seen(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor:
         """Its input in a call of the module, with a batch dimension where the call had none."""
         x: Tensor = args[0] if args else kwargs["input"]
+        if x.is_nested:
+            return torch.cat(x.unbind())
         own = 2 if isinstance(self.module, nn.Linear) else self.weight.ndim
         return x[None] if x.ndim < own else x
 
@@ -139,6 +141,15 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
     value = getattr(module.get_submodule(path) if path else module, leaf)
     assert isinstance(value, Tensor)
     return value
+
+
+def own_forward(module: nn.Module) -> str:
+    """Why a module may compute something else than its kind does in PyTorch; empty if it computes that."""
+    if "forward" in vars(module):
+        return "its forward has been exchanged on the module itself"
+    owner = next(c for c in type(module).__mro__ if "forward" in vars(c))
+    known = owner.__module__.startswith("torch.nn.modules")
+    return "" if known else "its class overrides forward, so its arithmetic is unknown"
 
 
 def _unequal_setting(groups: Mapping[int, Mapping[str, Any]], weight: Tensor, bias: Tensor) -> str:
@@ -199,9 +210,9 @@ def _why_not(module: nn.Module, groups: Mapping[int, Any], owners: Mapping[int, 
         return "its weight is parametrized"
     if not isinstance(module, _WEIGHED):
         return f"whitening knows no linear map of the inputs in a {type(module).__name__}"
-    owner = next(c for c in type(module).__mro__ if "forward" in vars(c))
-    if not owner.__module__.startswith("torch.nn.modules"):
-        return "its class overrides forward, so its arithmetic is unknown"
+    reason = own_forward(module)
+    if reason:
+        return reason
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
     if weight is None:
         return "its weight is computed from other parameters"

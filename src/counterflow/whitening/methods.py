@@ -79,8 +79,8 @@ register(
         summary="The same with the whitened layer's own parameters, V and d, before its first projection.",
         paper=_PAPER,
         site="update",
-        # Once projected, canonical weights come back by undo() within rounding only, not to the bit. Attention is left to
-        # the method's own tests: PyTorch multiplies by a weight in another order where that is computed from another.
+        # Once projected, canonical weights come back by undo() within rounding only, not to the bit. Attention is in
+        # the own tests: PyTorch multiplies by a weight in another order where that is computed from another one.
         attach=lambda model, inputs: _from_loader(model, inputs, form="explicit", initial=False),
         examples=_EXAMPLES,
         identity=True,

@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from counterflow.handle import Row
 from counterflow.whitening.inside import levels, mixture
-from counterflow.whitening.layers import Layer, Stand, tensor_of, which_form
+from counterflow.whitening.layers import Layer, Stand, own_forward, tensor_of, which_form
 
 __all__ = ["INSIDE", "Bend", "Part", "Unbend", "find_parts"]
 
@@ -101,6 +101,8 @@ class Part(Layer):
             x = args[index] if len(args) > index else kwargs[names[index]]
         if isinstance(x, PackedSequence):
             x = x.data
+        elif x.is_nested:
+            x = torch.cat(x.unbind())
         elif x.ndim == 3 and not module.batch_first:
             x = x.transpose(0, 1)
         rows: Tensor = x if self.columns is None else x[..., slice(*self.columns)]
@@ -248,8 +250,7 @@ def _why_not(module: nn.Module, plain: bool) -> str:
         return "its weight is parametrized"
     if getattr(module, "proj_size", 0):
         return "projections of a recurrent layer's state are not provided"
-    owner = next(c for c in type(module).__mro__ if "forward" in vars(c))
-    return "" if owner.__module__.startswith("torch.nn.modules") else "its class overrides forward"
+    return own_forward(module)
 
 
 def _why_not_part(part: Part, groups: Mapping[int, Mapping[str, Any]], counts: Mapping[int, int]) -> str:
