@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ __all__ = [
     "cifar_trials",
     "deep_records",
     "deep_trials",
+    "largest_rate",
 ]
 
 
@@ -162,3 +164,13 @@ def at_best(record: Record) -> tuple[float, list[float]]:
     rates = record.settings["rates"]
     best = min(rates, key=lambda rate: record.metrics[deep.key("validation", rate)][0] or 0.0)
     return best, [float(value or 0.0) for value in record.metrics[deep.key("error", best)][1:]]
+
+
+def largest_rate(record: Record) -> float | None:
+    """The largest rate at which every seed ended below the cross-entropy of chance; None if there is none."""
+    learned = [
+        float(rate)
+        for rate in record.settings["rates"]
+        if all((error or 0.0) < math.log(10) for error in record.metrics[deep.key("error", rate)])
+    ]
+    return max(learned, default=None)
