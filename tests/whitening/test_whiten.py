@@ -605,3 +605,60 @@ def test_a_loop_that_gives_the_optimizer_a_closure_is_the_same_trajectory():
         assert h.table()["0"].values["projected"] == 10
         nets.append(model)
     assert torch.equal(nets[0][0].weight, nets[1][0].weight)
+
+
+@pytest.mark.parametrize("make", [sgd, adam], ids=["SGD", "Adam"])
+def test_training_under_autocast_whitens_in_full_precision(make):
+    model = net()
+    optimizer = make(model)
+    h = cf.whiten(model, optimizer, every=4, samples=32)
+    start = None
+    for step in range(14):
+        optimizer.zero_grad()
+        part = slice(step * 16, step * 16 + 16)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = F.cross_entropy(model(X[part]), T[part])
+        start = float(loss.detach()) if start is None else start
+        loss.backward()
+        optimizer.step()
+    assert h.table()["0"].values["projected"] == 14
+    assert {b.dtype for name, b in model.named_buffers() if b.is_floating_point()} == {torch.float32}
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_the_waterfall_schedule_is_torchs_own():
+    model = net()
+    optimizer = sgd(model, lr=0.1)
+    h = cf.whiten(model, optimizer, every=2, samples=16)
+    waterfall = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=1)
+    rates = []
+    for loss in (1.0, 0.5, 0.5, 0.5, 0.4):  # of validation
+        train(model, optimizer, 2)
+        waterfall.step(loss)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01])
+    assert h.table()["0"].values["projected"] == 9
+
+
+def test_two_sided_whitening_needs_its_damping():
+    """At one rate: plain PRONG learns, hardly damped errors blow up, damped ones learn."""
+    from sklearn.datasets import load_digits
+
+    pictures, classes = load_digits(return_X_y=True)
+    x, t = torch.tensor(pictures, dtype=torch.float32) / 16, torch.tensor(classes)
+    losses = {}
+    for errors in (None, 0.001, 0.1):
+        torch.manual_seed(0)
+        body = [nn.Linear(64, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU()]
+        model = nn.Sequential(*body, nn.Linear(50, 10))
+        optimizer = sgd(model, lr=0.1)
+        cf.whiten(model, optimizer, every=40, samples=512, epsilon=0.1, errors=errors)
+        for _ in range(160):
+            chosen = torch.randint(len(x), (64,))
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[chosen]), t[chosen]).backward()
+            optimizer.step()
+        losses[errors] = float(F.cross_entropy(model(x), t).detach())
+    assert losses[None] < 0.3
+    assert losses[0.1] < 0.3
+    assert not losses[0.001] < 2.3  # no better than chance, or not finite
