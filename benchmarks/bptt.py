@@ -418,6 +418,7 @@ class Streamed:
 def stream(folder: Path) -> dict[str, Any]:
     """The long run, in a process that has not yet allocated anything which could hide its growth."""
     streamed = Streamed(folder)
+    bptt.plan(10, 5, internal_cost=2)  # loads numba
     streamed.gradient(streamed.within(LONG_BUDGET, 4))  # what is loaded or allocated once
     gc.collect()
     began, wall = time.process_time(), time.monotonic()
