@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.graph import GradientEdge
 
 from counterflow.bptt.actions import Action, Advance, Backward, Forward, Release, Restore, StoreHidden, StoreInternal
 from counterflow.bptt.ambient import (
@@ -25,20 +24,16 @@ from counterflow.bptt.ambient import (
     devices_of,
     generator_states,
     moved,
-    plainly,
     set_generator_states,
     silenced,
     uncached,
 )
+from counterflow.bptt.gradients import Gradients, Optional
 from counterflow.bptt.graphs import Internal, compact, differentiable, record
 from counterflow.bptt.steps import Steps
 from counterflow.exceptions import UnsupportedError
 
 __all__ = ["First", "Run", "follow"]
-
-Optional = list[Tensor | None]
-
-_NOTHING = contextlib.nullcontext()
 
 
 @dataclass(slots=True)
@@ -279,7 +274,7 @@ class Run:
             Gradients of the inputs, of the start state and of `leaves`.
         """
         self._take(tensors)
-        sums = _Sums(self, tensors, outputs, list(state), loss)
+        sums = Gradients(self, tensors, outputs, list(state), loss)
         before = generator_states(self._devices) if self._random else None
         buffers = Buffers(self.modules) if self.modules else None
         try:
@@ -312,78 +307,6 @@ class Run:
             if buffers is not None:
                 buffers.restore()
         return sums.inputs, sums.state, sums.leaves
-
-
-class _Sums:
-    """The gradients of a backward pass, as far as it has come."""
-
-    def __init__(
-        self,
-        run: Run,
-        tensors: Sequence[Tensor],
-        outputs: Sequence[Tensor | None],
-        state: Optional,
-        loss: Tensor | None,
-    ) -> None:
-        self._run, self._tensors, self._outputs, self._loss = run, tensors, outputs, loss
-        self.state = state
-        self.inputs: Optional = [None] * len(run.wanted)
-        self.leaves: Optional = [None] * len(run.leaves)
-
-    def go_back(self, internal: Internal, index: int) -> None:
-        """Through one step."""
-        arrived: dict[tuple[Any, int], tuple[GradientEdge, Tensor]] = {}
-
-        def enter(edges: Iterable[GradientEdge | None], errors: Iterable[Tensor | None]) -> None:
-            for edge, error in zip(edges, errors, strict=True):
-                if edge is not None and error is not None:
-                    # A cell's output is its hidden state: one root is cheaper than two.
-                    known = arrived.get(place := (edge.node, edge.output_nr))
-                    arrived[place] = (edge, error if known is None else known[1] + error)
-
-        steps = self._run.steps
-        if steps.loss_fn is None:
-            parts = [None if error is None else steps.slices([error], index)[0] for error in self._outputs]
-            enter(internal.outputs, parts)
-        else:
-            enter([internal.loss], [self._loss])
-        enter(internal.ends, self.state)
-        inputs = [x for x in internal.inputs if x.requires_grad]
-        state = [s for s in internal.state if s.requires_grad]
-        self.state = [None] * len(self.state)
-        if not arrived or not (inputs or state or self._run.leaves):
-            self._add_inputs(internal, index, iter([None] * len(inputs)))
-            return
-        wanted = [*state, *inputs, *self._run.leaves]
-        roots, errors = zip(*arrived.values(), strict=True)
-        with plainly(self._run.autocast) if self._run.autocast else _NOTHING:
-            found = iter(torch.autograd.grad(roots, wanted, errors, allow_unused=True))
-        self.state = [next(found) if s.requires_grad else None for s in internal.state]
-        self._add_inputs(internal, index, found)
-        for place, gradient in enumerate(found):
-            if gradient is not None:
-                known = self.leaves[place]
-                if known is None:
-                    # It may be the caller's own: a leaf that is put out gets the error itself.
-                    self.leaves[place] = gradient.clone()
-                elif known.layout == torch.strided == gradient.layout:
-                    known.add_(gradient)
-                else:
-                    self.leaves[place] = known + gradient
-
-    def _add_inputs(self, internal: Internal, index: int, found: Iterator[Tensor | None]) -> None:
-        for place, x in enumerate(internal.inputs):
-            if not x.requires_grad:
-                continue
-            gradient = next(found)
-            whole = self.inputs[place]
-            if whole is None:
-                whole = self.inputs[place] = torch.empty_like(self._tensors[place])
-            (part,) = self._run.steps.slices([whole], index)
-            if gradient is None:
-                part.zero_()
-            else:
-                part.copy_(gradient)
 
 
 class _Unroll(Function):
