@@ -102,7 +102,7 @@ def test_a_cell_stays_within(kind: type[nn.RNNCellBase], factor: float, monkeypa
     assert peak >= 0.6 * min(budget, choose(TIME, sizes, budget).held)
 
 
-@pytest.mark.parametrize("strategy", ["hidden", "internal", "mixed", "chen-sqrt", "full"])
+@pytest.mark.parametrize("strategy", ["hidden", "internal", "mixed", "chen-sqrt", "chen-recursive", "full"])
 def test_every_strategy_stays_within(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cell, x = nn.LSTMCell(WIDTH, HIDDEN), torch.randn(BATCH, TIME, WIDTH, requires_grad=True)
     sizes = measure(cell, x[:, 0])

@@ -165,6 +165,29 @@ def test_chen_is_never_cheaper_in_the_same_memory(steps: int, alpha: int) -> Non
         assert bptt.plan(steps, chen.slots, "mixed", **costs).forwards <= chen.forwards
 
 
+@given(st.integers(1, 120), st.integers(1, 60))
+def test_chen_recursive_cuts_a_segment_as_often_as_the_slots_allow(steps: int, spare: int) -> None:
+    halved = bptt.plan(steps, strategy="chen-recursive")
+    wider = bptt.plan(steps, halved.slots + spare, "chen-recursive")
+    check(wider)
+    first = list(itertools.takewhile(lambda action: not isinstance(action, bptt.Backward), wider))
+    assert wider.forwards <= halved.forwards
+    assert bptt.plan(steps, wider.slots, "hidden").forwards <= wider.forwards
+    if wider.slots >= steps:
+        assert wider.forwards == 2 * steps - 1
+        assert sum(isinstance(action, bptt.StoreHidden) for action in first) == steps - 1
+
+
+def test_chen_recursive_by_hand() -> None:
+    # Two cuts: thirds of three steps, each cut into its steps: 6 + 3 (2 + 3) = 21, and in the last third 2 + 3 slots.
+    nine = bptt.plan(9, 5, "chen-recursive")
+    assert (nine.forwards, nine.peak_slots) == (21, 5)
+    assert bptt.plan(9, 6, "chen-recursive").peak_slots <= 6
+    # Halves: n + n/2 for each of log2(n) levels, and n at the end.
+    eight = bptt.plan(8, strategy="chen-recursive")
+    assert (eight.forwards, eight.slots) == (3 * 4 + 8, 4)
+
+
 @settings(deadline=None)
 @given(st.integers(1, 120), st.integers(1, 60), st.fractions(1, 6, max_denominator=40))
 def test_rounding_never_makes_a_plan_dearer_than_one_kind_of_state(steps: int, slots: int, alpha: Fraction) -> None:

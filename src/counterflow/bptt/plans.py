@@ -102,13 +102,17 @@ class Plan:
     @cached_property
     def peak_slots(self) -> float:
         """The most slots that the plan really fills at a time."""
-        if self._policy is None or self.strategy in ("constant", "chen-recursive", "every-hidden", "full"):
+        if self.strategy == "chen-recursive":
+            return _parts(self.steps, _most_cuts(self.steps, int(self.slots)))[1]
+        if self._policy is None or self.strategy in ("constant", "every-hidden", "full"):
             return self.slots
         if self.strategy in ("hidden", "internal"):
             return min(self.slots, self.steps)
         return _tidy(max(filled for _, filled in _walk(self.steps, self._policy)) / self._policy.unit)
 
     def __iter__(self) -> Iterator[Action]:
+        if self.strategy == "chen-recursive":
+            return _walk_parts(self.steps, _most_cuts(self.steps, int(self.slots)))
         if self._policy is None:
             return _walk_segments(self.steps)
         return (action for action, _ in _walk(self.steps, self._policy))
@@ -146,11 +150,12 @@ def plan(
         steps: The length of the sequence.
         slots: The memory. A whole number for hidden and internal states; any number for ``"mixed"``, where it is
             rounded down on the grid of sizes. None where the strategy decides it: ``"constant"``, ``"every-hidden"``,
-            ``"full"`` (every internal state) and Chen's algorithms.
+            ``"full"`` (every internal state) and Chen's algorithms; more slots are of use to ``"chen-recursive"`` only.
         strategy: ``"mixed"`` (default), ``"hidden"``, ``"internal"``, or one of those for comparison:
             ``"constant"`` stores nothing, ``"every-hidden"`` all hidden states, ``"full"`` all internal ones,
             ``"chen-sqrt"`` the hidden states between about sqrt(t) segments and the internal ones within one,
-            ``"chen-recursive"`` the middle of every half.
+            ``"chen-recursive"`` the k cuts of a segment into k + 1 equal ones, and so on in each of these, with the
+            largest k that the slots allow (None: k = 1, the least memory).
         internal_cost: The size of an internal state in hidden ones, >= 1; need not be whole: sizes are rounded up to a
             common grid.
         shared_cost: The same where the hidden state that it starts from is held already (section 3.4), at most
@@ -198,7 +203,9 @@ def plan(
     if strategy == "chen-sqrt":
         return make(2 * steps - _last_segment(steps), None)
     if strategy == "chen-recursive":
-        return make(_halves(steps)[0], _Policy(_choose_half, 1, 1, 1, int(given)))
+        given = Fraction(slots or 0).limit_denominator(10**6) or needed
+        most = int(given)
+        return Plan(steps, most, strategy, _tidy(alpha), _tidy(beta), _parts(steps, _most_cuts(steps, most))[0], None)
     most = min(int(given), steps)  # more slots than steps are of no use
     if strategy in ("internal", "full"):
         return make(costs.internal_cost(steps, most), _Policy(_choose_internal, 0, 1, 1, most))
@@ -286,17 +293,52 @@ def _choose_internal(steps: int, room: int) -> tuple[int, bool]:
     return costs.internal_split(steps, room), True
 
 
-def _choose_half(steps: int, room: int) -> tuple[int, bool]:
-    return steps // 2, False
+@cache
+def _parts(steps: int, cuts: int) -> tuple[int, int]:
+    """Forward operations and slots of a sequence that is cut in so many places, and each part again, down to one step.
+
+    The start of a part is counted with the part.
+    """
+    if steps == 1:
+        return 1, 1
+    lengths = _cut(steps, cuts)
+    forwards, slots = steps - lengths[-1], 0
+    for before, length in enumerate(lengths):
+        inside = _parts(length, cuts)
+        forwards, slots = forwards + inside[0], max(slots, before + inside[1])
+    return forwards, slots
+
+
+def _cut(steps: int, cuts: int) -> list[int]:
+    """The lengths of the parts: as equal as they can be, the longer ones at the end, where fewer cuts are held."""
+    count = min(cuts + 1, steps)
+    return [(steps * (part + 1)) // count - (steps * part) // count for part in range(count)]
 
 
 @cache
-def _halves(steps: int) -> tuple[int, int]:
-    """Forward operations and slots of a sequence that is halved until one step is left."""
+def _most_cuts(steps: int, slots: int) -> int:
+    """The most cuts in a segment whose states fit into so many slots."""
+    return next((cuts for cuts in range(min(slots, steps) - 1, 1, -1) if _parts(steps, cuts)[1] <= slots), 1)
+
+
+def _walk_parts(steps: int, cuts: int, first: int = 0) -> Iterator[Action]:
+    """Through the segment that begins at ``first``, whose start is the working state."""
     if steps == 1:
-        return 1, 1
-    left, right = _halves(steps // 2), _halves(steps - steps // 2)
-    return steps // 2 + left[0] + right[0], max(left[1], right[1] + 1)
+        yield Forward(first)
+        yield Backward(first)
+        return
+    starts = [first]
+    lengths = _cut(steps, cuts)
+    for length in lengths[:-1]:
+        yield Advance(starts[-1], starts[-1] + length)
+        starts.append(starts[-1] + length)
+        yield StoreHidden(starts[-1])
+    for start, length in zip(reversed(starts), reversed(lengths), strict=True):
+        if start != starts[-1]:
+            yield Restore(start)
+        yield from _walk_parts(length, cuts, start)
+        if start != first:
+            yield Release(start)
 
 
 def _segments(steps: int) -> list[int]:
@@ -335,7 +377,7 @@ def _needed(steps: int, strategy: Strategy, beta: Fraction) -> Fraction | None:
         "chen-sqrt": max(count + (stop - start) * beta for count, (start, stop) in enumerate(pairwise(starts), 1)),
     }
     if strategy == "chen-recursive":
-        return Fraction(_halves(steps)[1])
+        return Fraction(_parts(steps, 1)[1])
     return Fraction(fixed[strategy]) if strategy in fixed else None
 
 
