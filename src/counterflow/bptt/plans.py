@@ -203,8 +203,7 @@ def plan(
     if strategy == "chen-sqrt":
         return make(2 * steps - _last_segment(steps), None)
     if strategy == "chen-recursive":
-        given = Fraction(slots or 0).limit_denominator(10**6) or needed
-        most = int(given)
+        most = int(given) if slots is None else int(_number("slots", slots, 0.0))
         return Plan(steps, most, strategy, _tidy(alpha), _tidy(beta), _parts(steps, _most_cuts(steps, most))[0], None)
     most = min(int(given), steps)  # more slots than steps are of no use
     if strategy in ("internal", "full"):
