@@ -30,6 +30,7 @@ from counterflow.bptt.ambient import (
 )
 from counterflow.bptt.gradients import Gradients, Optional
 from counterflow.bptt.graphs import Internal, compact, differentiable, record
+from counterflow.bptt.resident import Ceiling
 from counterflow.bptt.steps import Steps
 from counterflow.exceptions import UnsupportedError
 
@@ -73,6 +74,7 @@ class Run:
         wanted: Which leaves of the inputs need gradients.
         first: The first step.
         modules: Where buffers are that the steps change; empty where they change none.
+        ceiling: What keeps the process within the budget.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class Run:
         wanted: Sequence[bool],
         first: First,
         modules: Sequence[nn.Module],
+        ceiling: Ceiling,
     ) -> None:
         self.steps, self.plan, self.leaves, self.wanted, self.modules = steps, plan, leaves, wanted, modules
+        self._ceiling = ceiling
         self._devices = devices_of([*steps.inputs, *steps.state])
         self.autocast = [
             (kind, torch.get_autocast_dtype(kind))
@@ -297,6 +301,7 @@ class Run:
                         assert internal is not None
                         sums.go_back(internal, action.step)
                         del internal
+                        self._ceiling.step()
                     else:
                         self._follow(action, None)
                     action = next(self._actions, None) if self._actions is not None else None

@@ -19,6 +19,7 @@ from counterflow.bptt.cores import Core, adapt, modules_of, name_of, tensors_of
 from counterflow.bptt.executor import First, Run, follow
 from counterflow.bptt.graphs import Internal, Meter, sequence_number, walk
 from counterflow.bptt.plans import Plan, Strategy
+from counterflow.bptt.resident import Ceiling
 from counterflow.bptt.steps import LossFn, Steps, check_lengths, record_first
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
@@ -200,7 +201,8 @@ def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first
         return _without_graph(steps, first)
     choice = choose(steps.count, sizes, request.budget, request.slots, request.plan, request.strategy)
     wanted = [x.requires_grad for x in steps.inputs]
-    result = follow(Run(steps, choice.plan, leaves, wanted, first, changing))
+    ceiling = Ceiling(choice.budget, sizes.internal)
+    result = follow(Run(steps, choice.plan, leaves, wanted, first, changing, ceiling))
     assert steps.outputs_form is not None
     ends = len(result) - steps.state_size
     outputs = result[0] if loss_fn is not None else tree_unflatten(list(result[:ends]), steps.outputs_form)
