@@ -5,9 +5,11 @@ import pytest
 import torch
 
 import counterflow as cf
-from counterflow.lab.papers.whitening import autoencoder, deep, experiment, fisher, loop, plan, plan_classifiers, vgg
+from counterflow.lab import loop
+from counterflow.lab.papers.whitening import autoencoder, deep, experiment, fisher, plan, plan_classifiers, vgg
 from counterflow.lab.papers.whitening.figures import exhibits
 from counterflow.lab.trials import Context, Record, claims_of, judge
+from counterflow.lab.trials.finding import _name
 from counterflow.seeding import torch_generator
 
 PROFILES = ["smoke", "laptop", "paper"]
@@ -211,8 +213,8 @@ def _finish(trial, profile):
 def _all_records(profile):
     records = []
     while True:
-        done = {plan._name(r.treatment, r.seeds, r.settings) for r in records}
-        planned = {plan._name(t.treatment, t.seeds, t.settings): t for t in experiment.trials(profile, records)}
+        done = {_name(r.treatment, r.seeds, r.settings) for r in records}
+        planned = {_name(t.treatment, t.seeds, t.settings): t for t in experiment.trials(profile, records)}
         new = [trial for name, trial in planned.items() if name not in done]
         if not new:
             return records

@@ -14,7 +14,7 @@ import numpy as np
 
 from counterflow.lab.papers.whitening import autoencoder, deep, fisher, plan, plan_classifiers, timing, vgg
 from counterflow.lab.papers.whitening.figures import exhibits
-from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial
+from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, find
 
 __all__ = ["PAPER"]
 
@@ -70,7 +70,7 @@ def _seconds(*records: Sequence[Record]) -> float:
 
 def _add_figure_2(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:
     runs = {
-        method: plan.find(records, [t for t in plan.figure_2_trials(profile) if t.treatment == f"figure 2 {method}"])
+        method: find(records, [t for t in plan.figure_2_trials(profile) if t.treatment == f"figure 2 {method}"])
         for method in fisher.METHODS
     }
     setting: dict[str, Any] = {"setting": "same"}
@@ -110,7 +110,7 @@ def _setting(profile: Profile, updates: int) -> dict[str, Any]:
 
 def _add_figure_3a(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:
     cells = plan.epsilon_cells(profile, records)
-    runs = {name: plan.find(records, plan.epsilon_runs(profile, cell)) for name, cell in cells.items()}
+    runs = {name: find(records, plan.epsilon_runs(profile, cell)) for name, cell in cells.items()}
     for claim, name in (("fig3a.small_epsilon", "small"), ("fig3a.sensitive", "fast")):
         if runs.get(name) and runs.get("large"):
             words = "; ".join(f"epsilon {cells[n][0]:g} at rate {cells[n][1]:g}" for n in (name, "large"))
@@ -142,7 +142,7 @@ def _add_figure_3b(found: dict[str, Measurement], profile: Profile, records: Seq
     never, often = size.periods[-1], size.periods[0]
 
     def add(claim: str, above: tuple[int, bool], below: tuple[int, bool]) -> None:
-        runs = [plan.find(records, plan.period_runs(profile, rate, *case)) for case in (above, below)]
+        runs = [find(records, plan.period_runs(profile, rate, *case)) for case in (above, below)]
         if all(runs):
             found[claim] = Measurement(
                 tuple(_group([plan.final(r) for r in of], power) for of, power in zip(runs, (1.0, -1.0), strict=True)),
@@ -184,7 +184,7 @@ def _add_figure_3cd(found: dict[str, Measurement], profile: Profile, records: Se
         seconds=_seconds(prong, sgd),
         **setting,
     )
-    times = plan.find(records, plan.time_trials(profile))
+    times = find(records, plan.time_trials(profile))
     if not times:
         return
     cost = {m: float(np.mean([v or 0.0 for v in times[0].metrics[m]])) * plan.batch_of(m) for m in needed}
@@ -205,7 +205,7 @@ def _add_figure_3cd(found: dict[str, Measurement], profile: Profile, records: Se
 
 
 def _add_times(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:
-    timed = plan.find(records, plan.time_trials(profile))
+    timed = find(records, plan.time_trials(profile))
     if not timed:
         return
     [record] = timed

@@ -10,7 +10,7 @@ import numpy as np
 from counterflow.lab.papers.whitening import deep, fisher, plan, plan_classifiers, vgg
 from counterflow.lab.report import Exhibit, Figure, TableExhibit
 from counterflow.lab.report.exhibit import Cell
-from counterflow.lab.trials import ClaimResult, Profile, Record
+from counterflow.lab.trials import ClaimResult, Profile, Record, find
 
 __all__ = ["exhibits"]
 
@@ -80,7 +80,7 @@ def _spread(samples: Sequence[float]) -> str:
 def _figure_2_runs(profile: Profile, records: Sequence[Record]) -> dict[str, list[Record]]:
     planned = plan.figure_2_trials(profile)
     return {
-        method: plan.find(records, [trial for trial in planned if trial.treatment == f"figure 2 {method}"])
+        method: find(records, [trial for trial in planned if trial.treatment == f"figure 2 {method}"])
         for method in fisher.METHODS
     }
 
@@ -146,7 +146,7 @@ def _epsilons(profile: Profile, records: Sequence[Record]) -> Figure | None:
     data = []
     for number, epsilon in enumerate(plan.epsilons_of(profile), 1):
         grid = plan.rate_trials(profile, "prong", epsilon)
-        runs = {rate: plan.find(records, [trial]) for rate, trial in grid.items()}
+        runs = {rate: find(records, [trial]) for rate, trial in grid.items()}
         if all(runs.values()):
             errors = [plan.final(of[0]) for of in runs.values()]
             color = f"var(--series-{number})"
@@ -171,7 +171,7 @@ def _periods(profile: Profile, records: Sequence[Record]) -> Figure | None:
     periods = plan.SIZE[profile].periods
     for number, every in enumerate(periods, 1):
         for initial in (True, False):
-            runs = plan.find(records, plan.period_runs(profile, rate, every, initial))
+            runs = find(records, plan.period_runs(profile, rate, every, initial))
             if not runs:
                 continue
             name = f"T = {every}" if every < periods[-1] else "no projection later"
@@ -200,7 +200,7 @@ def _autoencoders(profile: Profile, records: Sequence[Record]) -> dict[str, list
 
 def _cost_of_update(profile: Profile, records: Sequence[Record]) -> dict[str, float]:
     """Seconds an update of each method, as the timed trial has them."""
-    timed = plan.find(records, plan.time_trials(profile))
+    timed = find(records, plan.time_trials(profile))
     if not timed:
         return {}
     metrics = timed[0].metrics
@@ -279,7 +279,7 @@ def _judged(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
 def _rates(profile: Profile, records: Sequence[Record]) -> Figure | None:
     data = []
     for method in plan.AUTOENCODER:
-        runs = {rate: plan.find(records, [t]) for rate, t in plan.rate_trials(profile, method).items()}
+        runs = {rate: find(records, [t]) for rate, t in plan.rate_trials(profile, method).items()}
         if all(runs.values()):
             errors = [plan.final(of[0], "validation") for of in runs.values()]
             data.append(_line([*runs], errors, LABELS[method], COLORS[method], mode="lines+markers"))
@@ -296,7 +296,7 @@ def _rates(profile: Profile, records: Sequence[Record]) -> Figure | None:
 
 
 def _costs(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
-    timed = plan.find(records, plan.time_trials(profile))
+    timed = find(records, plan.time_trials(profile))
     if not timed:
         return None
     values = {name: np.array(of, dtype=float) for name, of in timed[0].metrics.items()}

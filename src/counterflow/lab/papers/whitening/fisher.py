@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import counterflow as cf
 from counterflow.lab.data import mnist
-from counterflow.lab.papers.whitening.loop import Batches
+from counterflow.lab.loop import Batches
 from counterflow.lab.trials import Context, Outcome
 from counterflow.seeding import numpy_generator, torch_generator
 

@@ -7,15 +7,13 @@ that need one run share it.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from counterflow.lab.papers.whitening.autoencoder import SIZES
 from counterflow.lab.papers.whitening.fisher import METHODS as FISHER_METHODS
-from counterflow.lab.trials import Json, Profile, Record, Trial
+from counterflow.lab.trials import Json, Profile, Record, Trial, find
 
 __all__ = [
     "AUTOENCODER",
@@ -38,7 +36,6 @@ __all__ = [
     "epsilons_of",
     "figure_2_trials",
     "final",
-    "find",
     "judged",
     "period_runs",
     "rate_trials",
@@ -150,17 +147,6 @@ def autoencoder(
     return Trial(KEY, method, (seed,), settings, DATA, expected_seconds=seconds)
 
 
-def find(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record]:
-    """The records of some trials; empty unless all are there."""
-    wanted = {_name(trial.treatment, trial.seeds, trial.settings): trial for trial in trials}
-    found = {_name(r.treatment, r.seeds, r.settings): r for r in records}
-    return [found[name] for name in wanted if name in found] if wanted.keys() <= found.keys() else []
-
-
-def _name(treatment: str, seeds: tuple[int, ...], settings: Mapping[str, Any]) -> str:
-    return json.dumps([treatment, seeds, settings], sort_keys=True)  # a record's settings have been through JSON
-
-
 def final(record: Record, name: str = "error") -> float:
     """A run's error at its end; that of the untrained net where it diverged, or ended worse than it began."""
     start, end = record.metrics["start"][0], record.metrics[name][0]
@@ -177,10 +163,14 @@ def chosen(records: Sequence[Record], candidates: Mapping[float, Trial]) -> floa
 
 
 def rate_trials(profile: Profile, method: str, epsilon: float = EPSILON) -> dict[float, Trial]:
-    """The short runs that choose a method's rate."""
+    """The short runs that choose a method's rate.
+
+    In directions in which the inputs hardly vary, PRONG's step is the rate over epsilon: its grid moves with epsilon.
+    """
     short = SIZE[profile].short
     grid = GRID[method] if profile != "smoke" else SMOKE_GRID[method]
-    return {rate: autoencoder(profile, method, rate, SELECTION, short, epsilon=epsilon) for rate in grid}
+    rates = [float(f"{rate * epsilon:g}") for rate in grid]
+    return {rate: autoencoder(profile, method, rate, SELECTION, short, epsilon=epsilon) for rate in rates}
 
 
 def best_rate(profile: Profile, method: str, records: Sequence[Record], epsilon: float = EPSILON) -> float | None:

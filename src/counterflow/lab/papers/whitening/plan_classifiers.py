@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from counterflow.lab.papers.whitening import deep, vgg
-from counterflow.lab.papers.whitening.plan import FRESH, KEY, SELECTION, chosen, find
-from counterflow.lab.trials import Json, Profile, Record, Trial
+from counterflow.lab.papers.whitening.plan import FRESH, KEY, SELECTION, chosen
+from counterflow.lab.trials import Json, Profile, Record, Trial, find
 
 __all__ = [
     "CIFAR",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import counterflow as cf
 from counterflow.lab.data import cifar10
-from counterflow.lab.papers.whitening.loop import Batches, train
+from counterflow.lab.loop import Batches, train
 from counterflow.lab.trials import Context, Outcome
 from counterflow.seeding import numpy_generator, torch_generator
 

@@ -1,8 +1,8 @@
-"""A training loop that can be stopped, and goes on to the bit: what the paper's larger experiments share.
+"""A training loop that can be stopped, and goes on to the bit: what the papers' larger experiments share.
 
 Every so many seconds, at a point where the curves are measured, all that the next step depends on is written to the
-trial's folder: the model with its whitening, the optimizer, the curves. Batches are drawn anew from the seed, epoch by
-epoch, so no generator has to be kept.
+trial's folder: the model with whatever a method keeps in it, the optimizer, the curves. Batches are drawn anew from the
+seed, epoch by epoch, and so is noise, update by update; no generator has to be kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from counterflow.lab.trials import Context
 from counterflow.lab.trials.record import write_whole
-from counterflow.seeding import numpy_generator
+from counterflow.seeding import numpy_generator, seed_of
 
 __all__ = ["Batches", "Curves", "points", "train"]
 
@@ -74,6 +74,7 @@ def train(
     at: Sequence[int],
     context: Context,
     annealing: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None,
+    noise: int | None = None,
 ) -> Curves:
     """Train, and measure at some updates.
 
@@ -85,6 +86,8 @@ def train(
         at: After how many updates to measure, rising from 0 to the last.
         context: Where checkpoints go, and progress.
         annealing: Steps on ``"validation"`` at every measured point but the first.
+        noise: The seed of what the model draws from torch's own generator, which is seeded before every update and
+            every measurement; None leaves it alone.
 
     Returns:
         Curves by name, ``"update"`` among them. They end early where the run diverged; the value there is None.
@@ -97,11 +100,13 @@ def train(
         if curves and point <= done:
             continue
         while done < point:
+            _seed(noise, "update", done)
             optimizer.zero_grad()
             loss(done).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             done += 1
             context.progress(done / at[-1], f"update {done}")
+        _seed(noise, "measurement", done)
         found = measure()
         first = found["error"] if first is None else first
         diverged = not found["error"] <= HOPELESS * first
@@ -116,6 +121,11 @@ def train(
             _save(path, model, optimizer, annealing, done, curves)
             saved = time.monotonic()
     return curves
+
+
+def _seed(noise: int | None, purpose: str, number: int) -> None:
+    if noise is not None:
+        torch.manual_seed(seed_of(noise, purpose, number))
 
 
 def _save(path: Path, model: nn.Module, optimizer: Optimizer, annealing: Any, done: int, curves: Curves) -> None:
