@@ -39,7 +39,7 @@ def test_memory_is_given_back_above_the_budget_only(trims: list[int], monkeypatc
     now = 181 * MEBI
     for _ in range(32):
         ceiling.step()
-    assert trims == [0, 0]  # once for every 16 MiB that have been freed
+    assert trims == [0, 0]  # once for every 16 MiB
 
 
 def test_without_a_budget_nothing_is_watched(trims: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,13 +55,14 @@ def test_without_glibc_nothing_is_watched(monkeypatch: pytest.MonkeyPatch) -> No
     Ceiling(1, 2**40).step()
 
 
-def test_every_step_of_a_backward_pass_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stored_state_and_every_step_backward_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(Ceiling, "step", lambda self: seen.append(self))
     y, _ = bptt.unroll(torch.nn.GRUCell(2, 3), torch.randn(2, 30, 2), budget="2KiB")
-    assert not seen
+    stored = len(seen)
+    assert 0 < stored < 30
     y.sum().backward()
-    assert len(seen) == 30
+    assert len(seen) >= stored + 30
 
 
 @glibc

@@ -174,10 +174,12 @@ class Run:
             self._restore(action.position)
         elif kind is StoreHidden:
             self._stack.append(_Stored(self._position, [compact(s) for s in self._state], self._snapshot()))
+            self._ceiling.step()
         elif kind is StoreInternal:
             assert isinstance(action, StoreInternal)
             internal = self._with_graph(action.step, outputs)
             self._stack.append(_Stored(self._position, internal.next_state, self._snapshot(), internal))
+            self._ceiling.step()
         elif kind is Release:
             self._stack.pop()
 

@@ -1,4 +1,4 @@
-"""Giving freed memory back to the system, so that a long backward pass stays within its budget there too.
+"""Giving freed memory back to the system, so that a long sequence stays within its budget there too.
 
 What a plan stores lies between what steps need for a moment. After some ten thousand steps the C library's heap is full
 of holes that no state of the next kind fits into: it holds what the plan says, and as much again that is free but still
@@ -27,19 +27,19 @@ class Ceiling:
 
     Args:
         budget: Bytes; None watches nothing, as does a system without ``/proc`` or without ``malloc_trim``.
-        freed: Bytes that one step frees.
+        size: Bytes that a step takes or frees.
     """
 
-    def __init__(self, budget: int | None, freed: int) -> None:
+    def __init__(self, budget: int | None, size: int) -> None:
         self._trim = _trim() if budget is not None else None
         self._limit = 0 if self._trim is None else _resident() + (budget or 0) + _SPARE
-        self._freed, self._since = freed, 0
+        self._size, self._since = size, 0
 
     def step(self) -> None:
-        """Call this after a step whose memory has been freed."""
+        """Call this after a step that was stored, or whose memory has been freed."""
         if self._trim is None:
             return
-        self._since += self._freed
+        self._since += self._size
         if self._since < _EVERY:
             return
         self._since = 0
