@@ -32,14 +32,14 @@ def test_memory_is_given_back_above_the_budget_only(trims: list[int], monkeypatc
     now = 100 * MEBI
     monkeypatch.setattr(resident, "_resident", lambda: now)
     ceiling = Ceiling(64 * MEBI, MEBI)
-    now = 179 * MEBI
+    now = 171 * MEBI
     for _ in range(40):
         ceiling.step()
     assert trims == []
-    now = 181 * MEBI
-    for _ in range(32):
+    now = 173 * MEBI
+    for _ in range(16):
         ceiling.step()
-    assert trims == [0, 0]  # once for every 16 MiB
+    assert trims == [0, 0]  # once for every 8 MiB
 
 
 def test_without_a_budget_nothing_is_watched(trims: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_holes_are_given_back() -> None:
         [ctypes.c_void_p],
     )
     before = resident._resident()
-    ceiling = Ceiling(0, 16 * MEBI)
+    ceiling = Ceiling(0, 8 * MEBI)
     blocks = [libc.malloc(size) for _ in range(count)]
     for block in blocks:
         ctypes.memset(block, 1, size)

@@ -16,9 +16,9 @@ from pathlib import Path
 __all__ = ["Ceiling"]
 
 _MEBI = 2**20
-# Looking costs microseconds, giving back milliseconds; the promise is 32 MiB beyond the budget.
-_SPARE = 16 * _MEBI
-_EVERY = 16 * _MEBI
+# Looking costs microseconds, giving back milliseconds; what is promised is 32 MiB beyond the budget.
+_SPARE = 8 * _MEBI
+_EVERY = 8 * _MEBI
 _STATM = Path("/proc/self/statm")
 
 
