@@ -41,11 +41,13 @@ browser:  # the report is tested in headless Chromium, with axe-core for its acc
 torture: $(INSTALLED)  ## Kill a running reproduction 300 times, and count what was lost or repeated
 	COUNTERFLOW_KILLS=300 $(BIN)/pytest tests/lab/trials/test_torture.py -q
 
-# Peers are for benchmarks alone. What mup declares would exchange torch, so it comes without.
+# Peers are for benchmarks alone. What mup and curvlinops declare would exchange torch or bring torchvision, which does
+# not import beside its CPU build, so they come without.
 $(PEERS): $(INSTALLED)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps mup
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps mup \
+		curvlinops-for-pytorch backpack-for-pytorch unfoldNd einconv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pandas seaborn tqdm pyyaml \
-		checkpoint-schedules pyrevolve
+		checkpoint-schedules pyrevolve pytorch-optimizer einops opt-einsum scipy linear_operator
 	touch $@
 
 bench: $(INSTALLED) $(PEERS)  ## Time the library beside plain baselines, as ratios within one run

@@ -25,9 +25,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,9 +42,11 @@ from torch import Tensor, nn
 import counterflow as cf
 from counterflow.lab.data import mnist
 
+sys.path.insert(0, str(Path(__file__).parent))
+from common.racing import Kept, next_rate
+
 BATCH, STEPS = 128, 500
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
-RATES, MORE, RATIO = 5, 2, math.sqrt(10)
 BASE = 32  # width from which mup scales
 WINDOW = 20  # steps over which a training loss is averaged
 TEMPERED: Mapping[str, dict[str, Any]] = {
@@ -237,23 +237,6 @@ def averages(losses: Sequence[float]) -> list[float]:
     return list(np.asarray(losses[:whole]).reshape(-1, size).mean(1))
 
 
-def next_rate(tried: Mapping[float, float], middle: float) -> float | None:
-    """The rate to try next: the grid around the middle, then beyond its edge while the best lies there.
-
-    Args:
-        tried: The validation loss by rate, infinite where training diverged.
-        middle: The middle of the first five.
-    """
-    for place in (0, 1, -1, 2, -2):
-        rate = float(f"{middle * RATIO**place:.4g}")
-        if rate not in tried:
-            return rate
-    best = min(tried, key=lambda rate: tried[rate])
-    if len(tried) >= RATES + MORE or best not in (min(tried), max(tried)):
-        return None
-    return float(f"{best * (RATIO if best == max(tried) else 1 / RATIO):.4g}")
-
-
 def middle_of(task: Task, treatment: str) -> float:
     # Equation 18's ceiling, one over the root of the batch, less the tenth that momentum makes of it.
     return task.middle.get(treatment, 0.1 / math.sqrt(BATCH))
@@ -262,13 +245,19 @@ def middle_of(task: Task, treatment: str) -> float:
 def compare(task: Task, treatments: Sequence[str], data: Pictures, steps: int, kept: Kept) -> dict[str, Any]:
     """Tune, run the fresh seeds and sum up."""
     found: dict[str, Any] = {}
+
+    def run_of(treatment: str, rate: float, seed: int) -> dict[str, Any]:
+        initial = getattr(getattr(task.initial, "func", task.initial), "__name__", "torch")
+        key = f"{task.title}/{task.width}/{initial}/{treatment}/{rate:g}/{seed}/{steps}x{BATCH}"
+        return kept.run(key, lambda: train(task, treatment, rate, seed, data, steps))
+
     for treatment in treatments:
         tried: dict[float, float] = {}
         while (rate := next_rate(tried, middle_of(task, treatment))) is not None:
-            run = kept.run(task, treatment, rate, TUNING_SEED, data, steps)
+            run = run_of(treatment, rate, TUNING_SEED)
             tried[rate] = run.get("validation", math.inf)
         best = min(tried, key=lambda rate: tried[rate])
-        runs = [kept.run(task, treatment, best, seed, data, steps) for seed in SEEDS]
+        runs = [run_of(treatment, best, seed) for seed in SEEDS]
         interior = math.isfinite(tried[best]) and best not in (min(tried), max(tried))
         found[treatment] = {"rate": best, "tried": len(tried), "interior": interior}
         found[treatment] |= summary(runs)
@@ -347,33 +336,6 @@ def trivial_loss(task: Task, data: Pictures) -> float:
         return F.binary_cross_entropy(mean.expand_as(x), x).item()
     odds = labels.bincount(minlength=10) / len(labels)
     return -(odds * odds.log()).sum().item()
-
-
-class Kept:
-    """Finished runs, in a file that is replaced whole after each."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.content: dict[str, Any] = {"runs": {}, "tasks": {}}
-        if path is not None and path.exists():
-            self.content |= json.loads(path.read_text())
-
-    def run(self, task: Task, treatment: str, rate: float, seed: int, data: Pictures, steps: int) -> dict[str, Any]:
-        initial = getattr(getattr(task.initial, "func", task.initial), "__name__", "torch")
-        key = f"{task.title}/{task.width}/{initial}/{treatment}/{rate:g}/{seed}/{steps}x{BATCH}"
-        runs = self.content["runs"]
-        if key not in runs:
-            runs[key] = train(task, treatment, rate, seed, data, steps)
-            print(f"  {key}: {runs[key].get('validation', 'diverged')}", file=sys.stderr, flush=True)
-            self.write()
-        kept: dict[str, Any] = runs[key]
-        return kept
-
-    def write(self) -> None:
-        if self.path is not None:
-            new = self.path.with_name(self.path.name + ".new")
-            new.write_text(json.dumps(self.content, indent=None, separators=(",", ":")) + "\n")
-            os.replace(new, self.path)
 
 
 def show(task: Task, found: Mapping[str, Any]) -> str:

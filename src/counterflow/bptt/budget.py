@@ -5,8 +5,8 @@ the random generator's state where the core draws random numbers, the one intern
 errors of the hidden state that are on their way. What it does not cover is the caller's: inputs and their gradients,
 outputs, parameters (with what autocast makes of them) and their gradients; nor what an operation needs while it runs.
 
-Between what is stored, the C library's heap gets holes; where they add up, they are given back to the system (with glibc),
-so that the process grows by the budget and little more.
+Between what is stored, the C library's heap gets holes; where they add up, they are given back to the system (with
+glibc), so that the process grows by the budget and little more.
 """
 
 from __future__ import annotations

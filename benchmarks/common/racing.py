@@ -1,0 +1,58 @@
+"""What the benchmarks that compare training methods share: equal tuning budgets, and runs that are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+RATIO = math.sqrt(10)
+RATES, MORE = 5, 2
+
+
+def next_rate(tried: Mapping[float, float], middle: float) -> float | None:
+    """The rate to try next: the grid around the middle, then beyond its edge while the best lies there.
+
+    Args:
+        tried: The validation loss by rate, infinite where training diverged.
+        middle: The middle of the first five.
+    """
+    for place in (0, 1, -1, 2, -2):
+        rate = float(f"{middle * RATIO**place:.4g}")
+        if rate not in tried:
+            return rate
+    best = min(tried, key=lambda rate: tried[rate])
+    if len(tried) >= RATES + MORE or best not in (min(tried), max(tried)):
+        return None
+    return float(f"{best * (RATIO if best == max(tried) else 1 / RATIO):.4g}")
+
+
+class Kept:
+    """Finished runs, in a file that is replaced whole after each."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {"runs": {}, "tasks": {}}
+        if path is not None and path.exists():
+            self.content |= json.loads(path.read_text())
+
+    def run(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The kept run of that name, or what is made now."""
+        runs = self.content["runs"]
+        if key not in runs:
+            runs[key] = make()
+            print(f"  {key}: {runs[key].get('validation', 'diverged')}", file=sys.stderr, flush=True)
+            self.write()
+        kept: dict[str, Any] = runs[key]
+        return kept
+
+    def write(self) -> None:
+        """Replace the file."""
+        if self.path is not None:
+            new = self.path.with_name(self.path.name + ".new")
+            new.write_text(json.dumps(self.content, indent=None, separators=(",", ":")) + "\n")
+            os.replace(new, self.path)
