@@ -292,6 +292,37 @@ def benchmark_of_budgets() -> str:
     return "\n\n".join(sections)
 
 
+def accuracy_of_divergences() -> str:
+    """How far the approximations of the divergence lie from numerical integration of Dawson's function."""
+    import numpy as np
+    import torch
+    from scipy.special import dawsn
+
+    from counterflow.variational import dropout_kl
+
+    at = np.arange(-8, 9, 2)
+    rows = []
+    for log_alpha in at:
+        root = np.sqrt(0.5 * np.exp(-float(log_alpha)))
+        cells = [f"{log_alpha}", f"{-root * dawsn(root):.5f}"]
+        for kind in ("exact", "sigmoid", "polynomial"):
+            if kind == "polynomial" and log_alpha > 0:
+                cells.append("refused")
+                continue
+            rate = torch.tensor(float(log_alpha), dtype=torch.float64, requires_grad=True)
+            dropout_kl(rate, kind, 1.0 if kind == "polynomial" else None).backward()
+            cells.append(f"{abs(float(rate.grad) + root * dawsn(root)):.0e}")
+        rows.append(tuple(cells))
+    heads = (
+        ":math:`\\log\\alpha`",
+        ":math:`d KL / d\\log\\alpha`",
+        "exact: off by",
+        "sigmoid: off by",
+        "polynomial: off by",
+    )
+    return table(heads, rows)
+
+
 def benchmark_of_whitening() -> str:
     """What ``benchmarks/whitening.py`` found when its committed results were made."""
     found = json.loads((EVIDENCE / "benchmarks" / "whitening.json").read_text())
@@ -349,6 +380,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "benchmark_bptt": benchmark_of_budgets,
     "benchmark_tempering": benchmark_of_tempering,
     "benchmark_whitening": benchmark_of_whitening,
+    "kl_accuracy": accuracy_of_divergences,
     "methods": methods_table,
     "declarations": declarations_table,
     "waivers": waivers_table,

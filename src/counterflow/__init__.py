@@ -13,24 +13,39 @@ if TYPE_CHECKING:
     from counterflow import backward as backward
     from counterflow import bptt as bptt
     from counterflow import tempering as tempering
+    from counterflow import variational as variational
     from counterflow import whitening as whitening
     from counterflow.backward import attach as attach
     from counterflow.backward.probe import probe as probe
     from counterflow.optim import DeltaBarDelta as DeltaBarDelta
     from counterflow.tempering import temper as temper
+    from counterflow.variational import make_variational as make_variational
     from counterflow.whitening import whiten as whiten
 
 __version__ = "0.1.0.dev0"
 
-_MODULES = ("backward", "bptt", "tempering", "whitening")
+_MODULES = ("backward", "bptt", "tempering", "variational", "whitening")
 _HOMES = {
     "DeltaBarDelta": "counterflow.optim",
     "attach": "counterflow.backward",
+    "make_variational": "counterflow.variational",
     "probe": "counterflow.backward.probe",
     "temper": "counterflow.tempering",
     "whiten": "counterflow.whitening",
 }
-__all__ = ["DeltaBarDelta", "attach", "backward", "bptt", "probe", "temper", "tempering", "whiten", "whitening"]
+__all__ = [
+    "DeltaBarDelta",
+    "attach",
+    "backward",
+    "bptt",
+    "make_variational",
+    "probe",
+    "temper",
+    "tempering",
+    "variational",
+    "whiten",
+    "whitening",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,121 @@
+"""Attention whose projections have a posterior."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from counterflow.variational.layers import Stochastic, variational_layer
+
+__all__ = ["VariationalMultiheadAttention", "attention_around"]
+
+
+class VariationalMultiheadAttention(Stochastic, nn.MultiheadAttention):
+    """Multi-head attention with a dropout posterior on the packed projections of queries, keys and values, and on the
+    projection of its outputs. It is made by `counterflow.make_variational`; in eval mode it is the plain module.
+    """
+
+    @property
+    def weight(self) -> Any:
+        """The packed projections, (3 features, features)."""
+        return self.in_proj_weight
+
+    def share(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        """Take the plain module's packed projections, and put the rates beside them."""
+        self.in_proj_weight = weight
+        self.in_proj_bias: Any = bias
+        self.settle()
+
+    def extra_repr(self) -> str:
+        """The noise."""
+        return f"{self.embed_dim}, {self.num_heads}, noise={self.noise}, rates={self.rates}"
+
+    def _project(self, x: Tensor, part: int) -> Tensor:
+        size = self.embed_dim
+        rows = slice(part * size, (part + 1) * size)
+        y = self.product_with_noise(x, F.linear, -1, rows)
+        return y if self.in_proj_bias is None else y + self.in_proj_bias[rows]
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `torch.nn.MultiheadAttention`, with noise in training."""
+        if not self.noisy:
+            return super().forward(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
+        single = query.ndim == 2
+        if single:
+            query, key, value = (each.unsqueeze(0) for each in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        elif not self.batch_first:
+            query, key, value = (each.transpose(0, 1) for each in (query, key, value))
+        heads = self.num_heads
+        q, k, v = (
+            torch.unflatten(self._project(x, part), -1, (heads, -1)).transpose(1, 2)
+            for part, x in enumerate((query, key, value))
+        )
+        scores = q @ k.mT / math.sqrt(q.shape[-1])
+        if is_causal and attn_mask is None:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        if attn_mask is not None and attn_mask.ndim == 3:
+            attn_mask = torch.unflatten(attn_mask, 0, (-1, heads))
+        if key_padding_mask is not None:
+            key_padding_mask = key_padding_mask[:, None, None, :]
+        for mask in (attn_mask, key_padding_mask):
+            if mask is not None:
+                scores = scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        y = self.out_proj((weights @ v).transpose(1, 2).flatten(-2))
+        if single:
+            y, weights = y.squeeze(0), weights.squeeze(0)
+        elif not self.batch_first:
+            y = y.transpose(0, 1)
+        if not need_weights:
+            return y, None
+        return y, weights.mean(-3) if average_attn_weights else weights
+
+
+def attention_around(plain: nn.MultiheadAttention, options: dict[str, Any]) -> VariationalMultiheadAttention:
+    """The module with a posterior around a plain one's weights, which are not copied."""
+    attention = VariationalMultiheadAttention(
+        plain.embed_dim,
+        plain.num_heads,
+        plain.dropout,
+        plain.in_proj_bias is not None,
+        batch_first=plain.batch_first,
+        device="meta",
+    )
+    attention.set_up(**options)
+    attention.share(plain.in_proj_weight, plain.in_proj_bias)
+    attention._modules["out_proj"] = variational_layer(plain.out_proj, options)
+    attention.train(plain.training)
+    return attention
+
+
+def plain_attention(attention: VariationalMultiheadAttention, out_proj: nn.Module) -> nn.MultiheadAttention:
+    """The plain module with the posterior means."""
+    plain = nn.MultiheadAttention(
+        attention.embed_dim,
+        attention.num_heads,
+        attention.dropout,
+        attention.in_proj_bias is not None,
+        batch_first=attention.batch_first,
+        device="meta",
+    )
+    plain.in_proj_weight, plain.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+    plain._modules["out_proj"] = out_proj
+    plain.train(attention.training)
+    return plain

@@ -1,0 +1,366 @@
+"""From plain models to models with a posterior, and back."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from counterflow.exceptions import InputError, UnsupportedError
+from counterflow.handle import Handle, Row, Table, reset_compiler
+from counterflow.variational.attention import VariationalMultiheadAttention, attention_around, plain_attention
+from counterflow.variational.divergence import Approximation
+from counterflow.variational.layers import (
+    _KINDS,
+    GEOMETRY,
+    GaussianDropout,
+    Noise,
+    Rates,
+    Stochastic,
+    variational_layer,
+)
+from counterflow.variational.objective import stochastic_layers
+from counterflow.variational.priors import Prior
+
+__all__ = ["VariationalHandle", "deterministic", "make_variational", "prune"]
+
+
+class VariationalHandle(Handle):
+    """What `make_variational` returns: a `Handle` that knows the rates."""
+
+    def rates(self) -> list[nn.Parameter]:
+        """What is learned beside the model's own parameters, each once: rates, or the posteriors' variances."""
+        found: dict[int, nn.Parameter] = {}
+        for module in self.model.modules():
+            if isinstance(module, Stochastic):
+                own = module.log_variance if module.prior is not None else module.rate.rho
+                if isinstance(own, nn.Parameter):
+                    found[id(own)] = own
+        return list(found.values())
+
+
+def make_variational(
+    model: nn.Module,
+    *,
+    noise: Noise = "B",
+    rates: Rates = "layer",
+    p: float | Mapping[str, float] = 0.5,
+    learn: bool = True,
+    max_alpha: float | None = 1.0,
+    prior: Prior = "log-uniform",
+    approximation: Approximation = "exact",
+) -> VariationalHandle:
+    """Give the weights of a model's linear and convolutional layers and attention projections a posterior.
+
+    The posterior means are the model's own parameters, so a trained model keeps what it knows, and an optimizer that
+    has been made goes on with them; add the rates to it: ``optimizer.add_param_group({"params": h.rates()})``. Layers
+    that share a weight share its rates.
+
+    Args:
+        model: Changed in place; `Handle.model` is the module to use.
+        noise: ``"A"``, correlated noise on the inputs, or ``"B"`` (default), independent noise on the pre-activations.
+        rates: One rate for a ``"layer"`` (default), an input ``"unit"`` or, type B only, a ``"weight"``.
+        p: The dropout rate to begin with, or one by the layer's name; ``"*"`` in a mapping stands for the others.
+        learn: Whether rates are learned; False is Gaussian dropout.
+        max_alpha: The bound of section 3.4, 1 by default; None lifts it.
+        prior: ``"log-uniform"`` (default), or one with Gaussian posteriors; see `VariationalLinear`.
+        approximation: Of the divergence; see `dropout_kl`.
+
+    Returns:
+        A handle. ``table()`` lists what has a posterior, and what was left alone and why.
+
+    Raises:
+        InputError: If an argument is out of range, two do not go together, or a name in ``p`` is no layer's.
+        UnsupportedError: If no layer can have a posterior.
+
+    References:
+        Kingma et al., "Variational Dropout and the Local Reparameterization Trick", NIPS 2015.
+
+    Example:
+        >>> import torch, counterflow as cf
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> h = cf.make_variational(model, noise="B", rates="weight", p={"0": 0.2, "*": 0.5})
+        >>> [(row.layer, row.done) for row in h.table()]
+        [('0', 'variational'), ('2', 'variational')]
+        >>> plain = cf.variational.deterministic(h.model)
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    rows: list[Row] = []
+    found: list[tuple[str, nn.Module]] = []
+    inside: set[int] = set()
+    for name, module in model.named_modules():
+        if id(module) in inside:
+            continue
+        reason = _reason(module)
+        if reason is None:
+            continue
+        if isinstance(module, nn.MultiheadAttention | Stochastic | GaussianDropout):
+            inside |= {id(part) for part in module.modules()}
+        rows.append(Row(name, type(module).__name__, "left alone" if reason else "variational", reason))
+        if not reason:
+            found.append((name, module))
+    if not found:
+        why = "; ".join(f"{row.layer!r} ({row.kind}): {row.why}" for row in rows) or "it has no layer with weights"
+        raise UnsupportedError(f"no layer of this {type(model).__name__} can have a posterior: {why}")
+    begin = _rates_by_name(p, [name for name, _ in found])
+    options: dict[str, Any] = {
+        "noise": noise,
+        "rates": rates,
+        "learn": learn,
+        "max_alpha": max_alpha,
+        "prior": prior,
+        "approximation": approximation,
+    }
+    made: list[tuple[str, nn.Module, Any]] = []
+    by_weight: dict[int, Any] = {}
+    for name, module in found:  # all are made before any is put in, so that an error changes nothing
+        if isinstance(module, nn.MultiheadAttention):
+            layer: Any = attention_around(module, {**options, "p": begin[name]})
+        else:
+            layer = variational_layer(module, {**options, "p": begin[name]})
+            first = by_weight.setdefault(id(layer.weight), layer)
+            if first is not layer:
+                _tie(first, layer)
+        made.append((name, module, layer))
+    places = {id(module): layer for _, module, layer in made}
+    undo: list[Callable[[], None]] = []
+    for parent in list(model.modules()):  # every place, where one module stands in several
+        for child, module in list(parent._modules.items()):
+            if module is not None and id(module) in places:
+                parent._modules[child] = places[id(module)]
+                undo.append(functools.partial(parent._modules.__setitem__, child, module))
+    root = places.get(id(model), model)
+    title = f"Variational dropout, type {noise}"
+
+    def table() -> Table:
+        values = {name: _values(layer) for name, _, layer in made}
+        return Table(title, [Row(r.layer, r.kind, r.done, r.why, values.get(r.layer, {})) for r in rows])
+
+    reset_compiler()
+    return VariationalHandle(root, table, undo)
+
+
+def _reason(module: nn.Module) -> str | None:
+    """Why a module is left alone; empty if it is not, None if it is nobody's business."""
+    if isinstance(module, Stochastic | GaussianDropout):
+        return "it has noise already"
+    if isinstance(module, nn.MultiheadAttention):
+        if type(module) is not nn.MultiheadAttention:
+            return f"{type(module).__name__} may have a forward of its own"
+        if not module._qkv_same_embed_dim:
+            return "its keys or values have another size than its queries"
+        if module.bias_k is not None or module.add_zero_attn:
+            return "it adds keys and values of its own"
+        return ""
+    if type(module) in _KINDS:
+        return "" if "forward" not in vars(module) else "its forward has been exchanged on the module itself"
+    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        what = "a transposed convolution" if "Transpose" in type(module).__name__ else "a type of its own"
+        return f"{what} ({type(module).__name__}) has no layer with a posterior"
+    if any(True for _ in module.parameters(recurse=False)):
+        kind = type(module).__name__
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            return "the noise of a recurrent layer would have to stay the same over time"
+        if isinstance(module, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm):
+            return "scales and shifts are estimated by maximum likelihood"
+        return f"{kind} multiplies by no weights that noise is defined for"
+    return None
+
+
+def _rates_by_name(p: float | Mapping[str, float], names: list[str]) -> dict[str, float]:
+    if not isinstance(p, Mapping):
+        return dict.fromkeys(names, p)
+    unknown = sorted(set(p) - {*names, "*"})
+    if unknown:
+        raise InputError(f"p names {unknown[0]!r}, which is no layer with a posterior; there are {', '.join(names)}")
+    missing = [name for name in names if name not in p and "*" not in p]
+    if missing:
+        raise InputError(f"p has no rate for layer {missing[0]!r}; name it, or give '*' for all others")
+    return {name: p.get(name, p.get("*", 0.5)) for name in names}
+
+
+def _tie(first: Stochastic, second: Stochastic) -> None:
+    """Layers that share a weight share what is known of it."""
+    if first.prior is not None:
+        second.log_variance = first.log_variance
+    else:
+        second.rate = first.rate
+
+
+def _values(layer: Stochastic) -> dict[str, float | int | str | None]:
+    with torch.no_grad():
+        log_alpha = layer.log_alpha().double()
+        rate = torch.sigmoid(log_alpha)  # alpha / (1 + alpha)
+        return {"mean p": round(float(rate.mean()), 3), "rates": layer.rates if layer.prior is None else "variance"}
+
+
+def deterministic(model: nn.Module) -> nn.Module:
+    """A plain copy of a model: the posterior means, and nothing else.
+
+    In eval mode it computes the same to the bit; its state_dict loads into the original architecture.
+
+    Args:
+        model: With layers that have a posterior; it stays as it is.
+
+    Raises:
+        UnsupportedError: If it has none.
+
+    Example:
+        >>> import torch
+        >>> from counterflow import variational
+        >>> variational.deterministic(variational.VariationalLinear(3, 2))
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    if not any(True for _ in stochastic_layers(model)):
+        raise UnsupportedError(f"no layer of this {type(model).__name__} has a posterior; it is plain already")
+    return _plain(copy.deepcopy(model))
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    if isinstance(module, VariationalMultiheadAttention):
+        return plain_attention(module, _plain(module.out_proj))
+    if isinstance(module, GaussianDropout) and module.layer is not None:
+        return _plain(module.layer)
+    if isinstance(module, Stochastic):
+        base = next(kind for kind, ours in _KINDS.items() if isinstance(module, ours))
+        return _bare(module, base)
+    for name, child in list(module._modules.items()):
+        if child is not None:
+            module._modules[name] = _plain(child)
+    return module
+
+
+def _bare(layer: Any, base: type[Any]) -> nn.Module:
+    if base is nn.Linear:
+        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    else:
+        plain = base(**{name: getattr(layer, name) for name in GEOMETRY}, bias=layer.bias is not None, device="meta")
+    plain.weight, plain.bias = layer.weight, layer.bias
+    plain.train(layer.training)
+    return plain
+
+
+# Between two layers, what keeps a unit a unit of its own.
+_BY_UNIT = (
+    nn.Identity,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+)
+
+
+def prune(model: nn.Module, threshold: float = 3.0) -> nn.Module:
+    r"""A smaller plain model: without the weights or units whose noise drowns them, :math:`\log\alpha` above a
+    threshold.
+
+    Weights (``rates="weight"``, or Gaussian posteriors) and the weights of input units (``rates="unit"``) become zero.
+    Where two layers follow each other in an `nn.Sequential`, with nothing between them but what treats each unit by
+    itself, units of the first that the second no longer uses are taken out of both. The function is that of the
+    posterior means with zeros, exactly.
+
+    Args:
+        model: With learned rates; it stays as it is.
+        threshold: On log alpha; 3 is a dropout rate of .95.
+
+    Returns:
+        The plain model.
+
+    Raises:
+        InputError: If a bound on alpha forbids rates above the threshold.
+        UnsupportedError: If no layer has a posterior whose rates are learned by unit or by weight.
+
+    References:
+        Molchanov et al., "Variational Dropout Sparsifies Deep Neural Networks", ICML 2017, section 4.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from counterflow import variational
+        >>> first = variational.VariationalLinear(4, 8, rates="unit", max_alpha=None)
+        >>> second = variational.VariationalLinear(8, 2, rates="unit", max_alpha=None)
+        >>> second.rate.rho.data.view(-1)[:5] = 4.0  # log alpha: five units have drowned
+        >>> variational.prune(nn.Sequential(first, nn.ReLU(), second))[0]
+        Linear(in_features=4, out_features=3, bias=True)
+    """
+    twin = copy.deepcopy(model)
+    some = False
+    for name, layer in stochastic_layers(twin):
+        if layer.prior is None:
+            if layer.rates == "layer" or not layer.rate.learned:
+                continue
+            bound = layer.rate.max_alpha
+            if bound is not None and math.log(bound) < threshold:
+                raise InputError(
+                    f"threshold={threshold:g} cannot be reached in layer {name!r}: its rates are bounded by "
+                    f"max_alpha={bound:g}, log alpha <= {math.log(bound):.3g}; train with max_alpha=None"
+                )
+        some = True
+        with torch.no_grad():
+            large = layer.log_alpha() > threshold
+            if layer.noise == "A":  # one an input unit; in groups, in the order of the channels
+                groups = layer.groups_of()
+                per_group = large.reshape(groups, -1).repeat_interleave(len(layer.weight) // groups, 0)
+                large = per_group.reshape(len(layer.weight), -1, *[1] * (layer.weight.ndim - 2))
+            layer.weight.masked_fill_(large.expand_as(layer.weight), 0.0)
+    if not some:
+        raise UnsupportedError(
+            f"nothing in this {type(model).__name__} can be pruned: no rates are learned by unit or by weight"
+        )
+    plain = _plain(twin)
+    for module in plain.modules():
+        if isinstance(module, nn.Sequential):
+            _take_out(module)
+    return plain
+
+
+def _take_out(sequence: nn.Sequential) -> None:
+    """Take units out that the layer behind them does not use."""
+    before: Any = None
+    module: Any
+    for module in sequence:
+        kind = nn.Linear if isinstance(module, nn.Linear) else type(module)
+        whole = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and getattr(module, "groups", 1) == 1
+        if whole and before is not None and isinstance(before, kind):
+            used = module.weight.flatten(2).any(2) if module.weight.ndim > 2 else module.weight != 0
+            keep = used.any(0)
+            if not bool(keep.all()) and len(keep) == len(before.weight):
+                keep[0] |= not bool(keep.any())  # a layer without units would be none
+                _keep(before, module, keep.nonzero().flatten())
+        if whole:
+            before = module
+        elif not isinstance(module, _BY_UNIT):
+            before = None
+
+
+def _keep(first: Any, second: Any, units: torch.Tensor) -> None:
+    first.weight = nn.Parameter(first.weight.detach()[units].clone(), first.weight.requires_grad)
+    if first.bias is not None:
+        first.bias = nn.Parameter(first.bias.detach()[units].clone(), first.bias.requires_grad)
+    second.weight = nn.Parameter(second.weight.detach()[:, units].clone(), second.weight.requires_grad)
+    if isinstance(first, nn.Linear):
+        first.out_features, second.in_features = len(units), len(units)
+    else:
+        first.out_channels, second.in_channels = len(units), len(units)

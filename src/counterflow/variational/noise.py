@@ -1,0 +1,232 @@
+"""The two kinds of multiplicative noise, and the three estimators, as functions of inputs, means and rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+__all__ = [
+    "Estimator",
+    "Product",
+    "below",
+    "downhill",
+    "independent",
+    "scaled_inputs",
+    "weights_of_batch",
+    "weights_of_examples",
+]
+
+Estimator = Literal["local", "per_datum", "per_minibatch", "none"]
+
+Product = Callable[[Tensor, Tensor], Tensor]
+"""From inputs and weights to what a layer makes of them, without a bias: linear in both."""
+
+_CELLS = 2**24  # weights that are drawn at once, one set an example
+_TINY = 1e-12  # added to variances: where a row is all zeros, the root has no derivative
+
+
+class _Local(Function):
+    """Linear layers with a rate for the layer or for each input unit, both products' backward passes written out.
+
+    At batches of a hundred, a pass over the weights costs a tenth of a product: there are as few as there can be. The
+    rates go with the squared inputs, which are smaller than the weights.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, log_alpha: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        rated = x * x * _by_input(log_alpha).exp()
+        squares = weight * weight
+        deviation = (F.linear(rated, squares) + _TINY).sqrt()
+        return torch.addcmul(F.linear(x, weight), deviation, noise), rated, squares, deviation
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, log_alpha, noise = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # zeros in the size of the weights
+        ctx.save_for_backward(x, weight, log_alpha, noise, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None, None
+        x, weight, log_alpha, noise, rated, squares, deviation = ctx.saved_tensors
+        of_variance = grad * noise / (2 * deviation)
+        needs_x, needs_weight, needs_rate, _ = ctx.needs_input_grad
+        for_x = for_weight = for_rate = None
+        if needs_x:
+            into = of_variance @ squares
+            for_x = torch.addcmul(grad @ weight, into, x * _by_input(log_alpha).exp(), value=2)
+            if needs_rate:
+                for_rate = _summed((into * rated).flatten(0, -2).sum(0), log_alpha)
+        if needs_weight or (needs_rate and not needs_x):
+            each = of_variance.flatten(0, -2).mT @ rated.flatten(0, -2)  # d / d squares
+            if needs_rate and not needs_x:
+                for_rate = _summed((each * squares).sum(0), log_alpha)
+            if needs_weight:
+                for_weight = (grad.flatten(0, -2).mT @ x.flatten(0, -2)).addcmul_(each, weight, value=2)
+        return for_x, for_weight, for_rate, None
+
+
+def _by_input(log_alpha: Tensor) -> Tensor:
+    """One rate, or one an input unit in the last dimension."""
+    return log_alpha.reshape(()) if log_alpha.numel() == 1 else log_alpha.reshape(-1)
+
+
+def _summed(by_unit: Tensor, log_alpha: Tensor) -> Tensor:
+    return by_unit.sum().reshape(log_alpha.shape) if log_alpha.numel() == 1 else by_unit.reshape(log_alpha.shape)
+
+
+class _LocalByWeight(Function):
+    """The same with a rate for every weight: log alpha is rho, or, where there is a bound, log bound - |rho|."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, rho: Tensor, bound: float | None, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        alpha = rho.exp() if bound is None else rho.abs().neg_().exp_().mul_(bound)
+        scaled = alpha * weight
+        deviation = (F.linear(x * x, scaled * weight) + _TINY).sqrt()
+        return torch.addcmul(F.linear(x, weight), deviation, noise), scaled, deviation
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, rho, ctx.bound, noise = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, rho, noise, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None, None, None
+        x, weight, rho, noise, scaled, deviation = ctx.saved_tensors
+        of_variance = grad * noise / (2 * deviation)
+        for_x = None
+        if ctx.needs_input_grad[0]:
+            for_x = torch.addcmul(grad @ weight, of_variance @ (scaled * weight), x, value=2)
+        each = (of_variance.flatten(0, -2).mT @ (x * x).flatten(0, -2)).mul_(scaled)
+        for_weight = (grad.flatten(0, -2).mT @ x.flatten(0, -2)).add_(each, alpha=2)
+        for_rho = each.mul_(weight)
+        if ctx.bound is not None:
+            for_rho = for_rho.mul_(downhill(rho))
+        return for_x, for_weight, for_rho, None, None
+
+
+def downhill(rho: Tensor) -> Tensor:
+    """The derivative of log bound - |rho|: -1 at 0 too, as if rho came from above."""
+    return torch.copysign(torch.ones((), dtype=rho.dtype, device=rho.device), rho).neg_()
+
+
+def independent(x: Tensor, weight: Tensor, rho: Tensor, bound: float | None, product: Product) -> Tensor:
+    r"""Type B by local reparameterization: pre-activations from their own distribution (equations 6 and 10).
+
+    .. math::
+        b = \gamma + \sqrt\delta\,\zeta, \quad \gamma = x \theta, \quad \delta = x^2 (\alpha \theta^2), \quad
+        \zeta \sim N(0, 1)
+
+    Args:
+        x: Inputs.
+        weight: Means.
+        rho: The rates' parameters.
+        bound: The largest alpha; None where rho is log alpha itself.
+        product: What the layer does.
+    """
+    if product is not F.linear or x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+        return gaussian(x, weight, below(rho, bound).exp() * weight.square(), product)
+    noise = torch.randn(*x.shape[:-1], len(weight), dtype=x.dtype, device=x.device)
+    if rho.shape == weight.shape and len(weight) > 1:
+        found: Tensor = _LocalByWeight.apply(x, weight, rho, bound, noise)[0]  # type: ignore[no-untyped-call]
+    else:
+        found = _Local.apply(x, weight, below(rho, bound), noise)[0]  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Below(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rho: Tensor, bound: float) -> Tensor:
+        return math.log(bound) - rho.abs()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rho,) = ctx.saved_tensors
+        return grad * downhill(rho), None
+
+
+def below(rho: Tensor, bound: float | None) -> Tensor:
+    """The logarithm of the rates: rho itself, or log bound - |rho|."""
+    if bound is None:
+        return rho
+    found: Tensor = _Below.apply(rho, bound)  # type: ignore[no-untyped-call]
+    return found
+
+
+def gaussian(x: Tensor, mean: Tensor, variance: Tensor, product: Product) -> Tensor:
+    """Pre-activations of weights with these means and variances."""
+    center = product(x, mean)
+    spread = (product(x.square(), variance).float() + _TINY).sqrt().to(center.dtype)
+    return center + spread * torch.randn_like(center)
+
+
+def scaled_inputs(x: Tensor, log_alpha: Tensor, channels: int, shared: bool) -> Tensor:
+    r"""Type A: inputs times scales :math:`s \sim N(1, \alpha)`, one for an example and an input unit (equation 11).
+
+    Args:
+        x: Inputs.
+        log_alpha: One rate, or one an input unit.
+        channels: Which dimension has the units.
+        shared: One scale for the whole batch: the estimator with one sample a minibatch.
+    """
+    shape = list(x.shape)
+    place = channels % x.ndim
+    if place != x.ndim - 1:  # a unit of a convolution is a channel: one scale for all its positions
+        shape[place + 1 :] = [1] * (x.ndim - place - 1)
+    if shared:
+        shape[:place] = [1] * place
+    rates = log_alpha if log_alpha.numel() == 1 else log_alpha.reshape(-1, *[1] * (x.ndim - place - 1))
+    noise = torch.randn(shape, dtype=x.dtype, device=x.device)
+    return x * (1 + (0.5 * rates).exp().to(x.dtype) * noise)
+
+
+def weights_of_batch(x: Tensor, mean: Tensor, deviation: Tensor, product: Product) -> Tensor:
+    """One sample of the weights for the whole batch."""
+    return product(x, mean + deviation * torch.randn_like(mean))
+
+
+def weights_of_examples(x: Tensor, mean: Tensor, deviation: Tensor, product: Product) -> Tensor:
+    """A sample of the weights for every example: slow, and for comparison.
+
+    Weights are drawn for as many examples at a time as memory can be had for, and drawn again on the way back.
+    """
+    rows = x if product is not F.linear else x.flatten(0, -2)
+    some = max(1, _CELLS // mean.numel())
+
+    def apart(part: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        drawn = mean + deviation * torch.randn(len(part), *mean.shape, dtype=mean.dtype, device=mean.device)
+        if product is F.linear:
+            return torch.bmm(drawn, part.unsqueeze(-1)).squeeze(-1)
+        return torch.cat([product(row.unsqueeze(0), w) for row, w in zip(part, drawn, strict=True)])
+
+    pieces: list[Tensor] = [
+        checkpoint(apart, part, mean, deviation, use_reentrant=False, preserve_rng_state=True)
+        for part in torch.split(rows, some)
+    ]
+    found = torch.cat(pieces)
+    return found if product is not F.linear else found.reshape(*x.shape[:-1], -1)

@@ -1,0 +1,243 @@
+"""What the layers draw, against the equations: statistical tests with fixed seeds, a false alarm in 10,000 each."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import chi2, norm
+from torch import Tensor, nn
+
+from counterflow import variational
+from counterflow.exceptions import InputError
+from counterflow.variational import GaussianDropout, VariationalConv1d, VariationalConv2d, VariationalConv3d
+from counterflow.variational import VariationalLinear as Linear
+
+ALARM = 1e-4
+DRAWS = 4000
+
+
+def moments_agree(draws: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """A z test of every mean and a chi-square test of every variance, their error rates shared out."""
+    count, each = len(draws), ALARM / (2 * mean.numel())
+    z = (draws.mean(0) - mean) / (variance / count).sqrt()
+    assert float(z.abs().max()) < norm.isf(each / 2)
+    scaled = (draws - mean).square().sum(0) / variance
+    assert float(scaled.max()) < chi2.isf(each / 2, count)
+    assert float(scaled.min()) > chi2.ppf(each / 2, count)
+
+
+@pytest.mark.parametrize("rates", ["layer", "unit", "weight"])
+def test_independent_noise_has_the_moments_of_equation_10(rates: Any) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(5, 3, rates=rates, p=0.3).double(), torch.randn(2, 5).double()
+    with torch.no_grad():
+        layer.rate.rho.copy_(torch.rand_like(layer.rate.rho))
+        alpha = layer.log_alpha().exp()
+        mean = F.linear(x, layer.weight, layer.bias)
+        variance = F.linear(x.square(), alpha * layer.weight.square())
+        for estimator in ("local", "per_datum", "per_minibatch"):
+            with variational.estimating(layer, estimator):
+                moments_agree(torch.stack([layer(x) for _ in range(DRAWS)]), mean, variance)
+
+
+def test_gaussian_posteriors_have_the_moments_of_equation_6() -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(5, 3, prior="gaussian").double(), torch.randn(2, 5).double()
+    with torch.no_grad():
+        layer.log_variance.copy_(torch.randn(3, 5) - 2)
+        mean = F.linear(x, layer.weight, layer.bias)
+        variance = F.linear(x.square(), layer.log_variance.exp())
+        for estimator in ("local", "per_datum", "per_minibatch"):
+            with variational.estimating(layer, estimator):
+                moments_agree(torch.stack([layer(x) for _ in range(DRAWS)]), mean, variance)
+
+
+@pytest.mark.parametrize("rates", ["layer", "unit"])
+def test_correlated_noise_has_the_covariance_of_equation_11(rates: Any) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(4, 3, noise="A", rates=rates, p=0.3).double(), torch.randn(1, 4).double()
+    with torch.no_grad():
+        layer.rate.rho.copy_(torch.rand_like(layer.rate.rho))
+        alpha = layer.log_alpha().exp().expand(4)
+        by_scale = x[0] * layer.weight  # (3, 4)
+        covariance = by_scale * alpha @ by_scale.T
+        draws = torch.stack([layer(x)[0] for _ in range(4 * DRAWS)])
+        moments_agree(draws, F.linear(x, layer.weight, layer.bias)[0], covariance.diagonal())
+        found = torch.cov(draws.T)
+    # Fisher's z of each correlation.
+    size = covariance.diagonal().sqrt()
+    truth, seen = covariance / size / size[:, None], found / found.diagonal().sqrt() / found.diagonal().sqrt()[:, None]
+    upper = torch.triu_indices(3, 3, 1)
+    z = (torch.atanh(seen[*upper]) - torch.atanh(truth[*upper])) * math.sqrt(len(draws) - 3)
+    assert float(z.abs().max()) < norm.isf(ALARM / 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(VariationalConv1d, (6,)), (VariationalConv2d, (5, 4)), (VariationalConv3d, (3, 3, 3))]
+)
+def test_convolutions_have_the_right_marginals(kind: Any, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = kind(4, 6, 2, stride=1, padding=1, groups=2, padding_mode="circular", rates="weight").double()
+    plain = variational.deterministic(layer)
+    x = torch.randn(1, 4, *shape).double()
+    with torch.no_grad():
+        layer.rate.rho.copy_(torch.rand_like(layer.rate.rho))
+        twin = copy.deepcopy(plain)
+        twin.weight.copy_(layer.log_alpha().exp() * layer.weight.square())
+        twin.bias.zero_()
+        moments_agree(torch.stack([layer(x) for _ in range(1500)]), plain(x), twin(x.square()))
+        assert torch.equal(layer.eval()(x), plain(x))
+        assert layer.train()(x[0]).shape == plain(x)[0].shape
+
+
+def test_a_channel_has_one_scale_at_all_positions() -> None:
+    torch.manual_seed(0)
+    layer = VariationalConv2d(1, 1, 1, bias=False, noise="A")
+    y = layer(torch.ones(2, 1, 3, 3))
+    assert all(torch.equal(row, row[:, :1, :1].expand_as(row)) for row in y)
+    assert not torch.equal(y[0], y[1])
+
+
+def test_the_written_out_backward_pass_is_autograds() -> None:
+    torch.manual_seed(0)
+    for rates in ("layer", "unit", "weight"):
+        layer, x = Linear(5, 3, rates=rates, p=0.4).double(), torch.randn(2, 4, 5).double().requires_grad_()
+        error = torch.randn(2, 4, 3).double()
+
+        def gradients(y: Tensor, layer: Linear = layer, x: Tensor = x, error: Tensor = error) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(y, [x, *layer.parameters()], error)
+
+        torch.manual_seed(1)
+        ours = gradients(layer(x))
+        torch.manual_seed(1)
+        noise = torch.randn(2, 4, 3, dtype=torch.float64)
+        variance = F.linear(x.square(), layer.log_alpha().exp() * layer.weight.square()) + 1e-12
+        theirs = gradients(F.linear(x, layer.weight, layer.bias) + variance.sqrt() * noise)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("noise", ["A", "B"])
+def test_the_gradients_of_all_estimators_agree_in_expectation(noise: Any) -> None:
+    torch.manual_seed(0)
+    layer = Linear(3, 2, noise=noise, rates="unit", p=0.2).double()
+    x, t = torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    parameters = list(layer.parameters())
+    means, errors = [], []
+    for estimator in ("local", "per_datum", "per_minibatch"):
+        with variational.estimating(layer, estimator):
+            draws = torch.stack(
+                [
+                    torch.cat([g.flatten() for g in torch.autograd.grad((layer(x) - t).pow(2).mean(), parameters)])
+                    for _ in range(3000)
+                ]
+            )
+        means.append(draws.mean(0))
+        errors.append(draws.var(0) / len(draws))
+    for other in (1, 2):
+        z = (means[0] - means[other]) / (errors[0] + errors[other] + 1e-18).sqrt()
+        assert float(z.abs().max()) < norm.isf(ALARM / (4 * len(z)))
+    if noise == "B":
+        assert float(errors[0].sum()) < float(errors[2].sum())  # what it is all for
+
+
+def test_eval_mode_is_the_plain_layer_to_the_bit() -> None:
+    plain = nn.Linear(5, 3)
+    layer, x = Linear(5, 3, rates="weight"), torch.randn(2, 5)
+    layer.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(layer.eval()(x), plain(x))
+    assert not torch.equal(layer.train()(x), plain(x))
+
+
+def test_inputs_of_zeros_have_gradients() -> None:
+    layer = Linear(5, 3, rates="weight")
+    layer(torch.zeros(2, 5)).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in layer.parameters())
+
+
+def test_the_divergence_is_a_sum_over_weights_or_scales() -> None:
+    one = float(variational.dropout_kl(torch.zeros(())))
+    for options, terms in (
+        ({"rates": "weight"}, 15),
+        ({"rates": "unit"}, 15),
+        ({"rates": "layer"}, 15),
+        ({"noise": "A", "rates": "unit"}, 5),
+        ({"noise": "A", "rates": "layer"}, 5),
+    ):
+        assert variational.kl(Linear(5, 3, **options)).item() == pytest.approx(terms * one, rel=1e-5), options
+    conv = VariationalConv2d(4, 6, 3, groups=2, noise="A", rates="unit")
+    assert variational.kl(conv).item() == pytest.approx(4 * one, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_a_rate_that_begins_on_the_bound_comes_down_and_none_leaves_it(optimizer: Any) -> None:
+    layer = Linear(5, 3, rates="weight")
+    assert float(layer.log_alpha().detach().abs().max()) == 0.0  # p = .5 is the bound
+    steps = optimizer([layer.rate.rho], lr=0.01)
+    for _ in range(100):
+        steps.zero_grad()
+        layer.log_alpha().sum().backward()  # down
+        steps.step()
+    assert float(layer.log_alpha().detach().max()) < -0.5
+    for _ in range(300):
+        steps.zero_grad()
+        (-layer.log_alpha().sum()).backward()  # up, and against the bound
+        steps.step()
+        assert float(layer.log_alpha().detach().max()) <= 0.0
+    assert float(layer.log_alpha().detach().min()) > -0.2
+
+
+def test_without_a_bound_rates_grow() -> None:
+    layer = Linear(5, 3, rates="weight", max_alpha=None)
+    steps = torch.optim.Adam([layer.rate.rho], lr=0.1)
+    for _ in range(50):
+        steps.zero_grad()
+        variational.kl(layer).backward()
+        steps.step()
+    assert float(layer.log_alpha().detach().min()) > 2
+
+
+def test_gaussian_dropout_has_its_variance() -> None:
+    torch.manual_seed(0)
+    x = torch.full((200, 500), 2.0)
+    y = GaussianDropout(0.5)(x)
+    assert float(y.mean()) == pytest.approx(2.0, abs=0.05)
+    assert float(y.var()) == pytest.approx(4.0, rel=0.05)
+    assert GaussianDropout(0.5).eval()(x) is x
+    assert GaussianDropout(0.0)(x) is x
+    wrapped = GaussianDropout(0.5, "B", nn.Linear(4, 3))
+    assert isinstance(wrapped.layer, Linear)
+    assert next(iter(wrapped.parameters())) is wrapped.layer.weight
+    assert not torch.equal(wrapped(torch.ones(1, 4)), wrapped(torch.ones(1, 4)))
+    assert torch.equal(GaussianDropout(0.0, "B", nn.Linear(4, 3))(torch.ones(2, 4)).diff(dim=0), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Linear(2, 2, noise="C"), "noise must be 'A' or 'B', got 'C'"),
+        (lambda: Linear(2, 2, rates="all"), "rates must be"),
+        (lambda: Linear(2, 2, noise="A", rates="weight"), "needs noise='B'"),
+        (lambda: Linear(2, 2, p=1.0), "p must lie between 0 and 1"),
+        (lambda: Linear(2, 2, p=0.6), "above max_alpha=1"),
+        (lambda: Linear(2, 2, max_alpha=-1.0), "max_alpha must be positive"),
+        (lambda: Linear(2, 2, prior="laplace"), "prior must be"),
+        (lambda: Linear(2, 2, prior="gaussian", noise="A"), "needs noise='B'"),
+        (lambda: Linear(2, 2, approximation="taylor"), "approximation must be"),
+        (lambda: Linear(2, 2, approximation="polynomial", max_alpha=None), "alpha <= 1"),
+        (lambda: GaussianDropout(1.0), "p must lie between"),
+        (lambda: GaussianDropout(0.5, "B"), "needs the layer that follows"),
+        (lambda: GaussianDropout(0.5, "A", nn.Linear(2, 2)), "stands before a layer"),
+        (lambda: GaussianDropout(0.5, "B", nn.ReLU()), "linear or a convolution"),
+        (lambda: variational.GaussianPrior(0.0), "std must be positive"),
+        (lambda: variational.ScaleMixturePrior(2.0), "share must lie"),
+    ],
+)
+def test_bad_arguments_are_named(make: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make()
