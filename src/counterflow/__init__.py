@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from counterflow import backward as backward
     from counterflow import bptt as bptt
+    from counterflow import competition as competition
     from counterflow import tempering as tempering
     from counterflow import variational as variational
     from counterflow import whitening as whitening
     from counterflow.backward import attach as attach
     from counterflow.backward.probe import probe as probe
+    from counterflow.competition import LocalWinnerTakeAll as LocalWinnerTakeAll
+    from counterflow.competition import compete as compete
     from counterflow.optim import DeltaBarDelta as DeltaBarDelta
     from counterflow.tempering import temper as temper
     from counterflow.variational import make_variational as make_variational
@@ -24,10 +27,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_MODULES = ("backward", "bptt", "tempering", "variational", "whitening")
+_MODULES = ("backward", "bptt", "competition", "tempering", "variational", "whitening")
 _HOMES = {
     "DeltaBarDelta": "counterflow.optim",
+    "LocalWinnerTakeAll": "counterflow.competition",
     "attach": "counterflow.backward",
+    "compete": "counterflow.competition",
     "make_variational": "counterflow.variational",
     "probe": "counterflow.backward.probe",
     "temper": "counterflow.tempering",
@@ -35,9 +40,12 @@ _HOMES = {
 }
 __all__ = [
     "DeltaBarDelta",
+    "LocalWinnerTakeAll",
     "attach",
     "backward",
     "bptt",
+    "compete",
+    "competition",
     "make_variational",
     "probe",
     "temper",

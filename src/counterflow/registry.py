@@ -105,6 +105,8 @@ class Method:
         sums_ranks: Whether it makes up for DistributedDataParallel's averaging: its gradients are then those of the
             whole batch's summed loss, not that sum divided by the number of ranks.
         random: Whether two equal backward passes may differ.
+        discontinuous: Whether rounding may turn what it passes on into something else, as where the larger of two
+            numbers wins: in bfloat16 a winner by a hair may be another.
         waivers: Contracts that it cannot keep.
     """
 
@@ -122,6 +124,7 @@ class Method:
     adds_buffers: bool = False
     sums_ranks: bool = False
     random: bool = False
+    discontinuous: bool = False
     waivers: Mapping[Contract, Waiver] = field(default_factory=dict)
 
 

@@ -354,7 +354,7 @@ def check_amp(method: Method, example: Example) -> None:
     for name, value in wanted.items():
         assert got[name].dtype == value.dtype, f"bfloat16 autocast: {name} has dtype {got[name].dtype}"
         assert bool(got[name].isfinite().all()), f"bfloat16 autocast: {name} is not finite"
-        if method.random:  # numbers drawn in another dtype are others
+        if method.random or method.discontinuous:  # numbers drawn in another dtype are others, and so are winners
             continue
         off = float((got[name] - value).norm()) / max(float(value.norm()), floor)
         own = float((cost[name] - plain[name]).norm()) / float(plain[name].norm())

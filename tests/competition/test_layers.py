@@ -1,0 +1,181 @@
+"""The competition itself, against a loop in plain Python: values, layouts, ties, NaN, gradients, transforms."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import counterflow as cf
+from counterflow.competition import LocalWinnerTakeAll, k_winners, lwta, soft_winner, winners
+from counterflow.exceptions import InputError, ShapeError
+
+VALUES = torch.tensor([0.0, -1, 1, 2, float("nan"), float("inf"), -float("inf")])
+
+
+def reference(x: Tensor, block: int, dim: int) -> Tensor:
+    """Who wins, unit by unit: the larger, the lower index at ties, a block's first NaN."""
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    values, won = x.movedim(dim, -1), mask.movedim(dim, -1)
+    for index in itertools.product(*map(range, values.shape[:-1])):
+        for start in range(0, values.shape[-1], block):
+            each = values[index][start : start + block].tolist()
+            best = 0
+            for j in range(1, block):
+                a, b = each[best], each[j]
+                if b > a or (b != b and a == a):
+                    best = j
+            won[(*index, start + best)] = True
+    return mask
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((4, 60), 1), ((2, 60, 3), 1), ((2, 3, 60), -1), ((2, 60, 2, 2), 1), ((60, 3), 0)]
+)
+def test_the_first_largest_of_each_block_passes(shape, dim, block, dtype):
+    torch.manual_seed(block)
+    x = VALUES[torch.randint(len(VALUES), shape)].to(dtype)
+    forms = [x, x.mT.contiguous().mT, torch.stack([x, x], -1)[..., 0]]  # contiguous, transposed, with gaps
+    forms += [x.contiguous(memory_format=torch.channels_last)] if x.ndim == 4 else []
+    for form in forms:
+        mask = reference(form, block, dim)
+        assert torch.equal(winners(form, block, dim), mask)
+        wanted = torch.where(mask, form, torch.zeros((), dtype=dtype))
+        torch.testing.assert_close(lwta(form, block, dim), wanted, rtol=0, atol=0, equal_nan=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    blocks=st.integers(1, 5),
+    block=st.integers(1, 6),
+    before=st.integers(0, 4),
+    after=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape(blocks: int, block: int, before: int, after: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(before, blocks * block, after)
+    y = lwta(x, block, 1)
+    assert torch.equal(winners(x, block, 1), reference(x, block, 1))
+    assert ((y != 0).unflatten(1, (blocks, block)).sum(2) == 1).all()
+
+
+def test_table_1_a_pair_beside_two_rectified_units() -> None:
+    pairs = torch.tensor([[2.0, 1.0], [1.0, 2.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -2.0], [-2.0, -1.0]])
+    assert lwta(pairs).tolist() == [[2, 0], [0, 2], [1, 0], [0, 1], [-1, 0], [0, -1]]
+    assert torch.relu(pairs).tolist() == [[2, 1], [1, 2], [1, 0], [0, 1], [0, 0], [0, 0]]
+
+
+def test_the_error_goes_through_winners_alone_and_to_the_first_at_a_tie() -> None:
+    x = torch.tensor([[1.0, 3.0, 2.0, 2.0]], requires_grad=True)
+    lwta(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0, 1, 1, 0]]
+
+
+def draw(*shape: int) -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def test_gradcheck_away_from_ties() -> None:
+    for block in (2, 3, 4):
+        assert torch.autograd.gradcheck(lambda x, block=block: lwta(x, block), draw(3, 12))
+    assert torch.autograd.gradcheck(lambda x: lwta(x, 2), draw(2, 4, 2, 3))
+    assert torch.autograd.gradgradcheck(lambda x: lwta(x, 2), draw(3, 12))
+    assert torch.autograd.gradcheck(lambda x: lwta(x, 4, competition=k_winners(2)), draw(3, 12))
+    assert torch.autograd.gradcheck(lambda x: lwta(x, 4, competition=soft_winner(0.5)), draw(3, 12))
+
+
+def test_transforms() -> None:
+    x = draw(5, 12).detach()
+    assert torch.equal(torch.vmap(lambda row: lwta(row, 2, 0))(x), lwta(x, 2))
+    each = torch.vmap(torch.func.grad(lambda row: lwta(row, 3, 0).square().sum()))(x)
+    assert torch.equal(each, 2 * lwta(x, 3))
+    tangent = torch.func.jvp(lambda v: lwta(v, 2), (x,), (torch.ones_like(x),))[1]
+    assert torch.equal(tangent, winners(x, 2).double())
+
+
+def test_compiled_it_is_the_same() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), LocalWinnerTakeAll(), nn.Flatten(), nn.Linear(64, 6), LocalWinnerTakeAll(3))
+    x = torch.randn(5, 1, 6, 6)
+    net(x).square().sum().backward()
+    plain = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    net.zero_grad()
+    torch.compile(net, fullgraph=True, backend="aot_eager")(x).square().sum().backward()
+    for p, g in zip(net.parameters(), plain, strict=True):
+        torch.testing.assert_close(p.grad, g)
+
+
+def test_what_is_kept_for_the_way_back_is_one_byte_a_unit() -> None:
+    saved: list[Tensor] = []
+    x = draw(10, 40)
+
+    def keep(t: Tensor) -> Tensor:
+        saved.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        lwta(x)
+    assert [(t.dtype, t.shape) for t in saved] == [(torch.bool, x.shape)]
+
+
+def test_other_functions_and_competitions() -> None:
+    x = torch.tensor([[1.0, -3.0, 2.0, 0.5]])
+    assert lwta(x, 2, activation=torch.abs).tolist() == [[0, 3, 2, 0]]
+    assert lwta(x, 4, competition=k_winners(2)).tolist() == [[1, 0, 2, 0]]
+    assert torch.equal(lwta(x, 2, competition=k_winners(1)), lwta(x, 2))
+    assert lwta(x, 2, competition=lambda blocks: blocks * 0.5).tolist() == (x * 0.5).tolist()
+    soft = lwta(x, 2, competition=soft_winner(1e-3))
+    torch.testing.assert_close(soft, lwta(x, 2))
+
+
+def test_bad_arguments() -> None:
+    x = torch.randn(2, 6)
+    with pytest.raises(InputError, match="block"):
+        lwta(x, 0)
+    with pytest.raises(ShapeError, match="4"):
+        lwta(x, 4)
+    with pytest.raises(ShapeError):
+        lwta(x, 2, 5)
+    with pytest.raises(InputError, match="floating"):
+        lwta(torch.ones(2, 6, dtype=torch.long))
+    with pytest.raises(ShapeError, match="activation"):
+        lwta(x, 2, activation=lambda v: v[:, :2])
+    with pytest.raises(InputError, match="function"):
+        LocalWinnerTakeAll(activation=3)  # type: ignore[arg-type]
+
+
+def test_under_a_memory_budget_winners_are_the_same() -> None:
+    """Combination: competing units in a recurrent core within a budget have the gradients of the plain loop."""
+
+    class Core(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.compete = nn.Linear(7, 8), LocalWinnerTakeAll(2, dim=-1)
+            self.down = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            h = torch.tanh(self.down(self.compete(self.inner(torch.cat([x, state], -1)))))
+            return h, h
+
+    torch.manual_seed(0)
+    core = Core().double()
+    x, start = torch.randn(2, 40, 3).double(), torch.zeros(2, 4).double()
+    state, outputs = start, []
+    for t in range(40):
+        y, state = core(x[:, t], state)
+        outputs.append(y)
+    torch.stack(outputs, 1).square().sum().backward()
+    exact = [p.grad.clone() for p in core.parameters() if p.grad is not None]
+    core.zero_grad()
+    y, _ = cf.bptt.unroll(core, x, start, slots=5, strategy="mixed")
+    y.square().sum().backward()
+    for p, g in zip(core.parameters(), exact, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11)

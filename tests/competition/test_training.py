@@ -1,0 +1,205 @@
+"""Schedules and max-norm, subnetworks, the monitor, and forgetting."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from counterflow import LocalWinnerTakeAll
+from counterflow.competition import (
+    AnnealedRate,
+    MomentumRamp,
+    Task,
+    max_norm,
+    measure_forgetting,
+    monitor,
+    subnetworks,
+    winners_of,
+)
+from counterflow.exceptions import InputError, ShapeError, UnsupportedError
+
+
+def optimizer_of(*rates: float, kind: Any = torch.optim.SGD, **options: Any) -> torch.optim.Optimizer:
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates]
+    made: torch.optim.Optimizer = kind(groups, **options)
+    return made
+
+
+def test_the_rate_falls_to_its_floor_and_goes_on_from_a_checkpoint() -> None:
+    optimizer = optimizer_of(0.1, 0.04)
+    schedule = AnnealedRate(optimizer, 0.5, 0.02)
+    seen = []
+    for _ in range(4):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    assert seen == [
+        pytest.approx([0.1, 0.04]),
+        pytest.approx([0.05, 0.02]),
+        pytest.approx([0.025, 0.02]),
+        pytest.approx([0.02, 0.02]),
+    ]
+    fresh = optimizer_of(0.1, 0.04)
+    again = AnnealedRate(fresh, 0.5, 0.02)
+    again.load_state_dict(schedule.state_dict())
+    fresh.load_state_dict(optimizer.state_dict())
+    again.step()
+    assert [group["lr"] for group in fresh.param_groups] == pytest.approx([0.02, 0.02])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_momentum_rises_as_the_words_say(kind: Any) -> None:
+    optimizer = optimizer_of(0.1, kind=kind, **({"momentum": 0.1} if kind is torch.optim.SGD else {}))
+    ramp = MomentumRamp(optimizer, 0.5, 0.9, 4)
+    seen = []
+    for _ in range(6):
+        group = optimizer.param_groups[0]
+        seen.append(group["momentum"] if kind is torch.optim.SGD else group["betas"][0])
+        optimizer.step()
+        ramp.step()
+    assert seen == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9])
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_max_norm_shrinks_units_until_it_is_undone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten(), nn.Linear(12, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    h = max_norm(model, optimizer, 0.5)
+    small = model[2].weight.detach().clone()
+    with torch.no_grad():
+        model[2].weight[0] *= 0.01
+        small[0] *= 0.01
+    optimizer.step()
+    for layer in (model[0], model[2]):
+        assert bool((layer.weight.flatten(1).norm(dim=1) <= 0.5 + 1e-5).all())
+    torch.testing.assert_close(model[2].weight[0], small[0])  # those below are left as they are
+    cosine = nn.functional.cosine_similarity(model[2].weight, small, dim=1)
+    torch.testing.assert_close(cosine, torch.ones(4))
+    assert [row.layer for row in h.table()] == ["0", "2"]
+    h.undo()
+    with torch.no_grad():
+        model[2].weight.mul_(100)
+    optimizer.step()
+    assert float(model[2].weight.detach().norm()) > 1
+
+
+def test_bad_schedules() -> None:
+    with pytest.raises(InputError, match="factor"):
+        AnnealedRate(optimizer_of(0.1), 1.5, 0.0)
+    with pytest.raises(InputError, match="floor"):
+        AnnealedRate(optimizer_of(0.1), 0.5, 0.2)
+    with pytest.raises(InputError, match="final"):
+        MomentumRamp(optimizer_of(0.1), 0.5, 1.0, 3)
+    with pytest.raises(InputError, match="epochs"):
+        MomentumRamp(optimizer_of(0.1), 0.5, 0.9, 0)
+    with pytest.raises(UnsupportedError, match="no momentum"):
+        MomentumRamp(optimizer_of(0.1, kind=torch.optim.Adagrad), 0.5, 0.9, 2)
+    with pytest.raises(InputError, match="limit"):
+        max_norm(nn.Linear(2, 2), optimizer_of(0.1), 0.0)
+    with pytest.raises(UnsupportedError, match="no linear"):
+        max_norm(nn.ReLU(), optimizer_of(0.1), 1.0)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 8), LocalWinnerTakeAll(), nn.Dropout(), nn.Linear(8, 6), LocalWinnerTakeAll(3), nn.Linear(6, 2)
+    )
+
+
+def test_winners_are_those_of_the_forward_pass() -> None:
+    model, x = net(), torch.randn(7, 4)
+    found = winners_of(model, x, batch_size=3)
+    assert list(found) == ["1", "4"]
+    assert torch.equal(found["1"], model[:2](x) != 0)
+    assert model.training
+    assert not model[1]._forward_pre_hooks
+    with pytest.raises(UnsupportedError, match=r"cf\.compete"):
+        winners_of(nn.Linear(2, 2), x)
+    act = LocalWinnerTakeAll()
+    with pytest.raises(UnsupportedError, match="once"):
+        winners_of(nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 4), act), x)
+
+
+def test_subnetworks_are_units_active_for_most_of_a_class(tmp_path: Path) -> None:
+    model = nn.Sequential(LocalWinnerTakeAll())
+    a, b = torch.tensor([[1.0, 0, 1, 0]]), torch.tensor([[1.0, 0, 0, 1]])
+    x = torch.cat([a.expand(10, 4), b.expand(9, 4), a])
+    found = subnetworks(model, x, torch.tensor([3] * 10 + [7] * 10))
+    assert found.classes == (3, 7)
+    assert found.members.tolist() == [[True, False, True, False], [True, False, False, True]]  # 9 of 10 are enough
+    assert found.overlap.tolist() == [[1, 0.5], [0.5, 1]]
+    assert found.pairs() == [(3, 3, 1.0), (3, 7, 0.5), (7, 7, 1.0)]
+    found.plot(tmp_path / "overlap.png")
+    assert (tmp_path / "overlap.png").stat().st_size > 1000
+    strict = subnetworks(model, x, torch.tensor([3] * 10 + [7] * 10), threshold=0.95)
+    assert strict.overlap[1, 1] == 0.5
+    with pytest.raises(InputError, match="layer must be one of"):
+        subnetworks(model, x, torch.zeros(20, dtype=torch.long), layer="9")
+    with pytest.raises(ShapeError, match="labels"):
+        subnetworks(model, x, torch.zeros(3))
+    with pytest.raises(InputError, match="threshold"):
+        subnetworks(model, x, torch.zeros(20, dtype=torch.long), threshold=0.0)
+
+
+def test_the_monitor_counts_dead_and_over_used_units() -> None:
+    model = net()
+    with torch.no_grad():
+        model[0].bias[:2] = torch.tensor([1e6, 0.0])  # the first of its block always wins
+    with monitor(model) as h:
+        for _ in range(4):
+            model(torch.randn(50, 4))
+        values = h.table()["1"].values
+        assert values["inputs"] == 200
+        assert values["dead"] == 1
+        assert values["over-used"] == 1
+        assert 0 < values["entropy"] < 1
+    assert not model[1]._forward_pre_hooks
+    with pytest.raises(InputError, match="overused"):
+        monitor(model, 0.2)
+
+
+def digits(which: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(which)
+    y = torch.randint(2, (400,), generator=generator)
+    x = torch.randn(400, 6, generator=generator)
+    x[:, 3 * which] += 4.0 * (2 * y - 1)
+    return x, y
+
+
+def test_forgetting_stores_the_first_output_layer_and_puts_it_back() -> None:
+    torch.manual_seed(0)
+    tasks = [Task(x[:300], y[:300], x[300:], y[300:]) for x, y in (digits(0), digits(1))]
+    body = nn.Sequential(nn.Linear(6, 20), LocalWinnerTakeAll())
+    heads: list[nn.Linear] = []
+
+    def make_head() -> nn.Linear:
+        heads.append(nn.Linear(20, 2))
+        return heads[-1]
+
+    told: list[int] = []
+    steps = partial(torch.optim.SGD, lr=0.05, momentum=0.5)
+    found = measure_forgetting(
+        body, make_head, *tasks, optimizer=steps, goal=0.1, progress=lambda task, epoch, nll: told.append(task)
+    )
+    assert found.reached
+    assert found.before < 10
+    assert found.second < 10
+    assert told == [0] * found.epochs[0] + [1] * found.epochs[1]
+    x, y = tasks[0].test_x, tasks[0].test_y
+    under_first = 100 * float((heads[0](body(x)).argmax(1) != y).double().mean())
+    assert found.after == pytest.approx(under_first)
+    never = measure_forgetting(body, make_head, *tasks, optimizer=steps, goal=1e-9, max_epochs=1)
+    assert not never.reached
+    with pytest.raises(InputError, match="goal"):
+        measure_forgetting(body, make_head, *tasks, optimizer=steps, goal=0)
+    with pytest.raises(InputError, match="batch_size"):
+        measure_forgetting(body, make_head, *tasks, optimizer=steps, batch_size=0)
+    with pytest.raises(ShapeError, match="test_y"):
+        Task(x, y, x, y[:3])
