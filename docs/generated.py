@@ -348,11 +348,12 @@ def benchmark_of_whitening() -> str:
             rate = f"{each['rate']:.3g}" + ("" if each["interior"] else " (edge)")
             took = f"{1e3 * task['seconds'][method]:.1f}" if method in task["seconds"] else ""
             rows.append((method, rate, f"{other} {each[other]:g}", loss, took))
+        form = task["form"]
         against = [
-            (f"PRONG / {method}", "diverged", "", "", "", "")
+            (f"{form} / {method}", "diverged", "", "", "", "")
             if row["loss"] is None
             else (
-                f"PRONG / {method}",
+                f"{form} / {method}",
                 f"{row['loss']:.2f}",
                 row["updates"],
                 f"{row['loss in time']:.2f}",

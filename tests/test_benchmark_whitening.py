@@ -21,7 +21,14 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-    for name, value in {"STEPS": 12, "WINDOW": 4, "PRONG_EVERY": 6, "OTHERS_EVERY": 4, "BATCH": 16}.items():
+    for name, value in {
+        "STEPS": 12,
+        "WINDOW": 4,
+        "PRONG_EVERY": 6,
+        "PRONG_OFTEN": 3,
+        "OTHERS_EVERY": 4,
+        "BATCH": 16,
+    }.items():
         monkeypatch.setattr(module, name, value)
     return module
 
@@ -58,7 +65,9 @@ def test_a_step_is_timed_over_two_whole_periods(bench: Any, monkeypatch: pytest.
     assert found["pass"] == (found["ratio"] <= 1.5)
 
 
-@pytest.mark.parametrize("method", ["PRONG", "SGD", "Adam", "Muon", "K-FAC", "Shampoo", "SOAP"])
+@pytest.mark.parametrize(
+    "method", ["PRONG", "PRONG often", "PRONG two-sided", "SGD", "Adam", "Muon", "K-FAC", "Shampoo", "SOAP"]
+)
 def test_every_method_learns(bench: Any, toy: str, method: str) -> None:
     peer = bench.PEERS.get(method)
     if peer is not None:
@@ -78,11 +87,12 @@ def test_every_method_learns(bench: Any, toy: str, method: str) -> None:
 def test_a_race_is_run_judged_and_taken_up_again(
     bench: Any, toy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bench, "OTHER", {m: bench.OTHER[m] for m in ("PRONG", "SGD")})
+    monkeypatch.setattr(bench, "OTHER", {m: bench.OTHER[m] for m in ("PRONG", "PRONG two-sided", "SGD")})
     kept = bench.Kept(tmp_path / "race.json")
     found = bench.race(toy, kept, rounds=1)
     budgets = {method: row["tried"] for method, row in found["methods"].items()}
     assert all(10 <= tried <= 14 for tried in budgets.values())
+    assert list(found["compared"]) == ["SGD"]
     row = found["compared"]["SGD"]
     assert {row["updates"], row["time"]} <= {"ahead", "level", "behind"}
     assert found["behind on time"] == (["SGD"] if row["time"] == "behind" else [])
@@ -100,9 +110,10 @@ def test_verdicts_say_no_more_than_the_ranges(bench: Any) -> None:
 
 def test_equal_time_is_that_of_the_faster(bench: Any) -> None:
     def row(*curve: float) -> dict[str, Any]:
-        return {"diverged": 0, "curves": [list(curve)]}
+        return {"diverged": 0, "curves": [list(curve)], "validation": 1.0}
 
     found = {"PRONG": row(4, 3, 2, 1), "Slow": row(3, 2, 1, 0.5)}
+    assert bench.best_form(found) == "PRONG"
     [compared] = bench.compared(found, {"PRONG": 1.0, "Slow": 2.0}).values()
     assert compared["updates"] == "behind"
     assert compared["loss in time"] == pytest.approx(1 / 2)  # the slow one had come half way
