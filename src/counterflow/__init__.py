@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from counterflow import backward as backward
     from counterflow import bptt as bptt
     from counterflow import competition as competition
+    from counterflow import density as density
     from counterflow import tempering as tempering
     from counterflow import variational as variational
     from counterflow import whitening as whitening
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_MODULES = ("backward", "bptt", "competition", "tempering", "variational", "whitening")
+_MODULES = ("backward", "bptt", "competition", "density", "tempering", "variational", "whitening")
 _HOMES = {
     "DeltaBarDelta": "counterflow.optim",
     "LocalWinnerTakeAll": "counterflow.competition",
@@ -46,6 +47,7 @@ __all__ = [
     "bptt",
     "compete",
     "competition",
+    "density",
     "make_variational",
     "probe",
     "temper",

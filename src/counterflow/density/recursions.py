@@ -1,0 +1,151 @@
+"""Forward-backward in plain operations of torch, in log space: for devices that the kernels do not know.
+
+`analytic` sends the error back by posteriors, one forward and one backward recursion; `unrolled` is the forward
+recursion alone, through which autograd goes step by step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterflow.exceptions import UnsupportedError
+
+__all__: list[str] = []
+
+FORBIDDEN = -1e30  # in place of minus infinity, whose differences are no numbers
+
+
+def _forward(log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
+    log_start, log_step = log_start.clamp_min(FORBIDDEN), log_step.clamp_min(FORBIDDEN)
+    alpha = log_start + log_b[:, 0]
+    all_of_them = [alpha]
+    for t in range(1, log_b.shape[1]):
+        following = (alpha.unsqueeze(-1) + log_step).logsumexp(-2) + log_b[:, t]
+        alpha = torch.where((t < lengths)[:, None, None], following, alpha)
+        all_of_them.append(alpha)
+    return alpha.logsumexp(-1), all_of_them
+
+
+def unrolled(log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor) -> Tensor:
+    """Log-likelihoods (batch, models) from ``log_b`` (batch, time, models, states), for autograd through time."""
+    return _forward(log_start, log_step, log_b, lengths)[0]
+
+
+class _Once(torch.autograd.Function):
+    """Hands on what was computed from posteriors, and refuses to be differentiated again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        first: Tensor, moved: Tensor, sent: Tensor, log_start: Tensor, log_step: Tensor, link: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return first.view_as(first), moved.view_as(moved), sent.view_as(sent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor, moved: Tensor, sent: Tensor) -> Any:
+        raise UnsupportedError('second derivatives of a bank of models need GaussianHMM(..., backend="autograd")')
+
+
+def once(first: Tensor, moved: Tensor, sent: Tensor, *sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tie a first derivative to what it depends on, so that a second one is refused and not wrong."""
+    found: tuple[Tensor, Tensor, Tensor] = _Once.apply(first, moved, sent, *sources)  # type: ignore[no-untyped-call]
+    return found
+
+
+def link_to(tensor: Tensor) -> Tensor:
+    """One number that hangs on the tensor's graph, without its memory."""
+    return tensor.flatten()[:1].clone()
+
+
+class _Analytic(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor, link: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        total, alphas = _forward(log_start, log_step, log_b, lengths)
+        step = log_step.clamp_min(FORBIDDEN)
+        beta = torch.zeros_like(alphas[0])
+        gammas: list[Tensor] = [(alphas[-1] - total.unsqueeze(-1)).exp()]
+        moves = torch.zeros_like(alphas[0].unsqueeze(-1) + step)
+        for t in range(log_b.shape[1] - 2, -1, -1):
+            inside = (t + 1 < lengths)[:, None, None]
+            joint = step + (log_b[:, t + 1] + beta).unsqueeze(-2)
+            pairs = (alphas[t].unsqueeze(-1) + joint - total[..., None, None]).exp()
+            moves = moves + torch.where(inside.unsqueeze(-1), pairs, torch.zeros_like(pairs))
+            beta = torch.where(inside, joint.logsumexp(-1), beta)
+            gammas.append((alphas[t] + beta - total.unsqueeze(-1)).exp())
+        gamma = torch.stack(gammas[::-1], 1)
+        inside = (torch.arange(log_b.shape[1], device=log_b.device) < lengths[:, None])[..., None, None]
+        return total, torch.where(inside, gamma, torch.zeros_like(gamma)), moves
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, gamma, moves = output
+        ctx.mark_non_differentiable(gamma, moves)
+        ctx.save_for_backward(inputs[0], inputs[1], inputs[4], gamma, moves)
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        log_start, log_step, link, gamma, moves = ctx.saved_tensors
+        sent = gamma * error[:, None, :, None]
+        moved = (moves * error[..., None, None]).sum(0)
+        return (*once(sent[:, 0].sum(0), moved, sent, log_start, log_step, link), None, None)
+
+
+def analytic(log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `unrolled`, with posteriors (batch, time, models, states) and expected transitions, which go back."""
+    arguments = (log_start, log_step, log_b, lengths, link_to(log_b))
+    found: tuple[Tensor, Tensor, Tensor] = _Analytic.apply(*arguments)  # type: ignore[no-untyped-call]
+    return found
+
+
+class GaussianDensity(torch.autograd.Function):
+    """Log-densities of axis-aligned Gaussians, as two matrix products each way.
+
+    Features are taken relative to the mean of the means, so that squares do not cancel where all are far from zero.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, means: Tensor, log_variances: Tensor) -> Tensor:
+        x, means, precision = _centered(x, means, log_variances)
+        weights = torch.cat([means * precision, -0.5 * precision], 1)
+        constant = -0.5 * (log_variances + 1.8378770664093453 + means.square() * precision).sum(1)
+        flat = torch.cat([x, x.square()], -1).flatten(0, 1)
+        return torch.unflatten(torch.addmm(constant, flat, weights.t()), 0, x.shape[:2])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, means, precision = _centered(*ctx.saved_tensors)
+        error = error.flatten(0, 1)
+        to_x = to_means = to_variances = None
+        flat = x.flatten(0, 1)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            weight = error.sum(0).unsqueeze(1)
+            first = error.t() @ flat
+            to_means = (first - weight * means) * precision  # equation 18
+            spread = error.t() @ flat.square() - 2 * means * first + means.square() * weight
+            to_variances = 0.5 * (spread * precision - weight)  # equation 19
+        if ctx.needs_input_grad[0]:
+            to_x = torch.unflatten(error @ (means * precision) - flat * (error @ precision), 0, x.shape[:2])
+        return to_x, to_means, to_variances
+
+
+def _centered(x: Tensor, means: Tensor, log_variances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    center = means.mean(0)
+    return x - center, means - center, (-log_variances).exp()

@@ -1,0 +1,91 @@
+"""Models on disk: a folder with ``model.safetensors`` and ``model.json``. Nothing is ever unpickled.
+
+``model.json`` holds ``{"format_version": 1, "kind": ..., "config": {...}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from counterflow.exceptions import InputError
+
+__all__ = ["load", "save"]
+
+FORMAT_VERSION = 1
+
+
+def save(folder: str | os.PathLike[str], kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a model; each file is written under another name first, and then renamed.
+
+    Args:
+        folder: Where to; it is made if it does not exist.
+        kind: What it is, which `load` asks for.
+        config: All but the tensors: what JSON can hold.
+        tensors: By name.
+
+    Raises:
+        InputError: If the folder cannot be written, or the configuration is not JSON.
+    """
+    from safetensors.torch import save as serialized
+
+    place = Path(folder)
+    try:
+        text = json.dumps({"format_version": FORMAT_VERSION, "kind": kind, "config": config}, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"this {kind} cannot be saved: {error}") from None
+    content = serialized({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name, data in (("model.safetensors", content), ("model.json", f"{text}\n".encode())):
+            new = place / f".{name}.{os.getpid()}"
+            new.write_bytes(data)
+            os.replace(new, place / name)
+    except OSError as error:
+        raise InputError(f"{place} cannot be written: {error.strerror or error}; choose another folder") from error
+
+
+def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `save` wrote.
+
+    Args:
+        folder: Where it is.
+        kind: What it has to be.
+
+    Returns:
+        The configuration, and the tensors.
+
+    Raises:
+        InputError: If it is not there, is damaged, is another kind, or was written by a later version.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(folder, "example", {"size": 2}, {"weight": torch.ones(2)})
+        ...     config, tensors = load(folder, "example")
+        >>> config, tensors["weight"]
+        ({'size': 2}, tensor([1., 1.]))
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as deserialized
+
+    place = Path(folder)
+    try:
+        found = json.loads((place / "model.json").read_text("utf-8"))
+        tensors: dict[str, Tensor] = deserialized((place / "model.safetensors").read_bytes())
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{place} holds no model that can be read: {error.filename}: {reason}") from error
+    except (ValueError, SafetensorError) as error:
+        raise InputError(f"the model in {place} is damaged: {error}; save it again") from error
+    version = found.get("format_version") if isinstance(found, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(f"the model in {place} has format {version!r}; this version reads {FORMAT_VERSION}")
+    if found.get("kind") != kind or not isinstance(found.get("config"), dict):
+        raise InputError(f"{place} holds a {found.get('kind')!r}, and a {kind!r} is needed")
+    return found["config"], tensors
