@@ -93,7 +93,8 @@ def _compiled() -> Any:
             cell = np.uint32(place)  # unsigned: no look for indices below zero
             f = place - a.dtype.type(cell)
             # Below the table KL is a line of slope -1/2; above it, nothing is left.
-            total += a[cell] + f * (b[cell] + f * (c[cell] + f * d[cell])) + half * (inside - (value if value < inside else inside))
+            below = inside - value if value < inside else inside - inside
+            total += a[cell] + f * (b[cell] + f * (c[cell] + f * d[cell])) + half * below
             slope = (b[cell] + f * (c[cell] + c[cell] + three * f * d[cell])) * steps
             # NaN has become an edge of the table: it is put back.
             out[i] = raw if raw != raw else slope * (-one if bounded and raw >= 0 else one)
