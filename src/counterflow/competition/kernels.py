@@ -16,8 +16,10 @@ slower.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -34,9 +36,9 @@ def compete_hard(x: Tensor, block: int, dim: int) -> Tensor:
         block: Units a block.
         dim: The dimension of the units, not negative.
     """
-    if torch.compiler.is_exporting():  # an exported model has PyTorch's operators and no others
-        return torch.where(_mask(x, block, dim), x, 0.0)
     if torch.compiler.is_compiling():
+        if torch.compiler.is_exporting():  # an exported model has PyTorch's operators and no others
+            return torch.where(_mask(x, block, dim), x, 0.0)
         y, _ = torch.ops.counterflow.compete(x, block, dim)
     else:
         y, _ = _Compete.apply(x, block, dim)  # type: ignore[no-untyped-call]
@@ -81,8 +83,7 @@ def _compete(x: Tensor, block: int, dim: int) -> tuple[Tensor, Tensor]:
     x, inner = _laid_out(x, dim)
     y = torch.empty_like(x)
     mask = torch.empty_like(x, dtype=torch.bool)
-    if x.numel():
-        _competition(block, inner == 1)(_flat(x), _flat(y), _flat(mask), inner)
+    _competition(block, inner == 1, x.dtype)(x.data_ptr(), y.data_ptr(), mask.data_ptr(), x.numel(), inner)
     return y, mask
 
 
@@ -93,7 +94,7 @@ def _route(x: Tensor, mask: Tensor) -> Tensor:
         # The error follows the layout of the forward pass.
         x = torch.empty_like(mask, dtype=x.dtype).copy_(x)
     y = torch.empty_like(x)
-    _routing()(_flat(x), _flat(mask), _flat(y))
+    _routing(x.dtype)(x.data_ptr(), y.data_ptr(), mask.data_ptr(), x.numel(), 1)
     return y
 
 
@@ -106,7 +107,7 @@ def _by_numba(x: Tensor) -> bool:
 def _laid_out(x: Tensor, dim: int) -> tuple[Tensor, int]:
     """``x`` without gaps in memory, and how many elements lie between two of its units."""
     if x.is_contiguous():
-        return x, x[(0,) * (dim + 1)].numel() if x.numel() else 1
+        return x, math.prod(x.shape[dim + 1 :])
     for form, ndim in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if x.ndim == ndim and x.is_contiguous(memory_format=form):
             inner = 1
@@ -116,17 +117,37 @@ def _laid_out(x: Tensor, dim: int) -> tuple[Tensor, int]:
     return _laid_out(x.contiguous(), dim)
 
 
-def _flat(x: Tensor) -> Any:
-    """The memory of a tensor without gaps."""
-    return x.detach().as_strided((x.numel(),), (1,)).numpy()
+_PROTOTYPE = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_ssize_t] * 2)
+_ENTRIES: list[Any] = []
+
+
+def _entry(loop: Any, dtype: torch.dtype) -> Any:
+    """A loop over ``(x, y, mask, inner)`` as a C function of addresses, the number of elements, and ``inner``.
+
+    Behind a large matrix product every line of Python is slow, since the caches hold none of it: passing addresses
+    takes a fraction of the time in which numba looks at three arrays.
+    """
+    import numba
+    from numba import types
+
+    carray: Any = vars(numba)["carray"]
+    compiled = numba.njit(boundscheck=False)(loop)
+    number = types.CPointer(types.float32 if dtype == torch.float32 else types.float64)  # type: ignore[no-untyped-call]
+    flags = types.CPointer(types.boolean)  # type: ignore[no-untyped-call]
+
+    def entry(x: Any, y: Any, mask: Any, size: Any, inner: Any) -> None:
+        compiled(carray(x, size), carray(y, size), carray(mask, size), inner)
+
+    function = numba.cfunc(types.void(number, number, flags, types.intp, types.intp))(entry)
+    _ENTRIES.append(function)  # whose memory the address is in
+    address: Any = function.address
+    return _PROTOTYPE(address)  # lets go of Python's global lock
 
 
 @functools.cache
-def _competition(block: int, adjacent: bool) -> Any:
+def _competition(block: int, adjacent: bool, dtype: torch.dtype) -> Any:
     """The loop for one size of blocks, compiled when first needed; the size is a constant in it, to be unrolled."""
-    import numba
-
-    return numba.njit(nogil=True, boundscheck=False)(_adjacent(block) if adjacent else _apart(block))
+    return _entry(_adjacent(block) if adjacent else _apart(block), dtype)
 
 
 def _adjacent(block: int) -> Any:
@@ -219,14 +240,12 @@ def _apart(block: int) -> Any:
 
 
 @functools.cache
-def _routing() -> Any:
-    import numba
-
-    def route(x: Any, mask: Any, y: Any) -> None:
+def _routing(dtype: torch.dtype) -> Any:
+    def route(x: Any, y: Any, mask: Any, inner: Any) -> None:
         for i in range(x.size):
             y[i] = x[i] if mask[i] else 0.0
 
-    return numba.njit(nogil=True, boundscheck=False)(route)
+    return _entry(route, dtype)
 
 
 class _Compete(torch.autograd.Function):
@@ -246,7 +265,9 @@ class _Compete(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors
-        return pass_on(grad, mask), None, None
+        # A plain backward pass need not be differentiated or mapped itself, and the detour costs as much as the loop.
+        plain = not torch.is_grad_enabled() and torch._C._functorch.maybe_current_level() is None
+        return _route(grad, mask) if plain else pass_on(grad, mask), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
