@@ -113,6 +113,28 @@ def test_compiled_it_is_the_same() -> None:
         torch.testing.assert_close(p.grad, g)
 
 
+def test_traced_it_is_one_node_and_exported_it_is_plain_pytorch() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), LocalWinnerTakeAll(3), nn.Linear(6, 2))
+    x = torch.randn(5, 4)
+    traced = torch.fx.symbolic_trace(net)
+    assert torch.equal(traced(x), net(x))
+    exported = torch.export.export(net, (x,))
+    assert all("counterflow" not in str(node.target) for node in exported.graph.nodes)
+    torch.testing.assert_close(exported.module()(x), net(x))
+
+
+def test_under_autocast_the_winners_are_those_of_the_rounded_net_inputs() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(6, 40), torch.randn(30, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        h = layer(x)
+        y = lwta(h)
+        y.float().square().sum().backward()
+    assert y.dtype == torch.bfloat16
+    error = 2 * torch.where(reference(h, 2, 1), h, 0.0).float()
+    torch.testing.assert_close(layer.weight.grad, error.T @ x, rtol=0.02, atol=0.2)
+
+
 def test_what_is_kept_for_the_way_back_is_one_byte_a_unit() -> None:
     saved: list[Tensor] = []
     x = draw(10, 40)

@@ -140,6 +140,15 @@ def test_subnetworks_are_units_active_for_most_of_a_class(tmp_path: Path) -> Non
     assert (tmp_path / "overlap.png").stat().st_size > 1000
     strict = subnetworks(model, x, torch.tensor([3] * 10 + [7] * 10), threshold=0.95)
     assert strict.overlap[1, 1] == 0.5
+    found.plot(tmp_path / "both.svg", before=strict)
+    assert "untrained" in (tmp_path / "both.svg").read_text("utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.svg", "overlap.png"]
+    with pytest.raises(InputError, match="classes"):
+        found.plot(tmp_path / "no.png", before=subnetworks(model, x, torch.zeros(20, dtype=torch.long)))
+    with pytest.raises(InputError, match="suffix must be"):
+        found.plot(tmp_path / "overlap.txt")
+    with pytest.raises(InputError, match="make it first"):
+        found.plot(tmp_path / "none" / "overlap.png")
     with pytest.raises(InputError, match="layer must be one of"):
         subnetworks(model, x, torch.zeros(20, dtype=torch.long), layer="9")
     with pytest.raises(ShapeError, match="labels"):

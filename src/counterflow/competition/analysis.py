@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,24 +114,53 @@ class Subnetworks:
             if i <= j
         ]
 
-    def plot(self, path: str | Path, title: str = "Units in common") -> None:
-        """Draw the overlap matrix into a file.
+    def plot(self, path: str | Path, before: Subnetworks | None = None, title: str = "Units in common") -> None:
+        """Draw the overlap matrix, and beside it the overlap of all pairs, as in the paper's figure 3.
+
+        Args:
+            path: The file; its suffix, .png, .svg or .pdf, says what kind of picture.
+            before: The same layer's subnetworks before training, which the pairs then stand beside.
+            title: Stands above the matrix.
 
         Raises:
+            InputError: If no such file can be written, or ``before`` has other classes.
             MissingExtraError: If matplotlib is not installed.
         """
+        if before is not None and before.classes != self.classes:
+            raise InputError(f"before must have the classes {self.classes}, got {before.classes}")
+        target = Path(path)
         try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingExtraError("plot", "Subnetworks.plot") from error
-        figure = Figure(figsize=(5, 4.2), layout="constrained")
-        axes = figure.subplots()
-        image = axes.imshow(self.overlap.numpy(), cmap="viridis", vmin=0)
-        axes.set_xticks(range(len(self.classes)), [str(c) for c in self.classes])
-        axes.set_yticks(range(len(self.classes)), [str(c) for c in self.classes])
-        axes.set_title(title)
-        figure.colorbar(image, label="fraction of neurons in common")
-        figure.savefig(path, dpi=150)
+        except ImportError:
+            raise MissingExtraError("plot", "drawing the overlap of subnetworks") from None
+        if target.suffix.removeprefix(".").lower() not in FigureCanvasAgg.get_supported_filetypes():
+            raise InputError(f"cannot write {str(target)!r}: its suffix must be .png, .svg or .pdf")
+        if not target.parent.is_dir():
+            raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        matrix, pairs = figure.subplots(1, 2)
+        image = matrix.imshow(self.overlap.numpy(), cmap="viridis", vmin=0)
+        names = [str(each) for each in self.classes]
+        matrix.set_xticks(range(len(names)), names)
+        matrix.set_yticks(range(len(names)), names)
+        matrix.set_title(title)
+        figure.colorbar(image, ax=matrix, label="fraction of units in common")
+        for found, label in ((before, "untrained"), (self, "trained" if before is not None else None)):
+            if found is not None:
+                pairs.plot([share for _, _, share in found.pairs()], ".", label=label)
+        if before is not None:
+            pairs.legend(frameon=False)
+        pairs.set_xlabel("pairs of classes")
+        pairs.set_ylabel("fraction of units in common")
+        temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
+        try:
+            figure.savefig(temporary, dpi=150)
+            os.replace(temporary, target)
+        except OSError as error:
+            raise InputError(f"cannot write {str(target)!r}: {error.strerror}") from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def subnetworks(

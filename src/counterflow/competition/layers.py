@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from counterflow.competition.kernels import compete_hard, pass_on, winner_mask
 from counterflow.exceptions import InputError, ShapeError
@@ -66,6 +66,9 @@ def lwta(
     y = _kept(competition(blocks), blocks.shape, "competition")
     back = y.movedim(-1, dim + 1).flatten(dim, dim + 1)
     return pass_on(h, back) if y.dtype == torch.bool else back
+
+
+fx.wrap("lwta")  # one node in a symbolic trace, since its checks ask for sizes
 
 
 class LocalWinnerTakeAll(nn.Module):
