@@ -39,7 +39,8 @@ class RelativeDensityClassifier:
     """Classes of sequences by relative densities, or by one of the nets that they were compared with.
 
     Args:
-        n_models: Hidden Markov models (``net="rdn"``, ``"cdn"``, ``"cdn1"``; the others have one a class).
+        n_models: Hidden Markov models (``net="rdn"``, ``"cdn"``, ``"cdn1"``; the others have one a class), three or
+            more for a relative density net.
         n_states: States of each; for ``net="mixture"`` Gaussians of each.
         net: ``"rdn"``, ``"alphanet"``, ``"mixture"``, ``"cdn"`` or ``"cdn1"``.
         n_hidden: Logistic units (``net="cdn"``); as many as pairs if not given.
@@ -169,7 +170,9 @@ class RelativeDensityClassifier:
             raise ShapeError(f"y must be one label a sequence, shape ({len(sequences)},), got {labels.shape}")
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise InputError(f"y has the one class {self.classes_[0]!r} only; two are needed to tell them apart")
+            raise InputError(
+                f"y has the one class {self.classes_.tolist()[0]!r} only; two are needed to tell them apart"
+            )
         self.n_features_in_ = sequences[0].shape[1]
         x, lengths = pad(sequences)
         inside = torch.arange(x.shape[1]) < lengths[:, None]
@@ -222,7 +225,8 @@ class RelativeDensityClassifier:
         Raises:
             InputError, ShapeError: As `predict_proba`.
         """
-        found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)] if len(X) else np.empty(0)
+        best = self.predict_proba(X).argmax(1)
+        found: NDArray[Any] = self.classes_[best]
         return found
 
     def score(self, X: Sequence[ArrayLike], y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:

@@ -146,7 +146,8 @@ class RelativeDensityNet(DensityNet):
        p_k = \frac{e^{a_k}}{\sum_{k'} e^{a_{k'}}}
 
     Args:
-        n_models: Hidden Markov models, M; two or more, and they need not be as many as the classes.
+        n_models: Hidden Markov models, M; two or more, and they need not be as many as the classes. Two make one
+            unit, which without a bias favors the same class whatever it sees: three are the least that tell apart.
         n_states: States of each; the paper has 4.
         n_features: Features of a frame.
         n_classes: Classes.

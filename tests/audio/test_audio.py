@@ -1,0 +1,72 @@
+"""Sound files, and log mel features against plain lines of NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from librosa.filters import mel
+
+from counterflow.audio import log_mel, read
+from counterflow.exceptions import DataError, InputError, ShapeError
+
+
+def reference(wave, rate, n_mels, window, hop, a):
+    size, stride = round(window * rate), round(hop * rate)
+    points = 2 ** int(np.ceil(np.log2(size)))
+    emphasized = np.array([wave[0], *(wave[n] - a * wave[n - 1] for n in range(1, len(wave)))])
+    periodic = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(size) / size)
+    rows = []
+    for start in range(0, len(wave) - size + 1, stride):
+        frame = np.zeros(points)
+        frame[:size] = emphasized[start : start + size] * periodic
+        rows.append(np.log(mel(sr=rate, n_fft=points, n_mels=n_mels) @ np.abs(np.fft.rfft(frame)) + 1e-5))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(("rate", "window", "hop", "a"), [(16000, 0.032, 0.01, 0.97), (8000, 0.025, 0.0125, 0.0)])
+def test_log_mel_is_what_numpy_says(rate, window, hop, a):
+    wave = torch.randn(rate // 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = log_mel(wave, rate, window=window, hop=hop, preemphasis=a)
+    np.testing.assert_allclose(found, reference(wave.numpy(), rate, 24, window, hop, a), atol=1e-6)
+
+
+def test_log_mel_is_differentiable_and_finite_in_silence():
+    wave = (0.1 * torch.randn(300, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: log_mel(w, 8000, 8, window=0.016), wave)
+    assert bool(log_mel(torch.zeros(1000), 8000).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("wave", "options", "complaint"),
+    [
+        (torch.zeros(100), {}, "100 samples"),
+        (torch.zeros(16000), {"n_mels": 0}, "n_mels"),
+        (torch.zeros(16000), {"n_mels": 400}, "take fewer"),
+        (torch.zeros(16000), {"hop": 0.0}, "hop"),
+        (torch.zeros(16000), {"preemphasis": 2.0}, "preemphasis"),
+        (torch.zeros(16000, dtype=torch.int16), {}, "floating point"),
+    ],
+)
+def test_features_that_cannot_be_had_are_refused(wave, options, complaint):
+    with pytest.raises((InputError, ShapeError), match=complaint):
+        log_mel(wave, 16000, **options)
+
+
+def test_files_are_read_and_channels_averaged(tmp_path):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (400, 2))
+    for name in ("two.wav", "two.flac"):
+        soundfile.write(tmp_path / name, samples, 8000)
+        wave, rate = read(tmp_path / name)
+        assert rate == 8000
+        np.testing.assert_allclose(wave, samples.mean(1), atol=1e-4)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "text.wav").write_text("no sound")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 8000, subtype="FLOAT")
+    for name, complaint in (("text", "as audio"), ("empty", "no samples"), ("nan", "finite"), ("none", "No such file")):
+        with pytest.raises(DataError, match=f"{name}.wav .*{complaint}"):
+            read(tmp_path / f"{name}.wav")

@@ -1,0 +1,391 @@
+"""The bank of hidden Markov models: likelihoods, derivatives, posteriors, paths, draws and Baum-Welch."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from counterflow.density import GaussianHMM, pad, use_backend
+from counterflow.exceptions import InputError, ShapeError, UnsupportedError
+
+from .reference import derivatives, enumerate_paths
+
+DOUBLE = torch.float64
+BACKENDS = ("numba", "torch", "autograd")
+
+
+def bank_of(*sizes, seed=0, **options):
+    torch.manual_seed(seed)
+    bank = GaussianHMM(*sizes, dtype=DOUBLE, **options)
+    with torch.no_grad():
+        for parameter in bank.parameters():
+            parameter.normal_()
+    return bank
+
+
+def probabilities(bank, m):
+    pi, a = bank.log_initial()[m].exp(), bank.log_transitions()[m].exp()
+    return [each.detach().numpy() for each in (pi, a, bank.means[m, :, 0], bank.variances()[m, :, 0])]
+
+
+# Against the equations
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("models", [2, 5])  # fewer than states, and more: the kernels differ
+def test_all_paths_are_summed_and_the_derivatives_are_equations_16_to_19(backend, models):
+    bank = bank_of(models, 3, 2, backend=backend)
+    x = torch.randn(4, 5, 2, dtype=DOUBLE)
+    lengths = torch.tensor([5, 1, 2, 4])
+    found = bank.log_likelihood(x, lengths)
+    gamma = bank.posteriors(x, lengths)
+    paths, best = bank.viterbi(x, lengths)
+    for b, m in itertools.product(range(4), range(models)):
+        own = x[b, : lengths[b]].numpy()
+        total, occupied, _, path, likeliest = enumerate_paths(own, *probabilities(bank, m))
+        assert found[b, m].item() == pytest.approx(total, abs=1e-12)
+        np.testing.assert_allclose(gamma[b, : lengths[b], m], occupied, atol=1e-13)
+        assert paths[b, m, : lengths[b]].tolist() == list(path)
+        assert best[b, m].item() == pytest.approx(likeliest, abs=1e-12)
+        gradients = torch.autograd.grad(
+            bank.log_likelihood(x, lengths)[b, m],
+            [bank.transition_logits, bank.initial_logits, bank.means, bank.log_variances],
+        )
+        for got, wanted in zip(gradients, derivatives(own, *probabilities(bank, m)), strict=True):
+            np.testing.assert_allclose(got[m].reshape(wanted.shape), wanted, atol=1e-12)
+            assert all(bool((got[other] == 0).all()) for other in range(models) if other != m)
+
+
+VARIANTS = {
+    "plain": ((3, 2, 3), {}),
+    "many models": ((6, 3, 2), {}),
+    "one state": ((4, 1, 2), {}),
+    "mixture of one state": ((3, 1, 2), {"n_components": 4}),
+    "mixtures": ((5, 2, 2), {"n_components": 3}),
+    "left to right": ((2, 4, 2), {"topology": "left-to-right"}),
+    "left to right, many": ((6, 3, 2), {"topology": "left-to-right"}),
+    "own topology": ((2, 3, 2), {"topology": torch.tensor([[1, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)}),
+    "tied states": ((2, 3, 2), {"tied": "states"}),
+    "tied models": ((4, 2, 2), {"tied": "models", "n_components": 2}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_derivatives_are_autograds_through_time(variant):
+    sizes, options = VARIANTS[variant]
+    bank = bank_of(*sizes, **options)
+    x = torch.randn(3, 7, sizes[2], dtype=DOUBLE, requires_grad=True)
+    lengths, weights = torch.tensor([7, 1, 5]), torch.randn(3, sizes[0], dtype=DOUBLE)
+    results = {}
+    for backend in BACKENDS:
+        bank.backend = backend
+        likelihood = bank.log_likelihood(x, lengths)
+        gradients = torch.autograd.grad((likelihood * weights).sum(), [x, *bank.parameters()])
+        results[backend] = [likelihood.detach(), *gradients, bank.posteriors(x.detach(), lengths)]
+    for backend in ("numba", "torch"):
+        for got, wanted in zip(results[backend], results["autograd"], strict=True):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_derivatives_are_finite_differences(backend):
+    bank = bank_of(3, 2, 2, n_components=2, backend=backend)
+    names = [name for name, _ in bank.named_parameters()]
+    lengths = torch.tensor([4, 2])
+
+    def likelihood(x, *values):
+        return torch.func.functional_call(bank, dict(zip(names, values, strict=True)), (x, lengths))
+
+    x = torch.randn(2, 4, 2, dtype=DOUBLE, requires_grad=True)
+    assert gradcheck(likelihood, (x, *bank.parameters()))
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_a_second_derivative_is_refused_and_not_wrong(backend):
+    bank = bank_of(2, 2, 2, backend=backend)
+    x = torch.randn(1, 4, 2, dtype=DOUBLE, requires_grad=True)
+    (first,) = torch.autograd.grad(bank.log_likelihood(x).sum(), x, create_graph=True)
+    with pytest.raises(UnsupportedError, match="autograd"):
+        first.sum().backward()
+    with use_backend(bank, "autograd"):
+        (first,) = torch.autograd.grad(bank.log_likelihood(x).sum(), x, create_graph=True)
+        first.sum().backward()
+
+
+# Against hmmlearn
+
+
+@pytest.mark.parametrize("topology", ["ergodic", "left-to-right"])
+def test_hmmlearn_agrees(topology):
+    hmm = pytest.importorskip("hmmlearn.hmm")
+    bank = bank_of(2, 4, 3, topology=topology)
+    sequences = [torch.randn(n, 3, dtype=DOUBLE) * 2 for n in (50, 1, 17)]
+    x, lengths = pad(sequences)
+    found, gamma = bank.log_likelihood(x, lengths), bank.posteriors(x, lengths)
+    paths, best = bank.viterbi(x, lengths)
+    for m in range(2):
+        peer = hmm.GaussianHMM(4, "diag", implementation="log")
+        peer.startprob_, peer.transmat_, peer.means_, peer.covars_ = probabilities(bank, m)
+        for b, each in enumerate(sequences):
+            n = len(each)
+            assert found[b, m].item() == pytest.approx(peer.score(each.numpy()), abs=1e-8)
+            np.testing.assert_allclose(gamma[b, :n, m], peer.predict_proba(each.numpy()), atol=1e-8)
+            log, path = peer.decode(each.numpy())
+            assert best[b, m].item() == pytest.approx(log, abs=1e-8)
+            assert paths[b, m, :n].tolist() == path.tolist()
+            assert bool((paths[b, m, n:] == -1).all())
+
+
+# Where scaling underflows
+
+
+def ladder(models):
+    """Left to right: the second state likes what comes first, and the first must be passed."""
+    bank = bank_of(models, 3, 1, topology="left-to-right", seed=1)
+    with torch.no_grad():
+        bank.log_variances.fill_(0.0)
+        bank.means.copy_(torch.tensor([0.0, 60.0, 120.0]).view(1, 3, 1, 1).expand_as(bank.means))
+    return bank
+
+
+@pytest.mark.parametrize("models", [1, 5])
+def test_an_only_path_a_thousand_nats_below_the_frames_best(models):
+    bank = ladder(models)
+    # The first frame fits the second state, where no sequence may start; one later skips a state.
+    for values in ([60.0, 60.0, 120.0], [0.0, 0.0, 120.0, 0.0], [0.0, 120.0, 0.0], [0.0] * 400 + [120.0] * 3):
+        x = torch.tensor(values, dtype=DOUBLE).view(1, -1, 1).requires_grad_()
+        results = []
+        for backend in BACKENDS:
+            bank.backend = backend
+            likelihood = bank.log_likelihood(x)
+            assert bool(likelihood.isfinite().all())
+            results.append([likelihood, *torch.autograd.grad(likelihood.sum(), [x, *bank.parameters()])])
+        for got in results[:2]:
+            for one, other in zip(got, results[2], strict=True):
+                # Log-likelihoods are sums of ten thousands here, whose last digits are probabilities' ninth.
+                torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-8)
+
+
+def test_what_was_lost_on_the_way_is_noticed_when_it_matters():
+    # Two states that never exchange: the second is far behind for a while, and then the only one that fits.
+    closed = torch.eye(2, dtype=torch.bool)
+    bank = bank_of(1, 2, 1, topology=closed, backend="numba")
+    with torch.no_grad():
+        bank.means.copy_(torch.tensor([0.0, 20.0]).view(1, 2, 1, 1))
+        bank.log_variances.fill_(0.0)
+    x = torch.tensor([0.0] * 10 + [20.0] * 12, dtype=DOUBLE).view(1, -1, 1)  # each frame is worth 200 nats
+    gamma = bank.posteriors(x)
+    assert gamma[0, :, 0, 1].min() > 0.999
+    with torch.no_grad():
+        value = bank.log_likelihood(x)
+        bank.backend = "autograd"
+        torch.testing.assert_close(value, bank.log_likelihood(x), rtol=1e-12, atol=0)
+
+
+def test_an_outlier_and_a_hundred_thousand_frames():
+    bank = bank_of(2, 3, 2)
+    x = torch.randn(1, 100_000, 2, dtype=DOUBLE)
+    x[0, 50_000] = 1e4
+    found = bank.log_likelihood(x)
+    assert bool(found.isfinite().all())
+    assert bool(found.requires_grad)
+    half = bank.log_likelihood(x[:, :50_000]) + bank.log_likelihood(x[:, 50_001:])
+    assert bool((found < half - 1e6).all())
+
+
+def test_float32_is_as_good_as_its_digits():
+    bank = bank_of(5, 3, 4)
+    x = torch.randn(3, 40, 4)
+    wanted = bank.log_likelihood(x.double())
+    got = bank.float().log_likelihood(x)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=0)
+
+
+# What is not meant, and what is refused
+
+
+@pytest.mark.parametrize("models", [2, 5])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_after_the_end_never_matter_bit_for_bit(models, backend):
+    bank = bank_of(models, 3, 2, backend=backend)
+    lengths = torch.tensor([3, 6])
+    results = []
+    for filling in (0.0, 1e300, float("nan"), float("inf")):
+        x = torch.randn(2, 6, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+        x[0, 3:] = filling
+        x.requires_grad_()
+        likelihood = bank.log_likelihood(x, lengths)
+        results.append([likelihood, *torch.autograd.grad(likelihood.sum(), [x, *bank.parameters()])])
+    for other in results[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
+    assert bool((results[0][1][0, 3:] == 0).all())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 4), steps=st.integers(1, 6), models=st.integers(1, 5), states=st.integers(1, 4),
+    features=st.integers(1, 3), components=st.integers(1, 2), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_shapes(batch, steps, models, states, features, components, seed):
+    bank = bank_of(models, states, features, n_components=components, seed=seed)
+    lengths = torch.randint(1, steps + 1, (batch,))
+    x = torch.randn(batch, steps, features, dtype=DOUBLE)
+    found, gamma = bank(x, lengths), bank.posteriors(x, lengths)
+    assert found.shape == (batch, models)
+    assert gamma.shape == (batch, steps, models, states)
+    inside = (torch.arange(steps) < lengths[:, None])[..., None].double()
+    torch.testing.assert_close(gamma.sum(-1), inside.expand(-1, -1, models))
+    alone = torch.cat([bank(x[b : b + 1, : lengths[b]]) for b in range(batch)])
+    torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
+    _, best = bank.viterbi(x, lengths)
+    if components == 1:
+        assert bool((best <= found + 1e-9).all())
+
+
+def test_frames_that_are_not_finite_are_refused_with_the_sequences_index():
+    bank = bank_of(2, 2, 2)
+    x = torch.randn(3, 4, 2, dtype=DOUBLE)
+    x[1, 2, 0] = float("nan")
+    with pytest.raises(InputError, match="sequence 1 is not finite at frame 2"):
+        bank.log_likelihood(x)
+    assert bool(bank.log_likelihood(x, torch.tensor([4, 2, 4])).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("x", "lengths", "complaint"),
+    [
+        (torch.zeros(2, 4, 3), None, r"x has shape \(2, 4, 3\)"),
+        (torch.zeros(4, 2), None, "x has shape"),
+        (torch.zeros(2, 0, 2), None, "time of 1 or more"),
+        (torch.zeros(2, 4, 2), torch.tensor([4, 5]), r"lengths\[1\] is 5"),
+        (torch.zeros(2, 4, 2), torch.tensor([0, 4]), r"lengths\[0\] is 0"),
+        (torch.zeros(2, 4, 2), torch.tensor([1.0, 2.0]), "whole numbers"),
+        (torch.zeros(2, 4, 2), torch.tensor([1]), "whole numbers of shape"),
+    ],
+)
+def test_input_that_cannot_be_used_is_named(x, lengths, complaint):
+    with pytest.raises((InputError, ShapeError), match=complaint):
+        bank_of(2, 2, 2).log_likelihood(x, lengths)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "complaint"),
+    [
+        ((0, 2, 2), {}, "n_models"),
+        ((1, 2, 2.0), {}, "n_features"),
+        ((1, 2, 2), {"topology": "circle"}, "topology must be one of"),
+        ((1, 2, 2), {"topology": torch.ones(3, 3, dtype=torch.bool)}, "of shape"),
+        ((1, 2, 2), {"topology": torch.zeros(2, 2, dtype=torch.bool)}, "successor"),
+        ((1, 2, 2), {"tied": "all"}, "tied"),
+        ((1, 2, 2), {"backend": "jax"}, "backend"),
+        ((1, 2, 2), {"n_components": 0}, "n_components"),
+    ],
+)
+def test_banks_that_cannot_be_are_refused(sizes, options, complaint):
+    with pytest.raises((InputError, ShapeError), match=complaint):
+        GaussianHMM(*sizes, **options)
+
+
+def test_padding_refuses_what_is_no_sequence():
+    for broken, complaint in (([], "empty"), ([torch.zeros(2, 3), torch.zeros(0, 3)], "sequence 1")):
+        with pytest.raises(InputError, match=complaint):
+            pad(broken)
+
+
+def test_a_backend_is_chosen_for_all_banks_and_taken_back():
+    with pytest.raises(UnsupportedError, match="no GaussianHMM"):
+        use_backend(torch.nn.Linear(2, 2))
+    bank = GaussianHMM(1, 2, 2, backend="torch")
+    with pytest.raises(InputError, match="backend"):
+        use_backend(bank, "cuda")
+    with use_backend(bank, "autograd"):
+        assert bank.backend == "autograd"
+    assert bank.backend == "torch"
+
+
+def test_memory_that_is_kept_is_the_posteriors():
+    bank = bank_of(6, 4, 8)
+    x = torch.randn(4, 200, 8, dtype=DOUBLE)
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        bank.log_likelihood(x)
+    posteriors = 8 * 4 * 200 * 6 * 4
+    assert posteriors <= sum(kept.values()) <= 2 * posteriors
+
+
+# Draws and Baum-Welch
+
+
+def test_draws_have_the_models_statistics():
+    bank = bank_of(2, 2, 1, n_components=2)
+    x, states = bank.sample(4, n=20_000, model=1, generator=torch.Generator().manual_seed(0))
+    first = torch.bincount(states[:, 0]) / 20_000
+    torch.testing.assert_close(first.double(), bank.log_initial()[1].exp(), rtol=0, atol=0.02)
+    moved = (states[:, 1] == 1)[states[:, 0] == 0].double().mean()
+    assert moved.item() == pytest.approx(bank.log_transitions()[1, 0, 1].exp().item(), abs=0.02)
+    weights = bank.mixture_logits[1].softmax(-1)
+    mean = (weights * bank.means[1, ..., 0]).sum(-1)
+    for state in range(2):
+        assert x[states == state].mean().item() == pytest.approx(mean[state].item(), abs=0.1)
+    for bad in ({"steps": 0}, {"steps": 1, "n": 0}, {"steps": 1, "model": 2}):
+        with pytest.raises(InputError):
+            bank.sample(**bad)
+
+
+@pytest.mark.parametrize("options", [{}, {"tied": "states"}, {"n_components": 2}, {"topology": "left-to-right"}])
+def test_baum_welch_never_falls_and_finds_what_drew_the_data(options):
+    teacher = bank_of(1, 3, 2, seed=3)
+    with torch.no_grad():
+        teacher.means.mul_(4)
+    x, _ = teacher.sample(60, n=20, generator=torch.Generator().manual_seed(1))
+    student = GaussianHMM(2, 3, 2, dtype=DOUBLE, **options)
+    before = student.log_transitions()
+    history = student.fit(x, iterations=30, tolerance=0.0, generator=torch.Generator().manual_seed(2))
+    assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(history))
+    assert history[-1] > history[0] + 0.1
+    assert bool((student.log_transitions().isneginf() == before.isneginf()).all())
+
+
+def test_baum_welch_steps_are_hmmlearns():
+    hmm = pytest.importorskip("hmmlearn.hmm")
+    bank = bank_of(1, 3, 2)
+    x, lengths = pad([torch.randn(n, 2, dtype=DOUBLE) * 2 for n in (30, 12)])
+    # Its defaults are a prior on variances; with these there is none.
+    peer = hmm.GaussianHMM(
+        3, "diag", n_iter=1, init_params="", implementation="log", covars_prior=0, covars_weight=1, min_covar=0
+    )
+    peer.startprob_, peer.transmat_, peer.means_, peer.covars_ = probabilities(bank, 0)
+    together = torch.cat([x[0, :30], x[1, :12]]).numpy()
+    peer.fit(together, [30, 12])
+    bank.fit(x, lengths, iterations=1, start=False, min_variance=1e-12)
+    pi, a, mean, variance = probabilities(bank, 0)
+    np.testing.assert_allclose(pi, peer.startprob_, atol=1e-8)
+    np.testing.assert_allclose(a, peer.transmat_, atol=1e-8)
+    np.testing.assert_allclose(mean, peer.means_, atol=1e-8)
+    np.testing.assert_allclose(variance, np.array([np.diag(c) for c in peer.covars_]), atol=1e-8)
+
+
+def test_baum_welch_fits_each_model_to_its_own_sequences():
+    x = torch.cat([torch.randn(6, 20, 1), torch.randn(6, 20, 1) + 8]).double()
+    weights = torch.zeros(12, 2)
+    weights[:6, 0] = weights[6:, 1] = 1
+    bank = GaussianHMM(2, 2, 1, dtype=DOUBLE)
+    bank.fit(x, weights=weights, generator=torch.Generator().manual_seed(0))
+    assert bool((bank.means[0] < 4).all())
+    assert bool((bank.means[1] > 4).all())
+    for bad, complaint in (({"iterations": 0}, "iterations"), ({"weights": weights[:, :1]}, "weights"),
+                           ({"weights": weights * torch.tensor([1, 0])}, "every model")):  # fmt: skip
+        with pytest.raises(InputError, match=complaint):
+            bank.fit(x, **bad)

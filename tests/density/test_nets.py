@@ -1,0 +1,302 @@
+"""The five nets, their sizes, their training, and the classifier made of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from counterflow.density import (
+    Alphanet,
+    ComparativeDensityNet,
+    ComparativeDensityNet1,
+    MixtureNet,
+    RelativeDensityClassifier,
+    RelativeDensityNet,
+    conjugate_gradients,
+    matched_sizes,
+    train,
+)
+from counterflow.exceptions import InputError, ShapeError
+
+DOUBLE = torch.float64
+
+
+# The nets
+
+
+def test_one_state_one_frame_and_tied_variances_are_the_logistic_layer_of_equations_2_to_6():
+    torch.manual_seed(0)
+    net = RelativeDensityNet(5, 1, 4, 3, tied="models", dtype=DOUBLE)
+    with torch.no_grad():
+        net.bank.log_variances.normal_()
+    x = torch.randn(7, 1, 4, dtype=DOUBLE)
+    mean, variance = net.bank.means[:, 0, 0], net.bank.log_variances[0, 0, 0].exp()
+    h = net.hidden(x)
+    column = 0
+    for m in range(5):
+        for n in range(m + 1, 5):
+            w = (mean[m] - mean[n]) / variance  # equation 5, for the odds of m over n
+            b = 0.5 * ((mean[n] ** 2 - mean[m] ** 2) / variance).sum()  # equation 6 with equal priors
+            wanted = 1 / (1 + torch.exp(-(x[:, 0] @ w + b)))
+            torch.testing.assert_close(h[:, column], wanted, rtol=0, atol=1e-12)
+            column += 1
+    torch.testing.assert_close(net(x), h @ net.output.weight.T)
+    assert net.output.bias is None
+
+
+def test_identical_models_send_nothing_through_their_comparison():
+    torch.manual_seed(0)
+    net = RelativeDensityNet(2, 3, 2, 2, dtype=DOUBLE)
+    with torch.no_grad():
+        for parameter in net.bank.parameters():
+            parameter[1] = parameter[0]
+    x = torch.randn(5, 9, 2, dtype=DOUBLE, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(net(x), torch.arange(5) % 2)
+    to_x, *to_parameters = torch.autograd.grad(loss, [x, *net.bank.parameters()])
+    assert to_x.abs().max() < 1e-15 * to_parameters[0].abs().max()  # a sum over states, in no particular order
+    for gradient in to_parameters:  # what one is told, the other is told with the other sign
+        assert torch.equal(gradient[0], -gradient[1])
+        assert bool((gradient != 0).any())
+    # So whatever the two share is told nothing.
+    shared = {name: parameter[:1].detach().clone().requires_grad_() for name, parameter in net.bank.named_parameters()}
+    both = {f"bank.{name}": value.expand(2, *value.shape[1:]) for name, value in shared.items()}
+    loss = torch.nn.functional.cross_entropy(torch.func.functional_call(net, both, (x,)), torch.arange(5) % 2)
+    assert all(bool((gradient == 0).all()) for gradient in torch.autograd.grad(loss, list(shared.values())))
+
+
+def test_scores_are_averaged_over_the_length_or_not():
+    net = Alphanet(2, 2, 3, dtype=DOUBLE)
+    x, lengths = torch.randn(4, 8, 2, dtype=DOUBLE), torch.tensor([8, 1, 3, 5])
+    whole = net.bank.log_likelihood(x, lengths)
+    torch.testing.assert_close(net(x, lengths), whole / lengths[:, None])
+    torch.testing.assert_close(net(x), net.bank.log_likelihood(x) / 8)
+    net.time_average = False
+    torch.testing.assert_close(net(x, lengths), whole)
+
+
+def test_a_comparative_net_that_starts_at_the_pairs_is_a_relative_one():
+    torch.manual_seed(0)
+    relative = RelativeDensityNet(4, 2, 3, 2, dtype=DOUBLE)
+    comparative = ComparativeDensityNet(4, 2, 3, 2, first="pairs", dtype=DOUBLE)
+    comparative.load_state_dict({**relative.state_dict(), "first.weight": comparative.first.weight})
+    x = torch.randn(3, 6, 3, dtype=DOUBLE)
+    torch.testing.assert_close(comparative(x), relative(x))
+    torch.testing.assert_close(comparative.hidden(x), relative.hidden(x))
+    linear = ComparativeDensityNet1(4, 2, 3, 2, dtype=DOUBLE)
+    torch.testing.assert_close(linear(x), linear.scores(x) @ linear.output.weight.T)
+
+
+@pytest.mark.parametrize(
+    ("models", "classes", "wanted"),
+    [
+        (12, 12, (3336, 5, 33, 5)),
+        (16, 12, (4832, 7, 51, 5)),
+        (20, 12, (6520, 9, 71, 6)),
+        (24, 12, (8400, 12, 92, 6)),
+        (8, 8, (1920, 4, 14, 4)),
+    ],
+)
+def test_sizes_are_matched_as_in_the_paper(models, classes, wanted):
+    sizes = matched_sizes(models, classes, 24)
+    assert (sizes.parameters, sizes.alphanet_states, sizes.hidden, sizes.cdn1_states) == wanted
+    nets = [
+        RelativeDensityNet(models, 4, 24, classes),
+        Alphanet(sizes.alphanet_states, 24, classes),
+        ComparativeDensityNet(models, 4, 24, classes, sizes.hidden),
+        ComparativeDensityNet1(models, sizes.cdn1_states, 24, classes),
+    ]
+    assert nets[0].n_parameters == sizes.parameters
+    for net in nets[1:]:
+        assert abs(net.n_parameters - sizes.parameters) < 0.1 * sizes.parameters
+    mixture = MixtureNet(sizes.mixture_components, 24, classes)
+    assert mixture.bank.n_components == sizes.alphanet_states
+    assert mixture.n_parameters < nets[1].n_parameters
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: RelativeDensityNet(1, 2, 2, 2), "n_models"),
+        (lambda: RelativeDensityNet(3, 2, 2, 1), "n_classes"),
+        (lambda: RelativeDensityNet(3, 2, 2, 2, weight_scale=0.0), "scale"),
+        (lambda: ComparativeDensityNet(3, 2, 2, 2, 0), "n_hidden"),
+        (lambda: ComparativeDensityNet(3, 2, 2, 2, 4, first="pairs"), "n_hidden=3"),
+        (lambda: ComparativeDensityNet(3, 2, 2, 2, first="zeros"), "first"),
+        (lambda: matched_sizes(1, 2, 2), "n_models"),
+    ],
+)
+def test_nets_that_cannot_be_are_refused(make, complaint):
+    with pytest.raises(InputError, match=complaint):
+        make()
+
+
+# Training
+
+
+def two_classes(n=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 12, 2, dtype=DOUBLE, generator=generator)
+    y = torch.arange(n) % 2
+    lengths = torch.randint(4, 13, (n,), generator=generator)
+    return x + 0.8 * y[:, None, None], lengths, y
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda: RelativeDensityNet(3, 2, 2, 2, dtype=DOUBLE),
+        lambda: Alphanet(2, 2, 2, dtype=DOUBLE),
+        lambda: MixtureNet(2, 2, 2, dtype=DOUBLE),
+        lambda: ComparativeDensityNet(3, 2, 2, 2, 4, dtype=DOUBLE),
+        lambda: ComparativeDensityNet1(3, 2, 2, 2, dtype=DOUBLE),
+        lambda: RelativeDensityNet(3, 2, 2, 2),  # float32 learns too
+    ],
+)
+def test_conjugate_gradients_learn(net):
+    torch.manual_seed(0)
+    model, (x, lengths, y) = net(), two_classes()
+    model.initialize(x, lengths, y, generator=torch.Generator().manual_seed(0))
+    calls = []
+    done = conjugate_gradients(model, x, lengths, y, iterations=15, callback=lambda n, loss: calls.append((n, loss)))
+    assert done.iterations == len(done.losses) - 1 == len(calls) <= 15
+    assert done.evaluations >= done.iterations
+    assert all(b <= a + 1e-9 for a, b in zip(done.losses, done.losses[1:], strict=False))
+    assert done.losses[-1] < 0.7 * done.losses[0]
+    final = torch.nn.functional.cross_entropy(model(x, lengths), y).item()  # it ends where it says
+    assert final == pytest.approx(done.losses[-1], rel=1e-4)
+
+
+def test_frozen_parameters_stay_and_torchs_optimizers_work():
+    torch.manual_seed(0)
+    x, lengths, y = two_classes()
+    net = RelativeDensityNet(3, 2, 2, 2, dtype=DOUBLE)
+    net.bank.means.requires_grad_(False)
+    before = net.bank.means.clone()
+    conjugate_gradients(net, x, lengths, y, iterations=3)
+    assert torch.equal(net.bank.means, before)
+    for kind, options in ((torch.optim.Adam, {"lr": 0.05}), (torch.optim.LBFGS, {"lr": 0.5})):
+        net = RelativeDensityNet(3, 2, 2, 2, dtype=DOUBLE)
+        done = train(net, x, lengths, y, kind(net.parameters(), **options), iterations=20)
+        assert done.losses[-1] < done.losses[0]
+        assert done.evaluations >= 20
+    for targets, complaint in ((y + 1, r"targets\[1\] is 2"), (y.double(), "whole numbers"), (y[:3], "shape")):
+        with pytest.raises((InputError, ShapeError), match=complaint):
+            conjugate_gradients(net, x, lengths, targets)
+    with pytest.raises(InputError, match="iterations"):
+        conjugate_gradients(net, x, lengths, y, iterations=0)
+    with pytest.raises(InputError, match="nothing to train"):
+        conjugate_gradients(net.requires_grad_(False), x, lengths, y)
+
+
+# The classifier
+
+
+def sequences(n=24):
+    x, lengths, y = two_classes(n)
+    return [each[:length].numpy() for each, length in zip(x, lengths, strict=True)], np.array(["no", "yes"])[y]
+
+
+@pytest.mark.parametrize("net", ["rdn", "alphanet", "mixture", "cdn", "cdn1"])
+def test_the_classifier_learns_is_saved_and_comes_back(net, tmp_path):
+    X, y = sequences()
+    options = {"n_hidden": 3} if net == "cdn" else {}
+    clf = RelativeDensityClassifier(3, 2, net=net, iterations=15, **options).fit(X, y)
+    proba = clf.predict_proba(X)
+    np.testing.assert_allclose(proba.sum(1), 1)
+    assert clf.score(X, y) > 0.8
+    assert clf.score(X, y) == (clf.classes_[proba.argmax(1)] == y).mean()
+    clf.save(tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
+    again = RelativeDensityClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(X), proba)
+    assert again.predict(X).tolist() == clf.predict(X).tolist()
+    assert again.get_params() == clf.get_params()
+    assert again.training_ == clf.training_
+
+
+def test_scikit_learn_takes_it_for_one_of_its_own():
+    X, y = sequences()
+    clf = RelativeDensityClassifier(n_models=3, n_states=1, iterations=8)
+    assert is_classifier(clf)
+    assert clone(clf.set_params(n_models=4)).get_params()["n_models"] == 4
+    scores = cross_val_score(clf, X, y, cv=3)
+    assert scores.mean() > 0.6
+    pipe = make_pipeline(FunctionTransformer(lambda X: [2 * each for each in X]), clf)
+    assert cross_val_score(pipe, X, y, cv=2).shape == (2,)
+    with pytest.raises(InputError, match="no parameter 'depth'"):
+        clf.set_params(depth=2)
+
+
+def test_equal_seeds_are_equal_and_the_callers_randomness_stays():
+    X, y = sequences()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, two, other = (
+        RelativeDensityClassifier(2, 2, iterations=3, random_state=seed).fit(X, y).predict_proba(X)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(one, two)
+    assert not np.allclose(one, other)
+
+
+@pytest.mark.parametrize(
+    "options", [{"baum_welch": 3}, {"optimizer": "adam", "iterations": 40}, {"standardize": False}]
+)
+def test_the_options_are_not_ignored(options):
+    X, y = sequences()
+    base = {"n_models": 2, "n_states": 2, "iterations": 5}
+    plain = RelativeDensityClassifier(**base).fit(X, y).predict_proba(X)
+    other = RelativeDensityClassifier(**{**base, **options}).fit(X, y).predict_proba(X)
+    assert not np.allclose(plain, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "complaint"),
+    [
+        ({"net": "lstm"}, lambda X, y: (X, y), "net must be one of"),
+        ({"optimizer": "sgd"}, lambda X, y: (X, y), "optimizer must be one of"),
+        ({"n_hidden": 3}, lambda X, y: (X, y), "n_hidden=3"),
+        ({"baum_welch": -1}, lambda X, y: (X, y), "baum_welch"),
+        ({}, lambda X, y: (X, y[:3]), "one label a sequence"),
+        ({}, lambda X, y: (X, np.array(["no"] * len(X))), "one class 'no' only"),
+        ({}, lambda X, y: ([*X[:-1], X[-1] * np.nan], y), r"X\[23\]"),
+        ({}, lambda X, y: ([*X[:-1], X[-1][:, :1]], y), "sequence 23"),
+        ({}, lambda X, y: ([], y), "empty"),
+    ],
+)
+def test_what_the_classifier_cannot_use_is_named(options, change, complaint):
+    X, y = change(*sequences())
+    with pytest.raises((InputError, ShapeError), match=complaint):
+        RelativeDensityClassifier(2, 2, iterations=2, **options).fit(X, y)
+
+
+def test_unfitted_and_damaged_models_are_named(tmp_path):
+    X, y = sequences()
+    for call in (lambda c: c.predict(X), lambda c: c.save(tmp_path)):
+        with pytest.raises(InputError, match="not been fitted"):
+            call(RelativeDensityClassifier())
+    clf = RelativeDensityClassifier(2, 2, iterations=2).fit(X, y)
+    with pytest.raises(ShapeError, match="3 features"):
+        clf.predict([np.zeros((4, 3))])
+    clf.save(tmp_path)
+    config = json.loads((tmp_path / "model.json").read_text())
+    for change, complaint in (
+        ({"kind": "speech"}, "is needed"), ({"format_version": 9}, "format 9"), ({"config": {}}, "damaged")
+    ):  # fmt: skip
+        (tmp_path / "model.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=complaint):
+            RelativeDensityClassifier.load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="damaged"):
+        RelativeDensityClassifier.load(tmp_path)
+    with pytest.raises(InputError, match="no model that can be read"):
+        RelativeDensityClassifier.load(tmp_path / "nowhere")
