@@ -16,6 +16,7 @@ from counterflow import variational
 from counterflow.exceptions import InputError
 from counterflow.variational import GaussianDropout, VariationalConv1d, VariationalConv2d, VariationalConv3d
 from counterflow.variational import VariationalLinear as Linear
+from counterflow.variational.noise import _LocalByWeight
 
 ALARM = 1e-4
 DRAWS = 4000
@@ -120,6 +121,43 @@ def test_the_written_out_backward_pass_is_autograds() -> None:
         theirs = gradients(F.linear(x, layer.weight, layer.bias) + variance.sqrt() * noise)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("bound", [1.0, None])
+def test_compiled_loops_over_weights_are_autograds(bound: float | None) -> None:
+    """In float32 the passes over weights are compiled; in float64, and when derived twice, they are not."""
+    torch.manual_seed(0)
+    layer, x = Linear(40, 30, rates="weight", p=0.4, max_alpha=bound), torch.randn(7, 40)
+    with torch.no_grad():
+        layer.rate.rho.add_(torch.randn(30, 40))
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        twin = copy.deepcopy(layer).to(dtype)
+        noise = torch.randn(7, 30, generator=torch.Generator().manual_seed(1)).to(dtype)
+        y = _LocalByWeight.apply(x.to(dtype), twin.weight, twin.rate.rho, bound, noise)[0]  # type: ignore[no-untyped-call]
+        gradients.append([g.double() for g in torch.autograd.grad(y.square().sum(), [twin.weight, twin.rate.rho])])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("rates", ["layer", "unit", "weight"])
+def test_outputs_can_be_derived_twice(rates: Any) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(5, 3, rates=rates, p=0.3).double(), torch.randn(2, 5).double().requires_grad_()
+    wanted = [x, layer.weight, layer.rate.rho]
+
+    def twice(y: Tensor) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(y.pow(3).sum(), wanted, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
+
+    torch.manual_seed(1)
+    ours = twice(layer(x))
+    torch.manual_seed(1)
+    noise = torch.randn(2, 3, dtype=torch.float64)
+    variance = F.linear(x.square(), layer.log_alpha().exp() * layer.weight.square()) + 1e-12
+    theirs = twice(F.linear(x, layer.weight, layer.bias) + variance.sqrt() * noise)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("noise", ["A", "B"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +19,8 @@ __all__ = [
     "Product",
     "below",
     "downhill",
+    "gaussian",
+    "has_loops",
     "independent",
     "scaled_inputs",
     "weights_of_batch",
@@ -60,18 +64,24 @@ class _Local(Function):
         if grad is None:
             return None, None, None, None
         x, weight, log_alpha, noise, rated, squares, deviation = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the derivative is derived: what follows has to hang together
+            rated, squares = x * x * _by_input(log_alpha).exp(), weight * weight
+            deviation = (F.linear(rated, squares) + _TINY).sqrt()
         of_variance = grad * noise / (2 * deviation)
         needs_x, needs_weight, needs_rate, _ = ctx.needs_input_grad
         for_x = for_weight = for_rate = None
+        if needs_rate and log_alpha.numel() == 1:  # the variance is the derivative of itself
+            for_rate = (of_variance * (deviation.square() - _TINY)).sum().reshape(log_alpha.shape)
+        by_unit = needs_rate and for_rate is None
         if needs_x:
             into = of_variance @ squares
             for_x = torch.addcmul(grad @ weight, into, x * _by_input(log_alpha).exp(), value=2)
-            if needs_rate:
-                for_rate = _summed((into * rated).flatten(0, -2).sum(0), log_alpha)
-        if needs_weight or (needs_rate and not needs_x):
+            if by_unit:
+                for_rate = (into * rated).flatten(0, -2).sum(0).reshape(log_alpha.shape)
+        if needs_weight or (by_unit and not needs_x):
             each = of_variance.flatten(0, -2).mT @ rated.flatten(0, -2)  # d / d squares
-            if needs_rate and not needs_x:
-                for_rate = _summed((each * squares).sum(0), log_alpha)
+            if by_unit and not needs_x:
+                for_rate = (each * squares).sum(0).reshape(log_alpha.shape)
             if needs_weight:
                 for_weight = (grad.flatten(0, -2).mT @ x.flatten(0, -2)).addcmul_(each, weight, value=2)
         return for_x, for_weight, for_rate, None
@@ -82,8 +92,66 @@ def _by_input(log_alpha: Tensor) -> Tensor:
     return log_alpha.reshape(()) if log_alpha.numel() == 1 else log_alpha.reshape(-1)
 
 
-def _summed(by_unit: Tensor, log_alpha: Tensor) -> Tensor:
-    return by_unit.sum().reshape(log_alpha.shape) if log_alpha.numel() == 1 else by_unit.reshape(log_alpha.shape)
+def has_loops(*tensors: Tensor) -> bool:
+    """Whether compiled loops can go over them: float32 on the processor, and not under torch.func."""
+    for each in tensors:
+        if type(each) not in (Tensor, nn.Parameter) or each.device.type != "cpu":
+            return False
+        if each.dtype != torch.float32 or not each.is_contiguous():
+            return False
+    return torch._C._functorch.maybe_current_level() is None
+
+
+def _rated_on_cpu(rho: Tensor, weight: Tensor, bound: float | None) -> tuple[Tensor, Tensor]:
+    """Rates times weights, and times their squares."""
+    from counterflow.variational import kernels
+
+    scaled, variance = torch.empty_like(weight), torch.empty_like(weight)
+    top = np.float32(0.0 if bound is None else math.log(bound))
+    rates, means, by_rate, by_square = (each.detach().view(-1).numpy() for each in (rho, weight, scaled, variance))
+    kernels.rate(rates, means, bound is not None, top, by_rate, by_square)
+    return scaled, variance
+
+
+# Operators are for PyTorch's compiler; without it, the way through one would take longer than a small layer does.
+_rated_compiled = torch.library.custom_op("counterflow::rated_weights", _rated_on_cpu, mutates_args=())
+
+
+@_rated_compiled.register_fake
+def _(rho: Tensor, weight: Tensor, bound: float | None) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(weight), torch.empty_like(weight)
+
+
+def _back_on_cpu(
+    of_weight: Tensor, of_variance: Tensor, scaled: Tensor, weight: Tensor, rho: Tensor, bounded: bool
+) -> None:
+    """Put what comes by the variances into the gradient by the weights, and that by rho into their own place."""
+    from counterflow.variational import kernels
+
+    first, second, third, means, rates = (
+        each.detach().view(-1).numpy() for each in (of_weight, of_variance, scaled, weight, rho)
+    )
+    kernels.rate_back(first, second, third, means, rates, bounded)
+
+
+_back_compiled = torch.library.custom_op(
+    "counterflow::rated_weights_backward", _back_on_cpu, mutates_args=("of_weight", "of_variance")
+)
+
+
+@_back_compiled.register_fake
+def _(of_weight: Tensor, of_variance: Tensor, scaled: Tensor, weight: Tensor, rho: Tensor, bounded: bool) -> None:
+    return None
+
+
+def _rated(rho: Tensor, weight: Tensor, bound: float | None) -> tuple[Tensor, Tensor]:
+    if has_loops(rho, weight) and not torch.is_grad_enabled():
+        way = _rated_compiled if torch.compiler.is_compiling() else _rated_on_cpu
+        scaled, variance = way(rho, weight, bound)
+    else:
+        scaled = (rho if bound is None else math.log(bound) - rho.abs()).exp() * weight
+        variance = scaled * weight
+    return scaled, variance
 
 
 class _LocalByWeight(Function):
@@ -94,11 +162,10 @@ class _LocalByWeight(Function):
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, rho: Tensor, bound: float | None, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        alpha = rho.exp() if bound is None else rho.abs().neg_().exp_().mul_(bound)
-        scaled = alpha * weight
-        deviation = (F.linear(x * x, scaled * weight) + _TINY).sqrt()
-        return torch.addcmul(F.linear(x, weight), deviation, noise), scaled, deviation
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        scaled, variance = _rated(rho, weight, bound)
+        deviation = (F.linear(x * x, variance) + _TINY).sqrt()
+        return torch.addcmul(F.linear(x, weight), deviation, noise), scaled, variance, deviation
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -111,22 +178,30 @@ class _LocalByWeight(Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return None, None, None, None, None
-        x, weight, rho, noise, scaled, deviation = ctx.saved_tensors
+        x, weight, rho, noise, scaled, variance, deviation = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the derivative is derived: what follows has to hang together
+            scaled, variance = _rated(rho, weight, ctx.bound)
+            deviation = (F.linear(x * x, variance) + _TINY).sqrt()
         of_variance = grad * noise / (2 * deviation)
         for_x = None
         if ctx.needs_input_grad[0]:
-            for_x = torch.addcmul(grad @ weight, of_variance @ (scaled * weight), x, value=2)
-        each = (of_variance.flatten(0, -2).mT @ (x * x).flatten(0, -2)).mul_(scaled)
-        for_weight = (grad.flatten(0, -2).mT @ x.flatten(0, -2)).add_(each, alpha=2)
-        for_rho = each.mul_(weight)
-        if ctx.bound is not None:
-            for_rho = for_rho.mul_(downhill(rho))
+            for_x = torch.addcmul(grad @ weight, of_variance @ variance, x, value=2)
+        for_rho = of_variance.flatten(0, -2).mT @ (x * x).flatten(0, -2)  # d / d variance, as yet
+        for_weight = grad.flatten(0, -2).mT @ x.flatten(0, -2)
+        if has_loops(for_rho, for_weight, scaled, weight, rho) and not torch.is_grad_enabled():
+            way = _back_compiled if torch.compiler.is_compiling() else _back_on_cpu
+            way(for_weight, for_rho, scaled, weight, rho, ctx.bound is not None)
+        else:
+            each = for_rho * scaled
+            for_weight, for_rho = for_weight + 2 * each, each * weight
+            if ctx.bound is not None:
+                for_rho = for_rho * downhill(rho)
         return for_x, for_weight, for_rho, None, None
 
 
 def downhill(rho: Tensor) -> Tensor:
     """The derivative of log bound - |rho|: -1 at 0 too, as if rho came from above."""
-    return torch.copysign(torch.ones((), dtype=rho.dtype, device=rho.device), rho).neg_()
+    return torch.copysign(torch.ones((), dtype=rho.dtype, device=rho.device), rho).neg()
 
 
 def independent(x: Tensor, weight: Tensor, rho: Tensor, bound: float | None, product: Product) -> Tensor:
@@ -168,6 +243,10 @@ class _Below(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (rho,) = ctx.saved_tensors
         return grad * downhill(rho), None
+
+
+for _forward in (_Local.forward, _LocalByWeight.forward, _Below.forward):  # looked up once, and not at every call
+    _forward.__signature__ = inspect.signature(_forward)  # type: ignore[union-attr]
 
 
 def below(rho: Tensor, bound: float | None) -> Tensor:
