@@ -45,7 +45,8 @@ torture: $(INSTALLED)  ## Kill a running reproduction 300 times, and count what 
 # not import beside its CPU build, so they come without.
 $(PEERS): $(INSTALLED)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps mup \
-		curvlinops-for-pytorch backpack-for-pytorch unfoldNd einconv
+		curvlinops-for-pytorch backpack-for-pytorch unfoldNd einconv \
+		cplxmodule bayesian-torch blitz-bayesian-pytorch torchbnn
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pandas seaborn tqdm pyyaml \
 		checkpoint-schedules pyrevolve pytorch-optimizer einops opt-einsum scipy linear_operator
 	touch $@
