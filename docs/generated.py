@@ -372,6 +372,25 @@ def benchmark_of_whitening() -> str:
     return "\n\n".join(parts)
 
 
+def benchmark_of_competition() -> str:
+    """What ``benchmarks/competition.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "competition.json").read_text())
+    met = {True: "met", False: "missed", None: ""}
+    rows = [
+        (
+            row["net"] + (", compiled" if row["compiled"] else ""),
+            str(row["batch"]),
+            f"{row['relu ms']:.1f} ms",
+            *(f"{row[kind]:.3f}" for kind in ("again", "2", "4")),
+            met[row["pass"]],
+        )
+        for row in found["rows"]
+    ]
+    head = ("net", "batch", "ReLU's step", "ReLU again", "blocks of two", "blocks of four", "target")
+    machine = f"Medians within one run, {found['threads']} thread, torch {found['torch']}."
+    return f"{machine}\n\n{table(head, rows)}"
+
+
 def size_text(size: int) -> str:
     """Bytes as people read them."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
@@ -379,6 +398,7 @@ def size_text(size: int) -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     "benchmark_bptt": benchmark_of_budgets,
+    "benchmark_competition": benchmark_of_competition,
     "benchmark_tempering": benchmark_of_tempering,
     "benchmark_whitening": benchmark_of_whitening,
     "kl_accuracy": accuracy_of_divergences,
