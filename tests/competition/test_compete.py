@@ -71,6 +71,28 @@ class Branching(nn.Module):
         return self.down(torch.relu(h) if self.functional else self.act(h))
 
 
+class Gated(nn.Module):
+    """Squeeze and excitation, with a gate that is a module and one that is a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.mix = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(4, 4)
+        self.gate, self.out = nn.Sigmoid(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = self.act(self.conv(x))
+        h = h * self.gate(self.mix(h.mean((2, 3))))[:, :, None, None]
+        h = torch.sigmoid(h) * h
+        return self.out(h.mean((2, 3)))
+
+
+@pytest.mark.parametrize("inputs", [None, torch.randn(2, 1, 6, 6)], ids=["fx", "trial"])
+def test_gates_are_left_alone(inputs):
+    table = cf.compete(Gated(), inputs=inputs).table()
+    assert [(row.layer, row.done) for row in table] == [("act", "LWTA-2"), ("gate", "left alone")]
+    assert "multiplied with something else" in table["gate"].why
+
+
 @pytest.mark.parametrize("inputs", [None, torch.randn(2, 1, 6, 6)], ids=["fx", "trial"])
 def test_a_residual_net(inputs):
     model = ResNet()

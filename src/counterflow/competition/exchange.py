@@ -15,6 +15,11 @@ from counterflow.handle import Handle, Row, Table, reset_compiler, select
 
 __all__ = ["compete"]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 ACTIVATIONS = (
     nn.CELU,
     nn.ELU,
@@ -46,76 +51,20 @@ LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RN
 TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 # Beyond activations, what leaves the dimension of the units where it was; of a module, a part of its class's name.
 PASSING = ("Norm", "Dropout", "Pool", "Pad", "Upsampl", "Identity", "LocalWinnerTakeAll")
-PASSING_FUNCTIONS = FUNCTIONS | {
-    *[
-        "add",
-        "iadd",
-        "sub",
-        "isub",
-        "mul",
-        "imul",
-        "div",
-        "truediv",
-        "itruediv",
-        "neg",
-        "pow",
-        "exp",
-        "sqrt",
-        "square",
-        "abs",
-        "clamp",
-        "clip",
-        "where",
-        "dropout",
-    ],
-    *[
-        "alpha_dropout",
-        "feature_dropout",
-        "batch_norm",
-        "layer_norm",
-        "group_norm",
-        "instance_norm",
-        "rms_norm",
-        "cat",
-        "concat",
-        "to",
-    ],
-    *[
-        "contiguous",
-        "clone",
-        "detach",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "type",
-        "type_as",
-        "requires_grad_",
-        "interpolate",
-    ],
-    *(f"{each}_pool{n}d" for each in ("max", "avg", "adaptive_max", "adaptive_avg", "lp") for n in (1, 2, 3)),
-    *(f"dropout{n}d" for n in (1, 2, 3)),
-}
-WEIGHING_FUNCTIONS = frozenset(
-    [
-        "linear",
-        "bilinear",
-        "matmul",
-        "mm",
-        "bmm",
-        "einsum",
-        "addmm",
-        "baddbmm",
-        "embedding",
-        "multi_head_attention_forward",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-    ]
+PASSING_FUNCTIONS = FUNCTIONS | _words(
+    "add iadd sub isub mul imul div truediv itruediv neg pow exp sqrt square abs clamp clip where cat concat to "
+    "contiguous clone detach float double half bfloat16 type type_as requires_grad interpolate dropout dropout1d "
+    "dropout2d dropout3d alpha_dropout feature_dropout batch_norm layer_norm group_norm instance_norm rms_norm "
+    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d lp_pool3d "
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
 )
+WEIGHING_FUNCTIONS = _words(
+    "linear bilinear matmul mm bmm einsum addmm baddbmm embedding multi_head_attention_forward "
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
+)
+PRODUCTS = _words("mul mul_ imul multiply __mul__ __imul__ __rmul__")
+RESHAPES = _words("getitem __getitem__ unsqueeze view reshape expand expand_as view_as flatten unflatten")
 
 
 @dataclass(frozen=True)
@@ -148,9 +97,9 @@ def compete(
     optimizer.
 
     The activations inside PyTorch's transformer layers are exchanged too, and its fast path for inference, which knows
-    ReLU and GELU only, is switched off. Left alone are: an activation behind the last layer, which makes the output;
-    `torch.nn.PReLU`, whose parameters a checkpoint holds; recurrent layers; and what does not fit, with the reason in
-    the table.
+    ReLU and GELU only, is switched off. Left alone are: an activation behind the last layer, which makes the output; a
+    gate, whose result multiplies another one; `torch.nn.PReLU`, whose parameters a checkpoint holds; recurrent layers;
+    and what does not fit, with the reason in the table.
 
     Args:
         model: Changed in place.
@@ -253,13 +202,23 @@ def _refuse_functions(model: nn.Module, calls: list[Call], chosen: set[int]) -> 
     for call in calls:
         if isinstance(call.what, str) and call.what.rstrip("_") in FUNCTIONS and call in feeding:
             scope = model.get_submodule(call.name)
-            if id(scope) in chosen:
+            if id(scope) in chosen and not _is_gate(call, calls):
                 where = f"module {call.name!r} ({type(scope).__name__})" if call.name else type(scope).__name__
                 raise UnsupportedError(
                     f"{where} calls the activation {call.what!r} as a function"
                     f"{f' ({call.place})' if call.place else ''}, which nothing can stand in for; make it a module in "
                     "__init__, such as torch.nn.ReLU(), or leave that module out by layers=..."
                 )
+
+
+def _is_gate(call: Call, calls: list[Call]) -> bool:
+    """Whether a result is used for nothing but multiplying something else, straight or after a change of shape."""
+    users = [each for each in calls if call in each.inputs]
+    products = [each.what in PRODUCTS and len(each.inputs) > 1 for each in users]
+    return bool(users) and all(
+        product or (each.what in RESHAPES and _is_gate(each, calls))
+        for each, product in zip(users, products, strict=True)
+    )
 
 
 def _weighs(call: Call) -> bool:
@@ -278,6 +237,8 @@ def _units_of(module: nn.Module, calls: list[Call], block: int, dim: int | None)
     feeding = set(upstream([call for call in calls if _weighs(call)]))
     if not any(call in feeding for call in mine):
         return None, "no layer with weights follows: it makes the model's output"
+    if all(_is_gate(call, calls) for call in mine):
+        return None, "it is a gate: what it makes is multiplied with something else"
     found: list[_Units] = []
     for call in mine:
         if dim is not None:
