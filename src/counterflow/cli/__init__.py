@@ -37,6 +37,7 @@ VERBS = {
     "reproduce": Verb("reproduce", "reproduce_command", "rerun a paper's tables and compare them with the paper"),
     "report": Verb("report", "report_command", "write the page of a finished run again, and open it"),
     "plan": Verb("plan", "plan_command", "what a memory budget costs a recurrent net in time"),
+    "identify": Verb("identify", "identify_command", "tell who speaks, from recordings of each speaker"),
     "data": Verb("data", "data_command", "which data sets there are, where they are, whether they are intact"),
 }
 
@@ -58,6 +59,7 @@ examples:
   counterflow reproduce tempering --profile laptop     the table, with a report
   counterflow report                                   that report again
   counterflow plan --steps 1000 --budget 64MiB         what a memory budget costs an LSTM in time
+  counterflow identify train DIR --out MODEL           who speaks: a folder of recordings a speaker
   counterflow data where                               where data sets are looked for
 
 counterflow VERB --help says more.

@@ -1,0 +1,399 @@
+"""``counterflow identify``: who speaks in a file, by relative density nets."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from counterflow.exceptions import DataError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from counterflow.density import RelativeDensityClassifier
+
+__all__ = ["identify_command"]
+
+SOUNDS = (".wav", ".flac")
+KIND = "speaker identification"
+SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
+FOLDS = 3
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """A classifier of speakers with all that a file must be to be heard by it."""
+
+    classifier: RelativeDensityClassifier
+    rate: int
+    n_mels: int
+    threshold: float
+
+
+def identify_command(
+    action: Annotated[Literal["train", "run", "evaluate"], tyro.conf.Positional],
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    /,
+    *,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None,
+    models: Annotated[int | None, tyro.conf.arg(metavar="M")] = None,
+    states: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    iterations: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    mels: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    reject: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None,
+    seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None,
+    json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,
+) -> int:
+    """Tell who speaks, from a folder of recordings for each speaker.
+
+      train DIR --out MODEL    DIR holds a folder for each speaker with WAV or FLAC files in it
+      run MODEL FILE...        for each file, a speaker and its probability; unknown below the model's threshold
+      evaluate MODEL DIR       how often it is right on other recordings in such folders, and a confusion matrix
+
+    Recordings become 24 log mel features every 10 ms, and a relative density net (counterflow.density) tells the
+    speakers. Training also holds out a third of each speaker's files in turn: from the answers to those come the
+    accuracy that it prints and the threshold below which an answer is unknown. It warns where a linear classifier on
+    the mean spectrum does as well: then it may hear microphones, not voices.
+
+    For example:
+
+      counterflow identify train voices --out model
+      counterflow identify run model call.wav
+      counterflow identify evaluate model other-voices --plot confusion.png
+
+    Exit status: 0; 2 for input that cannot be used: audio that cannot be read, mixed rates, silence, one speaker.
+
+    Args:
+        action: What to do.
+        paths: train: DIR. run: MODEL FILE... evaluate: MODEL DIR.
+        out: train: the folder for the model.
+        models: train: hidden Markov models; 16 by default.
+        states: train: states of each; 4 by default.
+        iterations: train: conjugate-gradient iterations; 30 by default (the paper has 90).
+        mels: train: mel filters; 24 by default.
+        reject: train: the share of right answers to held-out files that the threshold turns into unknown; 0.05 by
+            default.
+        seed: train: of all that is random; 0 by default.
+        plot: evaluate: draw the confusion matrix into this file (needs counterflow[plot]).
+        json: Write the answers to this file as JSON; - is standard output.
+
+    Returns:
+        The exit status, 0.
+    """
+    given = {
+        "out": out, "models": models, "states": states, "iterations": iterations, "mels": mels, "reject": reject,
+        "seed": seed, "plot": plot,
+    }  # fmt: skip
+    allowed = {"train": {"out", "models", "states", "iterations", "mels", "reject", "seed"}, "evaluate": {"plot"}}
+    for name, value in given.items():
+        if value is not None and name not in allowed.get(action, ()):
+            raise InputError(f"--{name} is not for identify {action}; leave it out")
+    _require_target("json", None if json in (None, "-") else Path(str(json)))
+    stream = sys.stderr if json == "-" else sys.stdout
+    if action == "train":
+        if len(paths) != 1:
+            raise InputError(f"identify train takes one folder, got {len(paths)}; type: identify train DIR --out MODEL")
+        if out is None:
+            raise InputError("identify train needs --out MODEL, the folder for the model")
+        if out.is_file():
+            raise InputError(f"--out {out}: this is a file; name a folder")
+        numbers = {"models": models or 16, "states": states or 4, "iterations": iterations or 30, "mels": mels or 24}
+        for name in numbers:
+            value = given[name]
+            least = 3 if name == "models" else 1
+            if isinstance(value, int) and value < least:
+                raise InputError(f"--{name} {value}: it has to be {least} or more")
+        share = 0.05 if reject is None else reject
+        if not 0 <= share < 1:
+            raise InputError(f"--reject {share}: it has to be from 0 to below 1")
+        answer = _train(paths[0], out, share, seed or 0, stream, **numbers)
+    else:
+        what = "MODEL FILE..." if action == "run" else "MODEL DIR"
+        if len(paths) < 2 or (action == "evaluate" and len(paths) > 2):
+            raise InputError(f"identify {action} takes {what}, got {len(paths)} paths")
+        identifier = _load(paths[0])
+        if action == "run":
+            answer = _run(identifier, paths[1:], stream)
+        else:
+            _require_target("plot", plot)
+            answer = _evaluate(identifier, paths[1], plot, stream)
+    if json is not None:
+        text = jsonlib.dumps(answer, indent=2, allow_nan=False) + "\n"
+        if json == "-":
+            sys.stdout.write(text)
+        else:
+            _write(Path(json), text.encode())
+    return 0
+
+
+# The verbs
+
+
+def _train(
+    folder: Path,
+    out: Path,
+    reject: float,
+    seed: int,
+    stream: Any,
+    *,
+    models: int,
+    states: int,
+    iterations: int,
+    mels: int,
+) -> dict[str, Any]:
+    import numpy as np
+
+    from counterflow import persist
+    from counterflow.density import RelativeDensityClassifier
+
+    files, labels = _recordings(folder)
+    counts = Counter(labels)
+    few = [name for name, count in counts.items() if count < 2]
+    if few:
+        raise InputError(f"{folder / few[0]} holds one recording; two or more are needed, so that one can be held out")
+    sequences, rate = _listen(files, None, mels)
+    names = np.asarray(labels)
+
+    def fresh() -> RelativeDensityClassifier:
+        return RelativeDensityClassifier(models, states, iterations=iterations, random_state=seed)
+
+    held = np.zeros((len(files), len(counts)))
+    linear = np.zeros(len(files), bool)
+    fold = _folds(labels, seed)
+    for number in range(FOLDS):
+        test = fold == number
+        if not test.any():
+            continue
+        training = [each for each, out_now in zip(sequences, test, strict=True) if not out_now]
+        testing = [each for each, out_now in zip(sequences, test, strict=True) if out_now]
+        held[test] = fresh().fit(training, names[~test]).predict_proba(testing)
+        linear[test] = _mean_spectrum(training, names[~test], testing) == names[test]
+    classes = np.unique(names)
+    right = classes[held.argmax(1)] == names
+    sure = held.max(1)
+    threshold = float(np.quantile(sure[right], reject)) if right.any() else 0.0
+    classifier = fresh().fit(sequences, names)
+    config, tensors = classifier._stored()
+    persist.save(out, KIND, {"classifier": config, "rate": rate, "n_mels": mels, "threshold": threshold}, tensors)
+    accuracy, baseline = float(right.mean()), float(linear.mean())
+    print(f"{len(counts)} speakers, {len(files)} recordings at {rate} Hz; model: {out}", file=stream)
+    print(
+        f"held-out recordings: {accuracy:.1%} right; a linear classifier on the mean spectrum {baseline:.1%}",
+        file=stream,
+    )
+    print(f"an answer below a probability of {threshold:.3f} is {UNKNOWN}", file=stream)
+    warning = baseline >= accuracy
+    if warning:
+        print(
+            "warning: the mean spectrum tells the speakers as well; the model may hear microphones, not voices",
+            file=sys.stderr,
+        )
+    return {
+        "speakers": dict(counts), "recordings": len(files), "rate": rate, "held_out_accuracy": accuracy,
+        "mean_spectrum_accuracy": baseline, "mean_spectrum_does_as_well": warning, "threshold": threshold,
+        "evaluations": classifier.training_.evaluations,
+    }  # fmt: skip
+
+
+def _run(identifier: Identifier, files: Sequence[Path], stream: Any) -> dict[str, Any]:
+    answers = []
+    width = max(len(str(file)) for file in files)
+    for file, probability in zip(files, _probabilities(identifier, files), strict=True):
+        likeliest = identifier.classifier.classes_[probability.argmax()].item()
+        speaker = likeliest if probability.max() >= identifier.threshold else UNKNOWN
+        remark = f"  (likeliest: {likeliest})" if speaker == UNKNOWN else ""
+        print(f"{file!s:{width}}  {speaker}  {probability.max():.3f}{remark}", file=stream)
+        every = dict(zip(identifier.classifier.classes_.tolist(), probability.tolist(), strict=True))
+        answers.append(
+            {"file": str(file), "speaker": speaker, "probability": float(probability.max()), "probabilities": every}
+        )
+    return {"threshold": identifier.threshold, "answers": answers}
+
+
+def _evaluate(identifier: Identifier, folder: Path, plot: Path | None, stream: Any) -> dict[str, Any]:
+    import numpy as np
+
+    files, labels = _recordings(folder, several=False)
+    found = _probabilities(identifier, files)
+    known = identifier.classifier.classes_.tolist()
+    answers = [known[row.argmax()] if row.max() >= identifier.threshold else UNKNOWN for row in found]
+    rows = sorted({*labels})
+    columns = [*known, UNKNOWN]
+    matrix = np.zeros((len(rows), len(columns)), int)
+    for label, answer in zip(labels, answers, strict=True):
+        matrix[rows.index(label), columns.index(answer)] += 1
+    enrolled = np.array([label in known for label in labels])
+    forced = np.array([known[row.argmax()] == label for row, label in zip(found, labels, strict=True)])
+    right = np.array([answer == label for answer, label in zip(answers, labels, strict=True)])
+    unknown = np.array([answer == UNKNOWN for answer in answers])
+    width = max(len(name) for name in [*rows, *columns]) + 1
+    print(f"{'':{width}}{''.join(f'{name:>{width}}' for name in columns)}", file=stream)
+    for name, row in zip(rows, matrix, strict=True):
+        print(f"{name:{width}}{''.join(f'{count:>{width}}' for count in row)}", file=stream)
+    result: dict[str, Any] = {"rows": rows, "columns": columns, "matrix": matrix.tolist(), "accuracy": None}
+    if enrolled.any():
+        result["accuracy"] = float(right[enrolled].mean())
+        result["accuracy_without_unknown"] = float(forced[enrolled].mean())
+        result["unknown"] = float(unknown[enrolled].mean())
+        print(
+            f"of {enrolled.sum()} recordings of enrolled speakers {result['accuracy']:.1%} right, "
+            f"{result['unknown']:.1%} {UNKNOWN}; without that answer {result['accuracy_without_unknown']:.1%} right",
+            file=stream,
+        )
+    if not enrolled.all():
+        result["strangers_unknown"] = float(unknown[~enrolled].mean())
+        print(f"of {(~enrolled).sum()} recordings of others {result['strangers_unknown']:.1%} {UNKNOWN}", file=stream)
+    if plot is not None:
+        _draw(plot, matrix, rows, columns)
+        print(f"confusion matrix: {plot}", file=stream)
+    return result
+
+
+# What they share
+
+
+def _recordings(folder: Path, several: bool = True) -> tuple[list[Path], list[str]]:
+    """The files and their speakers, in order."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; it should hold a folder for each speaker")
+    try:
+        speakers = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = {path.name: sorted(f for f in path.iterdir() if f.suffix.lower() in SOUNDS) for path in speakers}
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+    for name, files in found.items():
+        if not files:
+            raise InputError(f"{folder / name} holds no {' or '.join(SOUNDS)} file; add recordings or remove it")
+        if name == UNKNOWN:
+            raise InputError(f"{folder / name}: {UNKNOWN!r} is what answers without a speaker say; rename the folder")
+    if not found or (several and len(found) < 2):
+        raise InputError(f"{folder} holds {len(found)} folders of speakers; two or more are needed to tell them apart")
+    pairs = [(file, name) for name, files in found.items() for file in files]
+    return [file for file, _ in pairs], [name for _, name in pairs]
+
+
+def _listen(files: Sequence[Path], rate: int | None, n_mels: int) -> tuple[list[NDArray[np.float64]], int]:
+    """Features of files that all have one rate, that of the first if none is asked for."""
+    from counterflow.audio import log_mel, read
+
+    features = []
+    wanted, first = rate, "the model"
+    for file in files:
+        wave, found = read(file)
+        if wanted is None:
+            wanted, first = found, str(file)
+        if found != wanted:
+            raise DataError(f"{file} has {found} samples a second, and {first} has {wanted}; resample it")
+        if float(wave.square().mean().sqrt()) < SILENT:
+            raise DataError(f"{file} is silent; leave it out, or record it louder")
+        if len(wave) < 0.1 * found:
+            raise DataError(f"{file} lasts {len(wave) / found:.3f} s; 0.1 s is the least")
+        features.append(log_mel(wave.double(), found, n_mels).numpy())
+    assert wanted is not None
+    return features, wanted
+
+
+def _folds(labels: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """A fold for each file, each speaker's files spread over all."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    fold = np.zeros(len(labels), np.int64)
+    names = np.asarray(labels)
+    for name in np.unique(names):
+        mine = np.flatnonzero(names == name)
+        fold[random.permutation(mine)] = np.arange(len(mine)) % FOLDS
+    return fold
+
+
+def _mean_spectrum(
+    training: Sequence[NDArray[np.float64]], labels: NDArray[np.str_], testing: Sequence[NDArray[np.float64]]
+) -> NDArray[np.str_]:
+    """What a linear classifier on each recording's mean log mel spectrum says."""
+    import numpy as np
+
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise MissingExtraError("audio", "the comparison with the mean spectrum") from error
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    linear.fit(np.array([each.mean(0) for each in training]), labels)
+    found: NDArray[np.str_] = linear.predict(np.array([each.mean(0) for each in testing]))
+    return found
+
+
+def _load(folder: Path) -> Identifier:
+    from counterflow import persist
+    from counterflow.density import RelativeDensityClassifier
+
+    config, tensors = persist.load(folder, KIND)
+    try:
+        classifier = RelativeDensityClassifier._restored(config["classifier"], tensors, str(folder))
+        return Identifier(classifier, int(config["rate"]), int(config["n_mels"]), float(config["threshold"]))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the model in {folder} is damaged: {error}; train it again") from error
+
+
+def _probabilities(identifier: Identifier, files: Sequence[Path]) -> NDArray[np.float64]:
+    sequences, _ = _listen(files, identifier.rate, identifier.n_mels)
+    return identifier.classifier.predict_proba(sequences)
+
+
+def _draw(path: Path, matrix: NDArray[Any], rows: Sequence[str], columns: Sequence[str]) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("plot", "drawing the confusion matrix") from error
+    figure = Figure(figsize=(2 + 0.5 * len(columns), 1.6 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(matrix / matrix.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(matrix):
+        for j, count in enumerate(row):
+            if count:
+                color = "white" if count > 0.6 * row.sum() else "black"
+                axes.text(j, i, str(count), ha="center", va="center", color=color)
+    axes.set_xticks(range(len(columns)), columns, rotation=90)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("speaker")
+    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        figure.savefig(new, dpi=150)
+        os.replace(new, path)
+    except (OSError, ValueError) as error:
+        new.unlink(missing_ok=True)
+        raise InputError(f"--plot {path}: it cannot be written: {error}") from error
+
+
+def _require_target(name: str, path: Path | None) -> None:
+    """Find out before the work that the file cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"--{name} {path}: this is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
+    if name == "plot" and path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {path}: the suffix has to be .png, .svg or .pdf")
+
+
+def _write(path: Path, content: bytes) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(content)
+        os.replace(new, path)
+    except OSError as error:
+        raise InputError(f"--json {path}: it cannot be written: {error.strerror or error}") from error
