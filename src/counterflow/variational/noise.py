@@ -49,7 +49,7 @@ class _Local(Function):
     def forward(x: Tensor, weight: Tensor, log_alpha: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rated = x * x * _by_input(log_alpha).exp()
         squares = weight * weight
-        deviation = (F.linear(rated, squares) + _TINY).sqrt()
+        deviation = F.linear(rated, squares).add_(_TINY).sqrt_()
         return torch.addcmul(F.linear(x, weight), deviation, noise), rated, squares, deviation
 
     @staticmethod
@@ -67,7 +67,7 @@ class _Local(Function):
         if torch.is_grad_enabled():  # the derivative is derived: what follows has to hang together
             rated, squares = x * x * _by_input(log_alpha).exp(), weight * weight
             deviation = (F.linear(rated, squares) + _TINY).sqrt()
-        of_variance = grad * noise / (2 * deviation)
+        of_variance = (grad * noise).div(deviation).mul_(0.5)
         needs_x, needs_weight, needs_rate, _ = ctx.needs_input_grad
         for_x = for_weight = for_rate = None
         if needs_rate and log_alpha.numel() == 1:  # the variance is the derivative of itself
@@ -164,7 +164,7 @@ class _LocalByWeight(Function):
         x: Tensor, weight: Tensor, rho: Tensor, bound: float | None, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scaled, variance = _rated(rho, weight, bound)
-        deviation = (F.linear(x * x, variance) + _TINY).sqrt()
+        deviation = F.linear(x * x, variance).add_(_TINY).sqrt_()
         return torch.addcmul(F.linear(x, weight), deviation, noise), scaled, variance, deviation
 
     @staticmethod
@@ -182,7 +182,7 @@ class _LocalByWeight(Function):
         if torch.is_grad_enabled():  # the derivative is derived: what follows has to hang together
             scaled, variance = _rated(rho, weight, ctx.bound)
             deviation = (F.linear(x * x, variance) + _TINY).sqrt()
-        of_variance = grad * noise / (2 * deviation)
+        of_variance = (grad * noise).div(deviation).mul_(0.5)
         for_x = None
         if ctx.needs_input_grad[0]:
             for_x = torch.addcmul(grad @ weight, of_variance @ variance, x, value=2)
@@ -281,7 +281,7 @@ def scaled_inputs(x: Tensor, log_alpha: Tensor, channels: int, shared: bool) -> 
         shape[:place] = [1] * place
     rates = log_alpha if log_alpha.numel() == 1 else log_alpha.reshape(-1, *[1] * (x.ndim - place - 1))
     noise = torch.randn(shape, dtype=x.dtype, device=x.device)
-    return x * (1 + (0.5 * rates).exp().to(x.dtype) * noise)
+    return x * ((0.5 * rates).exp().to(x.dtype) * noise).add_(1)
 
 
 def weights_of_batch(x: Tensor, mean: Tensor, deviation: Tensor, product: Product) -> Tensor:
