@@ -59,7 +59,7 @@ def test_identical_models_send_nothing_through_their_comparison():
             parameter[1] = parameter[0]
     x, y = torch.randn(5, 9, 2, dtype=DOUBLE, requires_grad=True), torch.arange(5) % 2
     scores = net.scores(x)
-    assert torch.equal(scores[:, 0], scores[:, 1])
+    torch.testing.assert_close(scores[:, 0], scores[:, 1], rtol=1e-14, atol=0)
     loss = torch.nn.functional.cross_entropy(net.readout(scores), y)
     error, to_x, *to_parameters = torch.autograd.grad(loss, [scores, x, *net.bank.parameters()])
     assert bool((error[:, 0] != 0).all())
