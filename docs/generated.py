@@ -391,6 +391,24 @@ def benchmark_of_competition() -> str:
     return f"{machine}\n\n{table(head, rows)}"
 
 
+def benchmark_of_noise() -> str:
+    """What ``benchmarks/variational.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "variational.json").read_text())
+    met = {True: "met", False: "missed", None: ""}
+    rows = [
+        (
+            plain(row["treatment"]),
+            f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+            "" if row["bar"] is None else f"{row['bar']:g}",
+            met[row["pass"]],
+        )
+        for row in found["rows"]
+    ]
+    head = ("noise and rates, or package", "over the plain net", "at most", "target")
+    missing = "".join(f" {text[0].upper()}{text[1:]}." for text in found["missing"])
+    return f"Medians and quartiles of {found['repeats']} steps, torch {found['torch']}.{missing}\n\n{table(head, rows)}"
+
+
 def size_text(size: int) -> str:
     """Bytes as people read them."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
@@ -400,6 +418,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "benchmark_bptt": benchmark_of_budgets,
     "benchmark_competition": benchmark_of_competition,
     "benchmark_tempering": benchmark_of_tempering,
+    "benchmark_variational": benchmark_of_noise,
     "benchmark_whitening": benchmark_of_whitening,
     "kl_accuracy": accuracy_of_divergences,
     "methods": methods_table,
