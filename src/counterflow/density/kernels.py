@@ -312,8 +312,7 @@ def viterbi_paths(log_start: Any, log_step: Any, log_b: Any, lengths: Any, paths
                     state = came[t, state]
 
 
-@torch.library.custom_op("counterflow::hmm_recursion", mutates_args=())
-def _recursion(
+def _computed(
     log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor, models_last: bool, want: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     models, states = log_start.shape
@@ -369,6 +368,9 @@ def _recursion(
     return total.to(log_b.dtype), gamma.flatten(2) if want else gamma, moves
 
 
+_recursion = torch.library.custom_op("counterflow::hmm_recursion", _computed, mutates_args=())
+
+
 @_recursion.register_fake
 def _(
     log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor, models_last: bool, want: bool
@@ -388,6 +390,16 @@ def _(info: Any, in_dims: Any, *arguments: Any) -> Any:
     return tuple(torch.stack(each) for each in zip(*calls, strict=True)), (0, 0, 0)
 
 
+def _run(
+    log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor, last: bool, want: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator; past its dispatch, whose first call imports torch's compiler for seconds, where all is plain."""
+    plain = type(log_b) is Tensor and torch._C._functorch.maybe_current_level() is None
+    run = _computed if plain and not torch.compiler.is_compiling() else _recursion
+    found: tuple[Tensor, Tensor, Tensor] = run(log_start, log_step, log_b, lengths, last, want)
+    return found
+
+
 class _Bank(torch.autograd.Function):
     """Equations 14 to 19: what a parameter is told is what its part of the joint likelihood is, in expectation."""
 
@@ -397,8 +409,7 @@ class _Bank(torch.autograd.Function):
     def forward(
         log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor, link: Tensor, last: bool, want: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        found: tuple[Tensor, Tensor, Tensor] = _recursion(log_start, log_step, log_b, lengths, last, want)
-        return found
+        return _run(log_start, log_step, log_b, lengths, last, want)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -413,7 +424,7 @@ class _Bank(torch.autograd.Function):
         log_start, log_step, link, gamma, moves = ctx.saved_tensors
         if not ctx.want:
             with torch.no_grad():
-                gamma, moves = _recursion(log_start, log_step, gamma, moves, ctx.last, True)[1:]
+                gamma, moves = _run(log_start, log_step, gamma, moves, ctx.last, True)[1:]
         models, states = log_start.shape
         if ctx.last:
             sent = torch.unflatten(gamma, -1, (states, models)) * error[:, None, None, :]

@@ -1,0 +1,59 @@
+"""The benchmark of hidden Markov models as layers: equal work, ratios, and bars that can be missed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "density.py"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location("benchmark_of_density", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_peers_do_the_same_work(bench: Any) -> None:
+    pytest.importorskip("hmmlearn")
+    bank, x = bench.bank_of(3, 4, 2), torch.randn(5, 9, 2, dtype=torch.float64)
+    peers = bench.hmmlearns(bank)
+    ours = bank.log_likelihood(x)
+    for m, peer in enumerate(peers):
+        theirs = peer.score(x.flatten(0, 1).numpy(), [9] * 5)
+        assert ours[:, m].sum().item() == pytest.approx(theirs, abs=1e-8)
+    values = bench.gradients(bank, x)()
+    assert [value.shape for value in values] == [parameter.shape for parameter in bank.parameters()]
+    assert not bench.forward(bank, x)().requires_grad
+
+
+def test_all_peers_are_timed_or_said_to_be_missing(bench: Any) -> None:
+    (row,) = bench.one(rounds=2, batch=2, steps=5, sizes=(3,))
+    assert {*row["faster than"], *row["missing"]} == {"torch loop", "hmmlearn", "dynamax", "pomegranate"}
+    found = bench.paper(rounds=2, batch=2, steps=5, models=5)
+    assert len(found["faster than"]) == (0 if found["missing"] else 4)
+    text = bench.show({"torch": "x", "threads": 1, "one": [row], "paper": found})
+    assert "S = 3" in text
+
+
+def test_bars_can_be_missed(bench: Any) -> None:
+    assert bench.ratio([2.0, 2.0], [1.0, 1.0], 1.5)["pass"]
+    assert not bench.ratio([2.0, 2.0], [1.0, 1.0], 2.5)["pass"]
+
+
+def test_cost_is_measured_and_drawn(bench: Any, tmp_path: Path) -> None:
+    found = bench.cost(rounds=1, unit=1)
+    assert set(found["curves"]) == {"frames", "models", "sequences"}
+    assert found["pass"]  # what is kept does not depend on the machine
+    bench.draw(found, tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").stat().st_size > 5_000
