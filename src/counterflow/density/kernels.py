@@ -26,6 +26,7 @@ __all__: list[str] = []
 
 _SMALLEST_FRAME = 1e-100
 _LARGEST_FUTURE = 1e180
+_SMALLEST_KEPT = 1e-200
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 _CHUNK = 2**17  # elements at once: what lies between exponentials and recursion stays in the cache
 
@@ -66,7 +67,17 @@ def _add_products(left: Any, right: Any, count: int, out: Any) -> None:
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def _over_states(
-    start: Any, step: Any, back: Any, e: Any, lengths: Any, out: Any, xi: Any, total: Any, bad: Any, want: bool
+    start: Any,
+    step: Any,
+    back: Any,
+    e: Any,
+    lengths: Any,
+    out: Any,
+    xi: Any,
+    total: Any,
+    bad: Any,
+    want: bool,
+    back_too: bool,
 ) -> None:
     """Scaled recursions, one model after the other.
 
@@ -110,7 +121,7 @@ def _over_states(
                 total[b, m] += logs + math.log(product)
                 for j in range(S):
                     future[j] = 1.0
-                for t in range(L - 2, -1, -1):
+                for t in range(L - 2 if want or back_too else -1, -1, -1):
                     now = out[b, t, m]
                     for j in range(S):
                         joined[j] = e[b, t + 1, m, j] * future[j]
@@ -145,7 +156,7 @@ def _over_states(
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def _over_models(
-    start: Any, step: Any, e: Any, lengths: Any, out: Any, xi: Any, total: Any, bad: Any, want: bool
+    start: Any, step: Any, e: Any, lengths: Any, out: Any, xi: Any, total: Any, bad: Any, want: bool, back_too: bool
 ) -> None:
     """The same, all models beside each other: ``start`` (S, M), ``step`` (S, S, M), ``e``, ``out`` (B, T, S, M)."""
     B, _, S, M = e.shape
@@ -197,7 +208,7 @@ def _over_models(
         for j in range(S):
             for m in range(M):
                 future[j, m] = 1.0
-        for t in range(L - 2, -1, -1):
+        for t in range(L - 2 if want or back_too else -1, -1, -1):
             for j in range(S):
                 here = e[b, t + 1, j]
                 for m in range(M):
@@ -337,14 +348,16 @@ def _computed(
         total[part] = (top.squeeze(dim) * valid[part, :, None]).sum(1)
         e = (e - top).exp_()
         direct = want and gamma.dtype == torch.float64
-        out = gamma[part] if direct else torch.empty_like(e)
-        arrays = (
-            e.numpy(), ends[part], out.numpy(), counts[part].numpy(), total[part].numpy(), bad[part], want,
-        )  # fmt: skip
-        if models_last:
-            _over_models(start.numpy(), step.numpy(), *arrays)
-        else:
-            _over_states(start.numpy(), step.numpy(), back.numpy(), *arrays)
+        out = gamma[part] if direct else torch.ones_like(e)
+        levels = total[part].clone()
+        sums = (start.numpy(), step.numpy()) if models_last else (start.numpy(), step.numpy(), back.numpy())
+        arrays = (*sums, e.numpy(), ends[part], out.numpy(), counts[part].numpy(), total[part].numpy(), bad[part])
+        run: Any = _over_models if models_last else _over_states
+        run(*arrays, want, False)
+        if not want and float(out.amin()) < _SMALLEST_KEPT:
+            # Something was lost on the way: going back finds out whether it matters.
+            total[part] = levels
+            run(*arrays, False, True)
         if want:
             out.masked_fill_(~valid[part, :, None, None], 0.0)
             if not direct:
