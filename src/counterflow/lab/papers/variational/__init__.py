@@ -1,0 +1,1 @@
+"""Variational dropout and the local reparameterization trick: the trials, and what is measured from them."""
