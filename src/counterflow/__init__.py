@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from counterflow import backward as backward
     from counterflow import bptt as bptt
+    from counterflow import choice as choice
     from counterflow import competition as competition
     from counterflow import density as density
     from counterflow import tempering as tempering
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from counterflow import whitening as whitening
     from counterflow.backward import attach as attach
     from counterflow.backward.probe import probe as probe
+    from counterflow.choice import MultipleChoice as MultipleChoice
+    from counterflow.choice import oracle_loss as oracle_loss
     from counterflow.competition import LocalWinnerTakeAll as LocalWinnerTakeAll
     from counterflow.competition import compete as compete
     from counterflow.optim import DeltaBarDelta as DeltaBarDelta
@@ -28,13 +31,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_MODULES = ("backward", "bptt", "competition", "density", "tempering", "variational", "whitening")
+_MODULES = ("backward", "bptt", "choice", "competition", "density", "tempering", "variational", "whitening")
 _HOMES = {
     "DeltaBarDelta": "counterflow.optim",
     "LocalWinnerTakeAll": "counterflow.competition",
+    "MultipleChoice": "counterflow.choice",
     "attach": "counterflow.backward",
     "compete": "counterflow.competition",
     "make_variational": "counterflow.variational",
+    "oracle_loss": "counterflow.choice",
     "probe": "counterflow.backward.probe",
     "temper": "counterflow.tempering",
     "whiten": "counterflow.whitening",
@@ -42,13 +47,16 @@ _HOMES = {
 __all__ = [
     "DeltaBarDelta",
     "LocalWinnerTakeAll",
+    "MultipleChoice",
     "attach",
     "backward",
     "bptt",
+    "choice",
     "compete",
     "competition",
     "density",
     "make_variational",
+    "oracle_loss",
     "probe",
     "temper",
     "tempering",

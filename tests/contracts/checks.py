@@ -60,7 +60,7 @@ def gradients(
     x = x.detach().clone().requires_grad_(x.is_floating_point())
     model.zero_grad()
     torch.manual_seed(seed)
-    (factor * example.loss((forward or model)(x), t)).backward()
+    (factor * example.loss((model if forward is None else forward)(x), t)).backward()
     result = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     if x.grad is not None:
         result["<input>"] = x.grad

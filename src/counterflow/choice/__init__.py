@@ -1,0 +1,20 @@
+r"""Multiple choice learning: the error goes back only to the members of an ensemble that do best on an example.
+
+Lee, Purushwalkam, Cogswell, Ranjan, Crandall, Batra, "Stochastic Multiple Choice Learning for Training Diverse Deep
+Ensembles", NIPS 2016.
+
+==========================  ====================================================================================
+the paper                   here
+==========================  ====================================================================================
+:math:`f_1 \dots f_M`       ``members`` of `MultipleChoice`
+:math:`\ell(y_i, f_m(x_i))`  ``losses[m, i]``, per-example losses of shape ``(members, batch)``
+:math:`p_{i,m}`             ``winners[m, i]``, a boolean mask; every column holds ``k`` winners
+:math:`k`                   ``k``: 1 is the oracle loss, M a plain ensemble (section 4.1)
+==========================  ====================================================================================
+"""
+
+from counterflow.choice import methods as _methods  # noqa: F401 - enters them in the registry
+from counterflow.choice.ensemble import MultipleChoice, Step
+from counterflow.choice.oracle import choose, oracle_loss, winners, winners_only
+
+__all__ = ["MultipleChoice", "Step", "choose", "oracle_loss", "winners", "winners_only"]

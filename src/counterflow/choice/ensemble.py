@@ -1,0 +1,256 @@
+"""An ensemble whose training step computes gradients of the winners alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from counterflow.choice.oracle import oracle_loss, winners
+from counterflow.exceptions import InputError, ShapeError, UnsupportedError
+from counterflow.handle import Row, Table
+
+__all__ = ["MultipleChoice", "Step"]
+
+# Above this share of winners running their rows again costs more than the losers' backward passes.
+_WORTHWHILE = 0.7
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step of `MultipleChoice` has found.
+
+    Args:
+        loss: The oracle loss, a scalar without a graph.
+        losses: Per-example losses of all members, ``(members, batch)``, without a graph.
+        winners: Who has won, a boolean mask, ``(members, batch)``.
+        cut: By member of this process, whether its losers' rows were cut out; if not, it took the naive path.
+    """
+
+    loss: Tensor
+    losses: Tensor
+    winners: Tensor
+    cut: tuple[bool, ...]
+
+    @property
+    def usage(self) -> Tensor:
+        """The share of all wins that each member has, ``(members,)``; it sums to 1."""
+        counts: Tensor = self.winners.sum(1)
+        return counts / counts.sum()
+
+    @property
+    def entropy(self) -> Tensor:
+        """The entropy of the usage in nats; log M where all members are used alike, 0 where one has it all."""
+        entropy: Tensor = torch.special.entr(self.usage).sum()
+        return entropy
+
+    @property
+    def dead(self) -> list[int]:
+        """The members that have won nothing."""
+        return (~self.winners.any(1)).nonzero().flatten().tolist()
+
+
+def _hindrance(member: nn.Module) -> str:
+    """Why no cutting of rows equals the whole batch; empty if it does."""
+    for module in member.modules():
+        kind = type(module).__name__
+        if not module.training:
+            continue
+        # Both keep statistics of the batch that they see, and a second forward pass would count it twice.
+        if isinstance(module, nn.modules.batchnorm._NormBase) and (
+            module.track_running_stats or isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ):
+            return f"{kind} takes statistics of the whole batch"
+        share = getattr(module, "dropout", 0.0)
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            share = module.p
+        if isinstance(share, float) and share > 0:
+            return f"{kind} draws a mask for the whole batch"
+    return ""
+
+
+class MultipleChoice(nn.Module):
+    r"""An ensemble that learns by stochastic multiple choice learning (algorithm 2).
+
+    A step runs all members without a graph, finds the winners, and runs the winners' rows again for the backward pass:
+    its cost is about :math:`F + k(F + B)/M` of the members' forward and backward passes F and B. Gradients are those of
+    `oracle_loss` over all members, up to rounding. A trunk runs once, on all rows; the errors of its heads add up, and
+    go through it once.
+
+    Where cutting rows would change the result or save nothing, a member takes the naive path, a graph of all rows: in
+    training mode with batch normalization or dropout, and where more than 0.7 of the members win. `table` says which.
+
+    Args:
+        members: The members, :math:`f_1 \dots f_M`; with a trunk, its heads. They take the input, or what the trunk
+            makes of it, and treat the examples of a batch one by one.
+        trunk: A module that all members share; its output is one tensor with the batch first.
+        k: How many members win each example, from 1 to M.
+        cut: Whether to cut rows: None decides for each member, False never does. True does where ``None`` would not,
+            except where the result would be another.
+        group: A process group whose ranks each hold their own members, and all see the same batch; only losses travel
+            (and the error of the trunk, which each rank holds a copy of). Members are counted by rank.
+
+    Raises:
+        InputError: If there is no member, or if k is not between 1 and M.
+
+    References:
+        Lee and others (2016), algorithm 2.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> ensemble = MultipleChoice([nn.Linear(4, 3) for _ in range(5)])
+        >>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
+        >>> step = ensemble.step(x, y, lambda out, y: nn.functional.cross_entropy(out, y, reduction="none"))
+        >>> step.winners.shape, step.winners.sum(0).tolist()
+        (torch.Size([5, 8]), [1, 1, 1, 1, 1, 1, 1, 1])
+        >>> ensemble(x).shape
+        torch.Size([5, 8, 3])
+    """
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        trunk: nn.Module | None = None,
+        k: int = 1,
+        cut: bool | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        if not members:
+            raise InputError("members is empty; an ensemble needs at least one")
+        self.members = nn.ModuleList(members)
+        self.trunk = trunk
+        self.group = group
+        counts = [len(self.members)]
+        if group is not None:
+            counts = [0] * dist.get_world_size(group)
+            dist.all_gather_object(counts, len(self.members), group=group)
+        self._counts = counts
+        if not 1 <= k <= sum(counts):
+            raise InputError(f"k is {k}; with {sum(counts)} members it must be from 1 to {sum(counts)}")
+        self.k = k
+        self.cut = cut
+
+    def forward(self, x: Any) -> Tensor:
+        """The outputs of all members of this process, ``(members, batch, ...)``."""
+        shared = x if self.trunk is None else self.trunk(x)
+        return torch.stack([member(shared) for member in self.members])
+
+    def losses(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
+        """Per-example losses of all members of this process, ``(members, batch)``, with their whole graph."""
+        shared = x if self.trunk is None else self.trunk(x)
+        return torch.stack([self._loss(member, shared, y, loss_fn) for member in self.members])
+
+    def table(self) -> Table:
+        """Which path each member of this process takes in its present mode, and why."""
+        rows = []
+        for name, member in self.members.named_children():
+            why = self._why(member)
+            rows.append(Row(f"members.{name}", type(member).__name__, "naive" if why else "rows cut", why))
+        return Table("Multiple choice", rows)
+
+    def step(
+        self,
+        x: Any,
+        y: Any,
+        loss_fn: Callable[[Any, Any], Tensor],
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Step:
+        """Forward and backward pass: gradients of the oracle loss are added to the parameters'.
+
+        A member that has won nothing gets gradients of zero, as in the naive step, so that weight decay and momentum
+        go on.
+
+        Args:
+            x: A batch, ``(batch, ...)``, or lists, tuples and dictionaries of such tensors.
+            y: The targets, likewise.
+            loss_fn: Maps a member's output and targets to losses of the examples, ``(batch,)``.
+            scaler: Scales the loss for the backward pass under float16; unscaling and stepping are left to the loop.
+
+        Returns:
+            The oracle loss, who has won, and how often.
+
+        Raises:
+            ShapeError: If ``loss_fn`` does not give one loss an example.
+            InputError: If fewer than k losses of an example are numbers.
+            UnsupportedError: If the trunk gives anything but one tensor.
+
+        References:
+            Lee and others (2016), algorithm 2.
+        """
+        leaf, shared = x, None
+        if self.trunk is not None:
+            shared = self.trunk(x)
+            if not isinstance(shared, Tensor):
+                raise UnsupportedError(f"trunk gives a {type(shared).__name__}; its heads can share one tensor only")
+            leaf = shared.detach().requires_grad_(shared.requires_grad)
+        cut = tuple(not self._why(member) for member in self.members)
+        found = []
+        for member, short in zip(self.members, cut, strict=True):
+            with torch.set_grad_enabled(not short):
+                found.append(self._loss(member, leaf, y, loss_fn))
+        # What autocast has cast without a graph would be used again, and the weights would get no gradient.
+        torch.clear_autocast_cache()
+        mine = torch.stack([loss.detach() for loss in found])
+        everyone = self._gather(mine)
+        chosen = winners(everyone, self.k)
+        loss, _ = oracle_loss(everyone, self.k)
+        start = 0 if self.group is None else sum(self._counts[: dist.get_rank(self.group)])
+        scale: Callable[[Tensor], Tensor] = (lambda value: value) if scaler is None else scaler.scale
+        for index, (member, short) in enumerate(zip(self.members, cut, strict=True)):
+            won = chosen[start + index]
+            rows = won.nonzero().flatten()
+            if len(rows) == 0:
+                for parameter in member.parameters():
+                    if parameter.requires_grad and parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                continue
+            if short:
+                each = self._loss(member, _select(leaf, rows), _select(y, rows), loss_fn)
+            else:
+                each = torch.where(won, found[index], torch.zeros_like(found[index]))
+            if each.requires_grad:
+                scale(each.sum() / len(won)).backward()  # type: ignore[no-untyped-call]
+            del each
+        if shared is not None and shared.requires_grad:
+            error = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            if self.group is not None:
+                dist.all_reduce(error, group=self.group)
+            shared.backward(error)
+        return Step(loss, everyone, chosen, cut)
+
+    def _why(self, member: nn.Module) -> str:
+        """Why a member takes the naive path; empty if it does not."""
+        if self.cut is False:
+            return "cut=False"
+        hindrance = _hindrance(member)
+        if not hindrance and self.cut is None and self.k / sum(self._counts) > _WORTHWHILE:
+            return f"{self.k} of {sum(self._counts)} members win"
+        return hindrance
+
+    def _loss(self, member: nn.Module, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
+        loss = loss_fn(member(x), y)
+        if loss.dim() != 1:
+            raise ShapeError(
+                f"loss_fn gives shape {tuple(loss.shape)}; give one loss an example, (batch,), as reduction='none' does"
+            )
+        return loss
+
+    def _gather(self, mine: Tensor) -> Tensor:
+        """Losses of the members of all ranks."""
+        if self.group is None:
+            return mine
+        padded = mine.new_zeros(max(self._counts), mine.shape[1])
+        padded[: len(mine)] = mine
+        parts = [torch.empty_like(padded) for _ in self._counts]
+        dist.all_gather(parts, padded, group=self.group)
+        return torch.cat([part[:count] for part, count in zip(parts, self._counts, strict=True)])
+
+
+def _select(tree: Any, rows: Tensor) -> Any:
+    return tree_map(lambda leaf: leaf.index_select(0, rows) if isinstance(leaf, Tensor) else leaf, tree)

@@ -1,0 +1,157 @@
+"""The oracle's choice as pure functions of per-example losses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from counterflow.exceptions import InputError, ShapeError
+from counterflow.handle import Handle, Row, Table, reset_compiler, select
+
+__all__ = ["choose", "oracle_loss", "winners", "winners_only"]
+
+
+def winners(losses: Tensor, k: int = 1) -> Tensor:
+    r"""Which k members have the least loss on each example.
+
+    Ties go to the member of the lower index, and NaN comes last.
+
+    Args:
+        losses: Per-example losses, ``(members, batch)``; further dimensions are examples, too.
+        k: How many win, from 1 to the number of members.
+
+    Returns:
+        A boolean mask of the same shape, :math:`p_{i,m}` of equation 1; it sums to k over the members.
+
+    Raises:
+        ShapeError: If the losses have no dimension of examples.
+        InputError: If k is not between 1 and the number of members, or if fewer than k losses of an example are
+            numbers. Under ``torch.compile`` and torch.func's transforms, which know no values, the latter shows as a
+            loss of NaN.
+
+    References:
+        Lee and others (2016), equation 1 and section 4.1.
+
+    Example:
+        >>> winners(torch.tensor([[1.0, 2.0, 3.0], [1.0, 0.5, float("nan")]])).int()
+        tensor([[1, 0, 1],
+                [0, 1, 0]], dtype=torch.int32)
+    """
+    if losses.dim() < 2:
+        raise ShapeError(f"losses has shape {tuple(losses.shape)}; give (members, batch), a loss for each example")
+    if not 1 <= k <= len(losses):
+        raise InputError(f"k is {k}; with {len(losses)} members it must be from 1 to {len(losses)}")
+    values = losses.detach()
+    if not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None:
+        numbers = (~values.isnan()).sum(0)
+        if bool((numbers < k).any()):
+            example = (numbers < k).nonzero()[0].tolist()
+            where = example[0] if len(example) == 1 else tuple(example)
+            raise InputError(
+                f"losses: only {int(numbers[tuple(example)])} of example {where} are numbers, but k is {k}; the others "
+                "are NaN: lower the learning rate, or look at the example"
+            )
+    # Ranks rather than the first indices: a scatter would need them anyway, and vmap takes sorts as they are.
+    ranks = values.argsort(dim=0, stable=True).argsort(dim=0)
+    return ranks < k
+
+
+def oracle_loss(
+    losses: Tensor, k: int = 1, reduction: Literal["mean", "sum", "none"] = "mean"
+) -> tuple[Tensor, Tensor]:
+    r"""The loss of the oracle, who picks the k best members of an ensemble for each example.
+
+    .. math::  L_O = \frac{1}{n} \sum_{i=1}^n \sum_{m=1}^M p_{i,m}\, \ell(y_i, f_m(x_i))
+
+    The assignments :math:`p` are constants in its derivative, which is zero for all that did not win (equation 2).
+    The paper sums over the examples; here the default is their mean, so that learning rates keep their meaning. With
+    k = M it is the sum of the members' mean losses, a plain ensemble.
+
+    Args:
+        losses: Per-example losses, ``(members, batch)``, of any kind.
+        k: How many members win each example.
+        reduction: ``"mean"`` or ``"sum"`` over the examples; ``"none"`` gives one number each.
+
+    Returns:
+        The loss, and the assignments as a boolean mask, ``(members, batch)``.
+
+    Raises:
+        ShapeError: As in `winners`.
+        InputError: As in `winners`, and if the reduction is not known.
+
+    References:
+        Lee and others (2016), equations 1 and 2.
+
+    Example:
+        >>> loss, chosen = oracle_loss(torch.tensor([[1.0, 2.0], [3.0, 0.5]]))
+        >>> loss, chosen.int().tolist()
+        (tensor(0.7500), [[1, 0], [0, 1]])
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise InputError(f"reduction is {reduction!r}; it must be 'mean', 'sum' or 'none'")
+    chosen = winners(losses, k)
+    # Not a product, which would let the NaN of a loser through.
+    each = torch.where(chosen, losses, torch.zeros_like(losses)).sum(0)
+    return (each.mean() if reduction == "mean" else each.sum() if reduction == "sum" else each), chosen
+
+
+def winners_only(losses: Tensor, k: int = 1) -> Tensor:
+    """The same losses, whose error goes back to the winners alone.
+
+    Args:
+        losses: Per-example losses, ``(members, batch)``.
+        k: How many members win each example.
+
+    Returns:
+        Equal losses; the losers' are constants.
+
+    Raises:
+        ShapeError: As in `winners`.
+        InputError: As in `winners`.
+
+    Example:
+        >>> losses = torch.tensor([[1.0, 2.0], [3.0, 0.5]], requires_grad=True)
+        >>> winners_only(losses).sum().backward()
+        >>> losses.grad
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    return torch.where(winners(losses, k), losses, losses.detach())
+
+
+def choose(model: nn.Module, layers: str, k: int = 1) -> Handle:
+    """Let the error back only to the winners, in a model that computes its members' losses itself.
+
+    Args:
+        model: Any model, changed in place.
+        layers: Pattern of the modules whose output is a tensor of per-example losses, ``(members, batch)``.
+        k: How many members win each example.
+
+    Returns:
+        The handle; undoing it sends the error to all again.
+
+    Raises:
+        PatternError: If the pattern matches no module.
+        InputError: If k is less than 1; in the forward pass, as in `winners`.
+
+    Example:
+        >>> model = nn.Identity()
+        >>> with choose(model, ""):
+        ...     losses = torch.tensor([[1.0], [3.0]], requires_grad=True)
+        ...     model(losses).sum().backward()
+        >>> losses.grad.tolist()
+        [[1.0], [0.0]]
+    """
+    if k < 1:
+        raise InputError(f"k is {k}; at least one member must win")
+
+    def hook(module: nn.Module, arguments: object, losses: Tensor) -> Tensor:
+        return winners_only(losses, k)
+
+    found = select(model, layers)
+    removers = [module.register_forward_hook(hook).remove for _, module in found]
+    reset_compiler()
+    rows = [Row(name, type(module).__name__, f"{k} winner{'s' if k > 1 else ''}") for name, module in found]
+    return Handle(model, Table("Multiple choice", rows), removers)

@@ -1,0 +1,217 @@
+"""The step of an ensemble against the naive one: a graph of all members, and a masked loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+import counterflow as cf
+from counterflow.choice import MultipleChoice
+from counterflow.exceptions import InputError, ShapeError, UnsupportedError
+
+
+def cross_entropy(out: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(out, y, reduction="none")
+
+
+def net(kind: str = "plain") -> nn.Module:
+    extra: dict[str, Callable[[], nn.Module]] = {
+        "plain": nn.Tanh,
+        "batchnorm": lambda: nn.BatchNorm1d(8),
+        "dropout": lambda: nn.Dropout(0.5),
+        "lwta": lambda: cf.LocalWinnerTakeAll(2),
+    }
+    return nn.Sequential(nn.Linear(6, 8), extra[kind](), nn.Linear(8, 4))
+
+
+def ensemble(kind: str = "plain", members: int = 4, trunk: bool = False, **options: object) -> MultipleChoice:
+    torch.manual_seed(0)
+    shared = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.3)) if trunk else None
+    return MultipleChoice([net(kind) for _ in range(members)], shared, **options).double()  # type: ignore[arg-type]
+
+
+def data(batch: int = 16) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(batch, 6, dtype=torch.float64), torch.randint(4, (batch,))
+
+
+def naive(model: MultipleChoice, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(2)
+    loss, chosen = cf.oracle_loss(model.losses(x, y, cross_entropy), model.k)
+    loss.backward()
+    return loss.detach(), chosen
+
+
+@pytest.mark.parametrize("kind", ["plain", "batchnorm", "dropout", "lwta"])
+@pytest.mark.parametrize("trunk", [False, True])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_gradients_equal_the_naive_ones(kind: str, trunk: bool, k: int) -> None:
+    model = ensemble(kind, trunk=trunk, k=k)
+    reference = copy.deepcopy(model)
+    x, y = data()
+    for _ in range(2):  # gradients are added up
+        loss, chosen = naive(reference, x, y)
+        torch.manual_seed(2)
+        step = model.step(x, y, cross_entropy)
+    assert step.cut == (kind in ("plain", "lwta") and k < 4,) * 4
+    assert torch.equal(step.winners, chosen)
+    torch.testing.assert_close(step.loss, loss, rtol=0, atol=1e-10)
+    for (name, got), wanted in zip(model.named_parameters(), reference.parameters(), strict=True):
+        assert got.grad is not None, name
+        torch.testing.assert_close(got.grad, wanted.grad, rtol=0, atol=1e-10)
+    for got, wanted in zip(model.buffers(), reference.buffers(), strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_losers_rows_are_never_in_a_backward_pass() -> None:
+    model = ensemble()
+    seen: list[int] = []
+
+    def watch(module: nn.Module, args: object, out: Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(lambda g: seen.append(len(g)))
+
+    for member in model.members:
+        member.register_forward_hook(watch)
+    x, y = data()
+    step = model.step(x, y, cross_entropy)
+    assert sum(seen) == len(x)
+    assert sorted(seen) == sorted(n for n in step.winners.sum(1).tolist() if n)
+
+
+def test_a_member_without_wins_gets_zeros_and_is_dead() -> None:
+    model = ensemble(members=2)
+    with torch.no_grad():
+        model.members[1].load_state_dict(model.members[0].state_dict())  # ties go to the first
+    x, y = data()
+    step = model.step(x, y, cross_entropy)
+    assert step.dead == [1]
+    assert step.usage.tolist() == [1.0, 0.0]
+    assert float(step.entropy) == 0.0
+    assert all(p.grad is not None and not p.grad.any() for p in model.members[1].parameters())
+
+
+def test_a_member_that_has_gone_to_nan_never_wins_and_spoils_nobody() -> None:
+    model = ensemble(trunk=True)
+    with torch.no_grad():
+        next(model.members[2].parameters()).fill_(float("nan"))
+    step = model.step(*data(), cross_entropy)
+    assert step.dead == [2] or not step.winners[2].any()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+    with torch.no_grad():
+        for member in model.members:
+            next(member.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="only 0 of example 0 are numbers, but k is 1"):
+        model.step(*data(), cross_entropy)
+
+
+def test_the_table_says_who_takes_the_naive_path_and_why() -> None:
+    model = MultipleChoice([net(), net("batchnorm"), net("dropout")])
+    whys = [row.why for row in model.table()]
+    assert whys == ["", "BatchNorm1d takes statistics of the whole batch", "Dropout draws a mask for the whole batch"]
+    assert [row.why for row in model.eval().table()] == ["", "", ""]
+    model.k = 3
+    assert model.table()["members.0"].why == "3 of 3 members win"
+    model.cut = True
+    assert model.table()["members.0"].why == ""
+    model.cut = False
+    assert model.table()["members.0"].done == "naive"
+
+
+def test_the_scaled_step_scales_the_gradients() -> None:
+    x, y = data()
+    plain, scaled = ensemble(trunk=True).eval(), ensemble(trunk=True).eval()
+    plain.step(x, y, cross_entropy)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaled.step(x, y, cross_entropy, scaler=scaler)
+    optimizer = torch.optim.SGD(scaled.parameters(), lr=0.1)
+    assert torch.allclose(next(scaled.parameters()).grad, 1024 * next(plain.parameters()).grad)  # type: ignore[arg-type,operator]
+    scaler.unscale_(optimizer)
+    for got, wanted in zip(scaled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, wanted.grad)
+
+
+def test_autocast_gives_every_winner_its_gradients() -> None:
+    model = ensemble().float()
+    x, y = data()
+    with torch.autocast("cpu", torch.bfloat16):
+        step = model.step(x.float(), y, cross_entropy)
+    for member, won in zip(model.members, step.winners.any(1).tolist(), strict=True):
+        assert all(bool(p.grad.any()) == won for p in member.parameters() if p.grad is not None)
+        assert all(p.grad is not None for p in member.parameters())
+
+
+def test_inputs_and_targets_may_be_nested() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 4).double()
+
+        def forward(self, x: dict[str, Tensor]) -> Tensor:
+            out: Tensor = self.linear(x["a"] + x["b"])
+            return out
+
+    x, y = data()
+    model = MultipleChoice([Sum(), Sum(), Sum()])
+    step = model.step({"a": x, "b": x}, (y,), lambda out, y: cross_entropy(out, y[0]))
+    assert (step.winners.sum(0) == 1).all()
+
+
+def test_checkpoints_go_into_a_fresh_model() -> None:
+    x, y = data()
+    model, fresh = (
+        ensemble(trunk=True).eval(),
+        MultipleChoice([net() for _ in range(4)], nn.Sequential(nn.Linear(6, 6))),
+    )
+    fresh.double().load_state_dict(model.state_dict())
+    assert torch.equal(fresh(x), model(x))
+    assert torch.equal(fresh.step(x, y, cross_entropy).winners, model.step(x, y, cross_entropy).winners)
+
+
+def test_what_cannot_be_used_is_named() -> None:
+    x, y = data()
+    with pytest.raises(InputError, match="members is empty"):
+        MultipleChoice([])
+    with pytest.raises(InputError, match="k is 3; with 2 members"):
+        MultipleChoice([net(), net()], k=3)
+    with pytest.raises(ShapeError, match="loss_fn gives shape"):
+        ensemble().step(x, y, nn.functional.cross_entropy)
+    with pytest.raises(UnsupportedError, match="trunk gives a tuple"):
+        MultipleChoice([net()], nn.LSTM(6, 6)).double().step(x, y, cross_entropy)
+
+
+def _rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    whole = ensemble(members=3, trunk=True).eval()
+    mine = whole.members[:1] if rank == 0 else whole.members[1:]
+    model = MultipleChoice(list(mine), whole.trunk, group=dist.group.WORLD).eval()
+    step = model.step(*data(), cross_entropy)
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    torch.save((step.winners, step.loss, grads), f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    mp.spawn(_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    model = ensemble(members=3, trunk=True).eval()
+    step = model.step(*data(), cross_entropy)
+    wanted = {name: p.grad for name, p in model.named_parameters()}
+    for rank in range(2):
+        chosen, loss, grads = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert torch.equal(chosen, step.winners)
+        torch.testing.assert_close(loss, step.loss)
+        for name, got in grads.items():
+            part, _, rest = name.partition(".")
+            index, _, tail = rest.partition(".")
+            key = f"members.{int(index) + rank}.{tail}" if part == "members" else name
+            torch.testing.assert_close(got, wanted[key], rtol=0, atol=1e-10)

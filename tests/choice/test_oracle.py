@@ -1,0 +1,96 @@
+"""The oracle's choice against its definition, example by example."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import counterflow as cf
+from counterflow.choice import choose, winners, winners_only
+from counterflow.exceptions import InputError, PatternError, ShapeError
+
+
+@settings(max_examples=40, deadline=None)
+@given(members=st.integers(1, 5), batch=st.integers(1, 6), levels=st.integers(1, 4), data=st.data())
+def test_the_least_win_and_ties_go_to_the_first(members: int, batch: int, levels: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, members))
+    values = data.draw(st.lists(st.integers(0, levels), min_size=members * batch, max_size=members * batch))
+    losses = torch.tensor(values, dtype=torch.float64).view(batch, members).t()  # not contiguous
+    loss, chosen = cf.oracle_loss(losses, k)
+    assert (chosen.sum(0) == k).all()
+    total = 0.0
+    for i in range(batch):
+        order = sorted(range(members), key=lambda m: (float(losses[m, i]), m))
+        assert chosen[:, i].nonzero().flatten().tolist() == sorted(order[:k])
+        total += sum(float(losses[m, i]) for m in order[:k])
+    np.testing.assert_allclose(float(loss), total / batch)
+
+
+def test_gradients_are_exact_away_from_ties() -> None:
+    losses = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
+    for k in (1, 3, 4):
+        assert torch.autograd.gradcheck(lambda x, k=k: cf.oracle_loss(x, k)[0], losses)
+
+
+def test_nan_never_wins_and_does_not_leak() -> None:
+    losses = torch.tensor([[float("nan"), 1.0], [float("inf"), 2.0]], requires_grad=True)
+    loss, chosen = cf.oracle_loss(losses)
+    assert chosen.tolist() == [[False, True], [True, False]]
+    losses = torch.tensor([[float("nan"), 1.0], [3.0, 2.0]], requires_grad=True)
+    loss, _ = cf.oracle_loss(losses)
+    loss.backward()
+    assert loss.item() == 2.0
+    assert losses.grad is not None
+    assert losses.grad.tolist() == [[0.0, 0.5], [0.5, 0.0]]
+
+
+def test_too_few_numbers_are_an_error() -> None:
+    losses = torch.tensor([[1.0, float("nan")], [1.0, 2.0]])
+    with pytest.raises(InputError, match=r"only 1 of example 1 are numbers, but k is 2"):
+        winners(losses, 2)
+
+
+def test_what_cannot_be_used_is_named() -> None:
+    with pytest.raises(ShapeError, match=r"losses has shape \(3,\)"):
+        cf.oracle_loss(torch.zeros(3))
+    for k in (0, 4):
+        with pytest.raises(InputError, match=f"k is {k}; with 3 members"):
+            cf.oracle_loss(torch.zeros(3, 2), k)
+    with pytest.raises(InputError, match="reduction is 'max'"):
+        cf.oracle_loss(torch.zeros(3, 2), reduction="max")  # type: ignore[arg-type]
+    with pytest.raises(PatternError):
+        choose(torch.nn.Sequential(torch.nn.Identity()), "nothing")
+    with pytest.raises(InputError, match="k is 0"):
+        choose(torch.nn.Identity(), "", 0)
+
+
+def test_reductions() -> None:
+    losses = torch.tensor([[1.0, 2.0], [3.0, 0.5]])
+    assert cf.oracle_loss(losses, reduction="none")[0].tolist() == [1.0, 0.5]
+    assert float(cf.oracle_loss(losses, reduction="sum")[0]) == 1.5
+    assert float(cf.oracle_loss(losses, k=2)[0]) == 3.25
+
+
+def test_it_runs_under_vmap_grad_and_compile() -> None:
+    losses = torch.randn(5, 3, 4)
+    loss, chosen = torch.func.vmap(cf.oracle_loss)(losses)
+    for index in range(5):
+        wanted = cf.oracle_loss(losses[index])
+        assert torch.equal(loss[index], wanted[0])
+        assert torch.equal(chosen[index], wanted[1])
+    grads = torch.func.vmap(torch.func.grad(lambda x: cf.oracle_loss(x, reduction="sum")[0]))(losses)
+    assert torch.equal(grads, chosen.float())
+    compiled = torch.compile(cf.oracle_loss, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(losses[0])[1], chosen[0])
+
+
+def test_bfloat16_and_the_gate() -> None:
+    losses = torch.rand(3, 5, dtype=torch.bfloat16, requires_grad=True)
+    gated = winners_only(losses, 2)
+    assert torch.equal(gated, losses)
+    gated.sum().backward()
+    assert losses.grad is not None
+    assert torch.equal(losses.grad.bool(), winners(losses, 2))
