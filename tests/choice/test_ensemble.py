@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import counterflow as cf
@@ -202,7 +203,9 @@ def _rank(rank: int, folder: str) -> None:
 
 @pytest.mark.distributed
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    script = Path(__file__).with_name("ranks.py")
+    ranks = [subprocess.Popen([sys.executable, str(script), str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     model = ensemble(members=3, trunk=True).eval()
     step = model.step(*data(), cross_entropy)
     wanted = {name: p.grad for name, p in model.named_parameters()}

@@ -3,14 +3,14 @@ r"""Multiple choice learning: the error goes back only to the members of an ense
 Lee, Purushwalkam, Cogswell, Ranjan, Crandall, Batra, "Stochastic Multiple Choice Learning for Training Diverse Deep
 Ensembles", NIPS 2016.
 
-==========================  ====================================================================================
-the paper                   here
-==========================  ====================================================================================
-:math:`f_1 \dots f_M`       ``members`` of `MultipleChoice`
-:math:`\ell(y_i, f_m(x_i))`  ``losses[m, i]``, per-example losses of shape ``(members, batch)``
-:math:`p_{i,m}`             ``winners[m, i]``, a boolean mask; every column holds ``k`` winners
-:math:`k`                   ``k``: 1 is the oracle loss, M a plain ensemble (section 4.1)
-==========================  ====================================================================================
+==============================  ==================================================================================
+the paper                       here
+==============================  ==================================================================================
+:math:`f_1 \dots f_M`           ``members`` of `MultipleChoice`
+:math:`\ell(y_i, f_m(x_i))`     ``losses[m, i]``, per-example losses of shape ``(members, batch)``
+:math:`p_{i,m}`                 ``winners[m, i]``, a boolean mask; every column holds ``k`` winners
+:math:`k`                       ``k``: 1 is the oracle loss, M a plain ensemble (section 4.1)
+==============================  ==================================================================================
 """
 
 from counterflow.choice import methods as _methods  # noqa: F401 - enters them in the registry
