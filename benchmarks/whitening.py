@@ -17,12 +17,13 @@ parameter that each method is known to depend on (PRONG: epsilon, K-FAC: damping
 SOAP: the first beta), and for each five learning rates a factor of the root of ten apart and up to two more where the
 best lies at the edge, on one tuning seed, judged on validation pictures; the grids' middles are the best of seven
 decades in runs of 100 updates, the same for all. The best is run on three fresh seeds, and only those are reported.
-PRONG comes in three forms, each with that budget, and the one with the least loss on the tuning seed's validation
-pictures is compared: as in the paper, with bases renewed every 200 updates; every 40; and with the backpropagated
-errors whitened too, damped by .1. Matrices of the others are renewed every 20 updates; biases go with Adam under
-Muon, at its rate. *ahead* and *behind* are said where the ranges over the seeds do not touch. Time is processor time
-of one thread, updates of all methods in turns, renewals in it; equal time is what the faster of two needs for all its
-updates. Runs that are done are kept in the results' file, so that a race that was stopped goes on.
+Verdicts are PRONG's as in the paper, with bases renewed every 200 updates. Two further forms were added after the first
+race had been seen, each with that budget again: bases renewed every 40 updates, and the backpropagated errors whitened
+too, damped by .1. They are compared apart, since the best of three forms would have had three times the others' budget.
+Matrices of the others are renewed every 20 updates; biases go with Adam under Muon, at its rate. *ahead* and *behind*
+are said where the ranges over the seeds do not touch. Time is processor time of one thread, updates of all methods in
+turns, renewals in it; equal time is what the faster of two needs for all its updates. Runs that are done are kept in
+the results' file, so that a race that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -335,8 +336,11 @@ def train(
         validation = float(task.loss()(model(x), y))
     if not math.isfinite(validation):
         return result
+    result |= {"diverged": False, "validation": validation}
+    if seed == TUNING_SEED:  # it is judged by its validation loss alone
+        return result
     curve = np.asarray(found[: STEPS // WINDOW * WINDOW]).reshape(-1, min(WINDOW, STEPS)).mean(1)
-    return result | {"diverged": False, "validation": validation, "curve": [float(f"{v:.5g}") for v in curve]}
+    return result | {"curve": [float(f"{v:.5g}") for v in curve]}
 
 
 def tuned(task: Task, name: str, method: str, data: Mapping[str, tuple[Tensor, Tensor]], kept: Kept) -> dict[str, Any]:
@@ -394,40 +398,40 @@ def says(ours: Sequence[float], theirs: Sequence[float]) -> str:
     return "behind" if min(ours) > max(theirs) else "level"
 
 
-def best_form(found: Mapping[str, Any]) -> str:
-    """The form of PRONG with the least loss on the validation pictures of the tuning seed."""
-    return min((m for m in found if m.startswith("PRONG")), key=lambda m: float(found[m]["validation"]))
-
-
-def compared(found: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """PRONG over each other method: training loss after equal updates, and after equal time.
-
-    Of PRONG's forms the one is compared that did best on the tuning seed's validation pictures.
-    """
+def compared(found: Mapping[str, Any], seconds: Mapping[str, float], form: str = "PRONG") -> dict[str, Any]:
+    """A form of PRONG over each other method: training loss after equal updates, and after equal time."""
     rows: dict[str, Any] = {}
-    name = best_form(found)
-    ours = found[name]
-    if ours["diverged"]:
-        return rows
+    ours = found[form]
     for method, row in found.items():
         if method.startswith("PRONG"):
             continue
-        if row["diverged"]:
-            rows[method] = {"updates": "ahead", "time": "ahead", "loss": None, "loss in time": None}
+        if ours["diverged"] or row["diverged"]:
+            word = "ahead" if not ours["diverged"] else "level" if row["diverged"] else "behind"
+            rows[method] = {"updates": word, "time": word, "loss": None, "loss in time": None}
             continue
         points = min(len(curve) for curve in (*ours["curves"], *row["curves"]))
-        limit = min(seconds[name], seconds[method])  # of all updates of the faster one
-        at = {m: max(1, round(points * limit / seconds[m])) for m in (name, method)}
+        limit = min(seconds[form], seconds[method])  # of all updates of the faster one
+        at = {m: max(1, round(points * limit / seconds[m])) for m in (form, method)}
         last = [curve[-1] for curve in ours["curves"]], [curve[-1] for curve in row["curves"]]
-        timed = [c[at[name] - 1] for c in ours["curves"]], [c[at[method] - 1] for c in row["curves"]]
+        timed = [c[at[form] - 1] for c in ours["curves"]], [c[at[method] - 1] for c in row["curves"]]
         rows[method] = {
             "loss": float(np.median(last[0]) / np.median(last[1])),
             "updates": says(*last),
             "loss in time": float(np.median(timed[0]) / np.median(timed[1])),
             "time": says(*timed),
-            "seconds": seconds[name] / seconds[method],
+            "seconds": seconds[form] / seconds[method],
         }
     return rows
+
+
+def judged(found: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The verdicts, on PRONG as in the paper; its further forms are compared apart."""
+    rows = {form: compared(found, seconds, form) for form in found if form.startswith("PRONG")}
+    return {
+        "compared": rows,
+        "ahead of all on updates": all(row["updates"] == "ahead" for row in rows["PRONG"].values()),
+        "behind on time": [m for m, row in rows["PRONG"].items() if row["time"] == "behind"],
+    }
 
 
 def race(name: str, kept: Kept, rounds: int = 3) -> dict[str, Any]:
@@ -437,17 +441,13 @@ def race(name: str, kept: Kept, rounds: int = 3) -> dict[str, Any]:
     found = {method: tuned(task, name, method, data, kept) for method in there}
     alive = {method: row for method, row in found.items() if not row["diverged"]}
     seconds = update_seconds(task, alive, data, rounds)
-    rows = compared(found, {**dict.fromkeys(found, math.inf), **seconds})
     return {
         "title": task.title,
         "sizes": list(task.sizes),
         "methods": found,
         "seconds": seconds,
-        "form": best_form(found),
-        "compared": rows,
         "missing": [m for m in OTHER if m not in there],
-        "ahead of all on updates": all(row["updates"] == "ahead" for row in rows.values()),
-        "behind on time": [m for m, row in rows.items() if row["time"] == "behind"],
+        **judged(found, seconds),
     }
 
 
@@ -460,13 +460,17 @@ def show(result: Mapping[str, Any]) -> str:
         each, other = result["seconds"].get(method), f"{OTHER[method][0]} {row[OTHER[method][0]]:<6g}"
         took = "" if each is None else f"  {1e3 * each:.3g} ms an update"
         lines.append(f"  {method:15} rate {row['rate']:<8.3g} {other} loss {loss}{took}{edge}")
-    for method, row in result["compared"].items():
-        if row["loss"] is None:
-            lines.append(f"  {result['form']} over {method:8} which diverged")
-        else:
+    for form, rows in result["compared"].items():
+        for method, row in rows.items():
+            over = f"  {form:15} over {method:8}"
+            if row["loss"] is None:
+                lines.append(f"{over} {row['updates']}: diverged")
+                continue
             timed = f"in equal time {row['loss in time']:.3f} {row['time']}; time an update {row['seconds']:.2f}"
-            lines.append(f"  {result['form']} over {method:8} loss {row['loss']:.3f} {row['updates']}; {timed}")
+            lines.append(f"{over} loss {row['loss']:.3f} {row['updates']}; {timed}")
     lines.append(f"  ahead of all on updates: {'yes' if result['ahead of all on updates'] else 'NO'}")
+    if result["missing"]:
+        lines.append(f"  not installed, and left out: {', '.join(result['missing'])}")
     lines.append(f"  behind on time: {', '.join(result['behind on time']) or 'of none'}")
     return "\n".join(lines)
 

@@ -348,9 +348,8 @@ def benchmark_of_whitening() -> str:
             rate = f"{each['rate']:.3g}" + ("" if each["interior"] else " (edge)")
             took = f"{1e3 * task['seconds'][method]:.1f}" if method in task["seconds"] else ""
             rows.append((method, rate, f"{other} {each[other]:g}", loss, took))
-        form = task["form"]
         against = [
-            (f"{form} / {method}", "diverged", "", "", "", "")
+            (f"{form} / {method}", "diverged", row["updates"], "", row["time"], "")
             if row["loss"] is None
             else (
                 f"{form} / {method}",
@@ -360,10 +359,12 @@ def benchmark_of_whitening() -> str:
                 row["time"],
                 f"{row['seconds']:.2f}",
             )
-            for method, row in task["compared"].items()
+            for form, others in task["compared"].items()
+            for method, row in others.items()
         ]
         behind = ", ".join(task["behind on time"])
-        verdict = f"Ahead of all after equally many updates: {'yes' if task['ahead of all on updates'] else 'no'}. " + (
+        ahead = "yes" if task["ahead of all on updates"] else "no"
+        verdict = f"PRONG as in the paper, ahead of all after equally many updates: {ahead}. " + (
             f"Behind in equal time: {behind}." if behind else "Ahead or level in equal time: with all."
         )
         heads = ("ratio", "loss, equal updates", "PRONG is", "loss, equal time", "PRONG is", "time an update")

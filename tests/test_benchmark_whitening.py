@@ -74,7 +74,7 @@ def test_every_method_learns(bench: Any, toy: str, method: str) -> None:
         pytest.importorskip(peer)
     task = bench.TASKS[toy]
     other = bench.OTHER[method][1][0]
-    found = bench.train(task, method, 0.01, other, 0, task.data())
+    found = bench.train(task, method, 0.01, other, 1, task.data())
     assert not found["diverged"]
     assert len(found["curve"]) == 3
     model, losses = bench.learner(task, method, 0.01, other, 0, task.data())
@@ -92,8 +92,9 @@ def test_a_race_is_run_judged_and_taken_up_again(
     found = bench.race(toy, kept, rounds=1)
     budgets = {method: row["tried"] for method, row in found["methods"].items()}
     assert all(10 <= tried <= 14 for tried in budgets.values())
-    assert list(found["compared"]) == ["SGD"]
-    row = found["compared"]["SGD"]
+    assert list(found["compared"]) == ["PRONG", "PRONG two-sided"]
+    assert all(list(rows) == ["SGD"] for rows in found["compared"].values())
+    row = found["compared"]["PRONG"]["SGD"]
     assert {row["updates"], row["time"]} <= {"ahead", "level", "behind"}
     assert found["behind on time"] == (["SGD"] if row["time"] == "behind" else [])
     assert "ahead of all on updates" in bench.show(found)
@@ -113,8 +114,23 @@ def test_equal_time_is_that_of_the_faster(bench: Any) -> None:
         return {"diverged": 0, "curves": [list(curve)], "validation": 1.0}
 
     found = {"PRONG": row(4, 3, 2, 1), "Slow": row(3, 2, 1, 0.5)}
-    assert bench.best_form(found) == "PRONG"
     [compared] = bench.compared(found, {"PRONG": 1.0, "Slow": 2.0}).values()
     assert compared["updates"] == "behind"
     assert compared["loss in time"] == pytest.approx(1 / 2)  # the slow one had come half way
     assert compared["time"] == "ahead"
+
+
+def test_the_verdict_is_on_the_form_that_had_the_equal_budget(bench: Any) -> None:
+    def row(last: float, diverged: int = 0) -> dict[str, Any]:
+        return {"diverged": diverged, "curves": [[4.0, last]]}
+
+    seconds = {"PRONG": 1.0, "PRONG often": 1.0, "SGD": 1.0}
+    found = {"PRONG": row(2), "PRONG often": row(0.5), "SGD": row(1)}
+    judged = bench.judged(found, seconds)
+    assert judged["compared"]["PRONG often"]["SGD"]["updates"] == "ahead"
+    assert not judged["ahead of all on updates"]
+    assert judged["behind on time"] == ["SGD"]
+    # Who diverges is not ahead of all for want of anything to compare.
+    fallen = bench.judged(found | {"PRONG": row(2, diverged=1)}, seconds)
+    assert not fallen["ahead of all on updates"]
+    assert fallen["behind on time"] == ["SGD"]
