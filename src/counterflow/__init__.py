@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from counterflow import choice as choice
     from counterflow import competition as competition
     from counterflow import density as density
+    from counterflow import speech as speech
     from counterflow import tempering as tempering
     from counterflow import variational as variational
     from counterflow import whitening as whitening
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_MODULES = ("backward", "bptt", "choice", "competition", "density", "tempering", "variational", "whitening")
+_MODULES = ("backward", "bptt", "choice", "competition", "density", "speech", "tempering", "variational", "whitening")
 _HOMES = {
     "DeltaBarDelta": "counterflow.optim",
     "LocalWinnerTakeAll": "counterflow.competition",
@@ -58,6 +59,7 @@ __all__ = [
     "make_variational",
     "oracle_loss",
     "probe",
+    "speech",
     "temper",
     "tempering",
     "variational",

@@ -1,0 +1,10 @@
+"""Speech through an alignment: linked predictive neural networks.
+
+Source: Tebelskis, Waibel, Petek, Schmidbauer, "Continuous Speech Recognition by Linked Predictive Neural Networks",
+NIPS 1990.
+"""
+
+from counterflow.speech import methods as _methods  # noqa: F401 - enters it in the registry
+from counterflow.speech.alignment import best_path, follow, path_error
+
+__all__ = ["best_path", "follow", "path_error"]
