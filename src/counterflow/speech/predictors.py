@@ -1,0 +1,218 @@
+r"""Banks of predictors of speech frames, all evaluated together.
+
+Source: J. Tebelskis, A. Waibel, B. Petek, O. Schmidbauer, "Continuous Speech Recognition by Linked Predictive Neural
+Networks", NIPS 1990, sections 2 and 4.
+
+===============================  ==================================================================
+the paper                        here
+===============================  ==================================================================
+predictive network               one of ``n_networks``: a linear map or a perceptron with one hidden layer of tanh
+"a short section of speech"      the ``window`` frames before frame t
+hidden control inputs            ``states`` of each network, told apart by bits at its input
+distance matrix                  ``costs(x)``, shape (time, networks * states): squared Euclidean distance
+===============================  ==================================================================
+
+Utterances are ``x`` (time, features). Predictor (network n, state k) has the number ``n * states + k``. Frames before
+the first are taken to be equal to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from counterflow.exceptions import InputError, ShapeError
+
+__all__ = ["Kind", "PredictorBank"]
+
+Kind = Literal["perceptron", "linear"]
+_CHUNK = 1024  # frames at once: hidden activations of all networks stay small
+
+
+class PredictorBank(nn.Module):
+    r"""Networks side by side, each of which predicts a frame from those before it.
+
+    .. math::
+
+       \hat x_t^{(n,k)} = V_n \tanh(W_n x_{t-w:t-1} + c_{nk} + b_n) + a_n, \qquad
+       d_{t,(n,k)} = \lVert x_t - \hat x_t^{(n,k)} \rVert^2
+
+    With ``states`` above 1 the networks have hidden control inputs: :math:`c_{nk} = U_n\,\mathrm{bits}(k)`, and
+    :math:`W_n x` is computed once for all states. A bank of one network with as many states as there are predictors is
+    the paper's single network for everything.
+
+    Args:
+        n_networks: Networks.
+        n_features: Features of a frame.
+        states: States of each network, told apart by :math:`\lceil\log_2 states\rceil` bits of -1 and 1.
+        window: Frames before t that are seen, w.
+        hidden: Hidden units of each network; the paper does not say how many.
+        kind: ``"perceptron"``, or ``"linear"``, the baseline without hidden units.
+
+    Raises:
+        InputError: If a number is below 1, the kind is not known, or linear predictors are asked for several states.
+
+    References:
+        Tebelskis and others (1990), sections 2 and 4; E. Levin, Speech recognition using hidden control neural network
+        architecture, ICASSP 1990.
+
+    Example:
+        >>> bank = PredictorBank(n_networks=40, n_features=16, states=2)
+        >>> x = torch.randn(100, 16)
+        >>> bank(x).shape, bank.costs(x).shape
+        (torch.Size([100, 80, 16]), torch.Size([100, 80]))
+    """
+
+    def __init__(
+        self,
+        n_networks: int,
+        n_features: int,
+        *,
+        states: int = 1,
+        window: int = 2,
+        hidden: int = 16,
+        kind: Kind = "perceptron",
+    ) -> None:
+        super().__init__()
+        numbers = {
+            "n_networks": n_networks, "n_features": n_features, "states": states, "window": window, "hidden": hidden,
+        }  # fmt: skip
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number from 1 on, got {value!r}")
+        if kind not in ("perceptron", "linear"):
+            raise InputError(f"kind must be 'perceptron' or 'linear', got {kind!r}")
+        if kind == "linear" and states > 1:
+            raise InputError(f"states={states} needs kind='perceptron': bits only shift what a linear network predicts")
+        self.n_networks, self.n_features, self.states = n_networks, n_features, states
+        self.window, self.hidden, self.kind = window, hidden, kind
+        N, D, H, seen = n_networks, n_features, hidden, window * n_features
+        rows = H if kind == "perceptron" else D
+        self.inner = nn.Parameter(torch.randn(N, rows, seen) / seen**0.5)
+        self.inner_bias = nn.Parameter(torch.zeros(N, rows))
+        self.outer = nn.Parameter(torch.randn(N, D, H) / H**0.5) if kind == "perceptron" else None
+        self.outer_bias = nn.Parameter(torch.zeros(N, D)) if kind == "perceptron" else None
+        bits = (states - 1).bit_length()
+        self.control = nn.Parameter(torch.randn(N, H, bits)) if bits else None
+        codes = (torch.arange(states)[:, None] >> torch.arange(bits)) & 1
+        self.register_buffer("_codes", 2.0 * codes - 1.0, persistent=False)
+        self._codes: Tensor
+
+    @property
+    def n_predictors(self) -> int:
+        """Networks times states."""
+        return self.n_networks * self.states
+
+    def extra_repr(self) -> str:
+        """The sizes, for ``print``."""
+        sizes = f"n_networks={self.n_networks}, n_features={self.n_features}, states={self.states}"
+        return f"{sizes}, window={self.window}, hidden={self.hidden}, kind={self.kind!r}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every predictor's prediction of every frame.
+
+        Args:
+            x: An utterance, shape (time, features).
+
+        Returns:
+            Shape (time, predictors, features), differentiable.
+
+        Raises:
+            ShapeError: If the shape does not fit.
+        """
+        return self._predict(self._seen(x)).permute(1, 0, 2)
+
+    def costs(self, x: Tensor) -> Tensor:
+        """Squared distances of all predictions from the frames, without keeping a graph.
+
+        Args:
+            x: An utterance, shape (time, features).
+
+        Returns:
+            The distance matrix, shape (time, predictors). Memory grows with time only by this matrix.
+
+        Raises:
+            ShapeError: If the shape does not fit.
+        """
+        with torch.no_grad():
+            seen = self._seen(x)
+            parts = []
+            for start in range(0, len(x), _CHUNK):
+                part = slice(start, start + _CHUNK)
+                parts.append((self._predict(seen[part]) - x[part]).square().sum(-1).T)
+            return torch.cat(parts)
+
+    def aligned_error(self, x: Tensor, predictors: Tensor) -> Tensor:
+        """Squared distance of each frame from the prediction of the one predictor that the alignment gives it.
+
+        Only these predictions are computed, forward and backward: one for each frame rather than all.
+
+        Args:
+            x: An utterance, shape (time, features).
+            predictors: Which predictor has the frame, shape (time,).
+
+        Returns:
+            Shape (time,), equal to ``costs(x)`` at those predictors, and differentiable.
+
+        Raises:
+            ShapeError: If a shape does not fit.
+            InputError: If a predictor is none of the bank's.
+
+        Example:
+            >>> bank = PredictorBank(3, 4)
+            >>> x, path = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 2])
+            >>> bool(torch.allclose(bank.aligned_error(x, path), bank.costs(x)[range(6), path], atol=1e-5))
+            True
+        """
+        seen = self._seen(x)
+        if predictors.shape != (len(x),) or predictors.is_floating_point() or predictors.dtype == torch.bool:
+            found = f"{predictors.dtype} of shape {tuple(predictors.shape)}"
+            raise ShapeError(f"predictors must be whole numbers of shape ({len(x)},), got {found}")
+        if not 0 <= int(predictors.min()) <= int(predictors.max()) < self.n_predictors:
+            raise InputError(f"predictors must lie between 0 and {self.n_predictors - 1}, got {predictors.tolist()}")
+        # The frames of each network side by side, filled up to the longest, as one batched product.
+        network, state = predictors // self.states, predictors % self.states
+        order = network.argsort(stable=True)
+        used, rank, counts = network[order].unique(return_inverse=True, return_counts=True)
+        place = torch.arange(len(x), device=x.device) - (counts.cumsum(0) - counts)[rank]
+        gathered = seen.new_zeros(len(used), int(counts.max()), seen.shape[1])
+        gathered = gathered.index_put((rank, place), seen[order])
+        inside = torch.baddbmm(self.inner_bias[used].unsqueeze(1), gathered, self.inner[used].transpose(1, 2))
+        if self.outer is not None and self.outer_bias is not None:
+            if self.control is not None:
+                offsets = self._offsets()[network[order], state[order]]
+                inside = inside.index_put((rank, place), offsets, accumulate=True)
+            inside = torch.baddbmm(self.outer_bias[used].unsqueeze(1), inside.tanh(), self.outer[used].transpose(1, 2))
+        errors = (inside[rank, place] - x[order]).square().sum(-1)
+        return errors[order.argsort()]
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """The frames before each, shape (time, window * features), the earliest first."""
+        if x.ndim != 2 or x.shape[1] != self.n_features or not len(x):
+            raise ShapeError(f"x has shape {tuple(x.shape)}; it needs (time, {self.n_features}), a time of 1 or more")
+        padded = torch.cat([x[:1].expand(self.window, -1), x[:-1]])
+        return padded.unfold(0, self.window, 1).transpose(1, 2).flatten(1)
+
+    def _offsets(self) -> Tensor:
+        """What the bits of each state add to the hidden units, shape (networks, states, hidden)."""
+        assert self.control is not None
+        return torch.einsum("nhb,kb->nkh", self.control, self._codes.to(self.control))
+
+    def _predict(self, seen: Tensor) -> Tensor:
+        """Shape (predictors, time, features)."""
+        N, T = self.n_networks, len(seen)
+        first = torch.addmm(self.inner_bias.flatten(), seen, self.inner.flatten(0, 1).T).view(T, N, -1)
+        if self.outer is None or self.outer_bias is None:
+            return first.transpose(0, 1)
+        hidden = first.transpose(0, 1).unsqueeze(1)
+        if self.control is not None:
+            hidden = hidden + self._offsets().unsqueeze(2)
+        hidden = hidden.tanh().flatten(1, 2)
+        found = torch.baddbmm(self.outer_bias.unsqueeze(1), hidden, self.outer.transpose(1, 2))
+        return found.reshape(self.n_predictors, T, self.n_features)
+
+    def _config(self) -> dict[str, Any]:
+        names = ("n_networks", "n_features", "states", "window", "hidden", "kind")
+        return {name: getattr(self, name) for name in names}
