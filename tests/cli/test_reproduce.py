@@ -81,10 +81,22 @@ def test_a_failed_trial_is_status_1_and_one_line(
     assert "toy: lacks not run: the set speech is not on this machine: buy it" in printed.out
 
 
+def _with_ctrl_c() -> None:
+    """A shell lets what it starts in the background ignore SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_a_resumable_state(tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_SECONDS", "0.4")
     command = [sys.executable, "-c", CLI, "reproduce", "toy", "--out", str(tmp_path / "out"), "--jobs", "2"]
-    child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_with_ctrl_c,
+    )
     _wait_until(lambda: list((tmp_path / "out").glob("toy/*.json")))
     before = trace.read_text().count("start")
     _wait_until(lambda: trace.read_text().count("start") > before)  # a trial has just begun
