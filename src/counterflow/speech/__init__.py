@@ -6,6 +6,18 @@ NIPS 1990.
 
 from counterflow.speech import methods as _methods  # noqa: F401 - enters it in the registry
 from counterflow.speech.alignment import best_path, follow, path_error
+from counterflow.speech.lexicon import SILENCE, Lexicon, Linkage, OutOfVocabulary, Phoneme
 from counterflow.speech.predictors import Kind, PredictorBank
 
-__all__ = ["Kind", "PredictorBank", "best_path", "follow", "path_error"]
+__all__ = [
+    "SILENCE",
+    "Kind",
+    "Lexicon",
+    "Linkage",
+    "OutOfVocabulary",
+    "Phoneme",
+    "PredictorBank",
+    "best_path",
+    "follow",
+    "path_error",
+]

@@ -66,3 +66,37 @@ def chains(costs: Any, frames: Any, states: Any, skip: bool, paths: Any) -> None
         if not total < _INF:
             paths[b, :] = -1
         paths[b, n:] = -1
+
+
+@numba.njit(cache=True, nogil=True)
+def linked(costs: Any, units: Any, begin: Any, before: Any, starts: Any, ends: Any, path: Any) -> Any:
+    """The best path through a linkage pattern; returns its cost, infinite where there is none.
+
+    ``costs`` (time, units); state s is fed by ``units[s]``, and comes after itself or
+    ``before[begin[s]:begin[s + 1]]``.
+    """
+    T, S = len(costs), len(units)
+    old, new = np.full(S, _INF), np.full(S, _INF)
+    back = np.empty((T, S), np.int32)
+    for s in range(S):
+        if starts[s]:
+            old[s] = costs[0, units[s]]
+    for t in range(1, T):
+        for s in range(S):
+            best, origin = old[s], s
+            for e in range(begin[s], begin[s + 1]):
+                if old[before[e]] < best:
+                    best, origin = old[before[e]], before[e]
+            new[s] = best + costs[t, units[s]]
+            back[t, s] = origin
+        old, new = new, old
+    total, last = _INF, -1
+    for s in range(S):
+        if ends[s] and old[s] < total:
+            total, last = old[s], s
+    if last >= 0:
+        for t in range(T - 1, -1, -1):
+            path[t] = last
+            if t > 0:
+                last = back[t, last]
+    return total

@@ -175,7 +175,7 @@ class PredictorBank(nn.Module):
         # The frames of each network side by side, filled up to the longest, as one batched product.
         network, state = predictors // self.states, predictors % self.states
         order = network.argsort(stable=True)
-        used, rank, counts = network[order].unique(return_inverse=True, return_counts=True)
+        used, rank, counts = torch.unique(network[order], return_inverse=True, return_counts=True)
         place = torch.arange(len(x), device=x.device) - (counts.cumsum(0) - counts)[rank]
         gathered = seen.new_zeros(len(used), int(counts.max()), seen.shape[1])
         gathered = gathered.index_put((rank, place), seen[order])
