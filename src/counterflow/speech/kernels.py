@@ -100,3 +100,95 @@ def linked(costs: Any, units: Any, begin: Any, before: Any, starts: Any, ends: A
             if t > 0:
                 last = back[t, last]
     return total
+
+
+@numba.njit(cache=True, nogil=True)
+def advance(
+    costs: Any,
+    units: Any,
+    first: Any,
+    skips: Any,
+    leaves_early: Any,
+    arc_begin: Any,
+    arc_from: Any,
+    arc_cost: Any,
+    into: Any,
+    silent_from: Any,
+    silent_to: Any,
+    silent_cost: Any,
+    beam: float,
+    score: Any,
+    token: Any,
+    node_score: Any,
+    node_token: Any,
+    record_template: Any,
+    record_before: Any,
+    record_end: Any,
+    record_cost: Any,
+    used: int,
+    time: int,
+) -> Any:
+    """Some frames of the One-Stage algorithm; returns how many records are in use.
+
+    Template k has the states ``first[k]`` to ``first[k + 1]``. It is entered from the grammar's nodes ``arc_from`` and
+    left into ``into[k]``. A node's score is that of the best word that has ended there. A token is the record of the
+    word before: its template, the record before it, the frame after its last, and the cost until then.
+    """
+    K, N = len(into), len(node_score)
+    winner = np.empty(N, np.int64)
+    for t in range(len(costs)):
+        row = costs[t]
+        least = _INF
+        for k in range(K):
+            a, z = first[k], first[k + 1]
+            enter, origin = _INF, -1
+            for e in range(arc_begin[k], arc_begin[k + 1]):
+                value = node_score[arc_from[e]] + arc_cost[e]
+                if value < enter:
+                    enter, origin = value, node_token[arc_from[e]]
+            # From the last state down, so that what is read is of the frame before.
+            for s in range(z - 1, a - 1, -1):
+                best, mine = score[s], token[s]
+                if s == a:
+                    if enter < best:
+                        best, mine = enter, origin
+                else:
+                    # Into a phoneme's first state one also comes from the last but one of the phoneme before.
+                    if score[s - 1] < best:
+                        best, mine = score[s - 1], token[s - 1]
+                    if skips[s] and score[s - 2] < best:
+                        best, mine = score[s - 2], token[s - 2]
+                best += row[units[s]]
+                score[s] = best
+                token[s] = mine
+                least = min(least, best)
+        bound = least + beam
+        for s in range(len(score)):
+            if score[s] > bound:
+                score[s] = _INF
+        for n in range(N):
+            node_score[n] = _INF
+            node_token[n] = -1
+            winner[n] = -1
+        for k in range(K):
+            z = first[k + 1] - 1
+            if leaves_early and score[z - 1] < score[z]:
+                z -= 1
+            if score[z] < node_score[into[k]]:
+                node_score[into[k]] = score[z]
+                node_token[into[k]] = token[z]
+                winner[into[k]] = k
+        for n in range(N):
+            if winner[n] >= 0:
+                record_template[used] = winner[n]
+                record_before[used] = node_token[n]
+                record_end[used] = time + t + 1
+                record_cost[used] = node_score[n]
+                node_token[n] = used
+                used += 1
+        for e in range(len(silent_from)):
+            value = node_score[silent_from[e]] + silent_cost[e]
+            if value < node_score[silent_to[e]]:
+                node_score[silent_to[e]] = value
+                node_token[silent_to[e]] = node_token[silent_from[e]]
+    return used

@@ -1,0 +1,237 @@
+r"""Which word may follow which, at what cost: word loops, word pairs, bigrams with back-off, and any finite automaton.
+
+Costs are negative natural logarithms of probabilities. A grammar is an automaton of nodes, arcs that speak a word, and
+silent arcs, which back-off takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from counterflow.exceptions import InputError
+
+__all__ = ["Grammar"]
+
+_START, _END = "<s>", "</s>"
+
+
+class Grammar:
+    """A finite automaton over words.
+
+    Args:
+        arcs: Each from a node to a node, with its word and cost.
+        start: The node where an utterance begins.
+        finals: The nodes where it may end, and what that costs.
+        silent: Arcs without a word, from node to node at a cost. None may follow another.
+
+    Raises:
+        InputError: If it has no arc or no final node, a cost is not finite, or one silent arc follows another.
+
+    Example:
+        >>> g = Grammar([(0, 1, "call", 0.0), (1, 2, "home", 0.7), (1, 2, "bob", 0.7)], start=0, finals={2: 0.0})
+        >>> round(g.cost(["call", "home"]), 2), g.cost(["home"])
+        (0.7, inf)
+    """
+
+    def __init__(
+        self,
+        arcs: Iterable[tuple[int, int, str, float]],
+        *,
+        start: int,
+        finals: Mapping[int, float],
+        silent: Iterable[tuple[int, int, float]] = (),
+    ) -> None:
+        self.arcs, self.silent = tuple(arcs), tuple(silent)
+        self.start, self.finals = start, dict(finals)
+        if not self.arcs or not self.finals:
+            raise InputError(f"a grammar needs arcs and final nodes, got {len(self.arcs)} and {len(self.finals)}")
+        costs = [*(arc[3] for arc in self.arcs), *(arc[2] for arc in self.silent), *self.finals.values()]
+        if not all(math.isfinite(cost) for cost in costs):
+            raise InputError("costs of a grammar must be finite; leave an arc out that may not be taken")
+        left = {source for source, _, _ in self.silent}
+        chained = [target for _, target, _ in self.silent if target in left]
+        if chained:
+            raise InputError(f"a silent arc ends in node {chained[0]}, where another begins; join them into one")
+        linked = [n for arc in (*self.arcs, *self.silent) for n in arc[:2]]
+        nodes = {start, *self.finals, *(int(n) for n in linked)}
+        self.nodes: tuple[int, ...] = tuple(sorted(nodes))
+        self.words: tuple[str, ...] = tuple(dict.fromkeys(arc[2] for arc in self.arcs))
+        self._spoken: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
+        for source, target, word, cost in self.arcs:
+            self._spoken[source, word].append((target, cost))
+        self._silent: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        for source, target, cost in self.silent:
+            self._silent[source].append((target, cost))
+
+    @classmethod
+    def loop(cls, words: Iterable[str]) -> Grammar:
+        """Any word may follow any, all as likely; the end is free.
+
+        Args:
+            words: The vocabulary.
+
+        Returns:
+            A grammar whose perplexity is the number of words.
+
+        Raises:
+            InputError: If there are none.
+        """
+        vocabulary = tuple(dict.fromkeys(words))
+        cost = math.log(max(len(vocabulary), 1))
+        return cls([(0, 0, word, cost) for word in vocabulary], start=0, finals={0: 0.0})
+
+    @classmethod
+    def pairs(cls, texts: Iterable[Sequence[str]]) -> Grammar:
+        """Words may follow each other as they do in some texts, all that may follow as likely.
+
+        Args:
+            texts: Sequences of words.
+
+        Returns:
+            The grammar; beginnings and ends of texts count as words.
+
+        Raises:
+            InputError: If there are no words.
+
+        Example:
+            >>> round(Grammar.pairs([["a", "b"], ["a", "c"]]).perplexity([["a", "c"]]), 3)
+            1.26
+        """
+        following: dict[str, dict[str, None]] = defaultdict(dict)
+        for before, word in _pairs(texts):
+            following[before][word] = None
+        return cls._of_histories({b: {w: math.log(len(some)) for w in some} for b, some in following.items()})
+
+    @classmethod
+    def bigram(cls, texts: Iterable[Sequence[str]], words: Iterable[str] = (), *, discount: float = 0.5) -> Grammar:
+        r"""Bigram probabilities with back-off, by absolute discounting.
+
+        .. math::
+
+           p(w | v) = \frac{c(v, w) - D}{c(v)} \text{ if } c(v, w) > 0, \text{ else } \beta(v)\, p(w), \qquad
+           p(w) = \frac{c(w) + 1}{N + |W|}
+
+        beta makes the probabilities after v sum to one; the end of a text counts as a word.
+
+        Args:
+            texts: Sequences of words.
+            words: More words of the vocabulary, which need not occur.
+            discount: D, from above 0 to below 1.
+
+        Returns:
+            The grammar.
+
+        Raises:
+            InputError: If there are no words, or the discount is out of range.
+
+        References:
+            H. Ney, U. Essen, R. Kneser, On structuring probabilistic dependences in stochastic language modelling,
+            Computer Speech and Language 8 (1994).
+
+        Example:
+            >>> g = Grammar.bigram([["a", "b"], ["a", "c"]], words="abcd")
+            >>> g.perplexity([["a", "b"]]) < g.perplexity([["a", "d"]])
+            True
+        """
+        if not 0 < discount < 1:
+            raise InputError(f"discount must be above 0 and below 1, got {discount}")
+        pairs = Counter(_pairs(texts))
+        singles = Counter(word for _, word in pairs.elements())
+        vocabulary = list(dict.fromkeys([*singles, *words, _END]))
+        total = singles.total() + len(vocabulary)
+        single = {word: (singles[word] + 1) / total for word in vocabulary}
+        following: dict[str, dict[str, int]] = defaultdict(dict)
+        for (before, word), count in pairs.items():
+            following[before][word] = count
+        histories: dict[str, dict[str, float]] = {}
+        back_off: dict[str, float] = {}
+        for before in dict.fromkeys([_START, *vocabulary]):
+            if before == _END:
+                continue
+            seen = following.get(before, {})
+            count = sum(seen.values())
+            histories[before] = {word: -math.log((each - discount) / count) for word, each in seen.items()}
+            left = 1.0 - sum(single[word] for word in seen)
+            if not seen:
+                back_off[before] = 0.0
+            elif left > 1e-12:
+                back_off[before] = -math.log(discount * len(seen) / count / left)
+        return cls._of_histories(histories, {word: -math.log(p) for word, p in single.items()}, back_off)
+
+    @classmethod
+    def _of_histories(
+        cls,
+        histories: Mapping[str, Mapping[str, float]],
+        single: Mapping[str, float] | None = None,
+        back_off: Mapping[str, float] | None = None,
+    ) -> Grammar:
+        """One node for each word that may have been the last, and one that knows none of them."""
+        names = dict.fromkeys([_START, *histories, *(w for some in histories.values() for w in some), *(single or ())])
+        node = {name: number for number, name in enumerate(name for name in names if name != _END)}
+        arcs = [(node[b], node[w], w, c) for b, some in histories.items() for w, c in some.items() if w != _END]
+        finals = {node[before]: some[_END] for before, some in histories.items() if _END in some}
+        silent = []
+        if single is not None and back_off is not None:
+            unknown = len(node)
+            arcs += [(unknown, node[word], word, cost) for word, cost in single.items() if word != _END]
+            finals[unknown] = single[_END]
+            silent = [(node[before], unknown, cost) for before, cost in back_off.items()]
+        return cls(arcs, start=node[_START], finals=finals, silent=silent)
+
+    def cost(self, words: Sequence[str]) -> float:
+        """The negative log-probability of a text with its end, infinite if it may not be spoken.
+
+        A silent arc is taken only where no arc speaks the word: that is what back-off means. A decoder, which takes the
+        cheapest path, may back off where a word was seen, too.
+        """
+        here = {self.start: 0.0}
+        for word in words:
+            here = self._after(here, functools.partial(self._ways, word))
+        ends = self._after(here, lambda node: [(-1, self.finals[node])] if node in self.finals else [])
+        return ends.get(-1, math.inf)
+
+    def perplexity(self, texts: Iterable[Sequence[str]]) -> float:
+        r"""The test-set perplexity :math:`\exp(\sum_i C_i / \sum_i (n_i + 1))`; ends count if they cost anything.
+
+        Args:
+            texts: Sequences of words.
+
+        Returns:
+            The perplexity, infinite if a text may not be spoken.
+
+        Raises:
+            InputError: If there are no texts.
+        """
+        several = [tuple(text) for text in texts]
+        ends = any(self.finals.values()) or len(self.finals) < len({arc[1] for arc in self.arcs})
+        count = sum(len(text) + ends for text in several)
+        if not count:
+            raise InputError("perplexity needs texts with words in them")
+        return math.exp(sum(self.cost(text) for text in several) / count)
+
+    def _ways(self, word: str, node: int) -> list[tuple[int, float]]:
+        return self._spoken.get((node, word), [])
+
+    def _after(self, here: Mapping[int, float], step: Callable[[int], Sequence[tuple[int, float]]]) -> dict[int, float]:
+        found: dict[int, float] = {}
+        for node, cost in here.items():
+            ways = [(target, cost + more) for target, more in step(node)]
+            if not ways:
+                ways = [(t, cost + c + more) for n, c in self._silent.get(node, []) for t, more in step(n)]
+            for target, value in ways:
+                found[target] = min(value, found.get(target, math.inf))
+        return found
+
+
+def _pairs(texts: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
+    found = []
+    for text in texts:
+        if isinstance(text, str):
+            raise InputError(f"a text must be a sequence of words, got the string {text!r}; split it")
+        found += list(zip([_START, *text], [*text, _END], strict=True))
+    if not any(word != _END for _, word in found):
+        raise InputError("texts have no words; give at least one")
+    return found
