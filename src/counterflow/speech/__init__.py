@@ -7,14 +7,18 @@ NIPS 1990.
 from counterflow.speech import methods as _methods  # noqa: F401 - enters it in the registry
 from counterflow.speech.alignment import best_path, follow, path_error
 from counterflow.speech.decoding import Decoder, DecoderStream, Hypothesis, WordSpan
+from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import SILENCE, Lexicon, Linkage, OutOfVocabulary, Phoneme
 from counterflow.speech.predictors import Kind, PredictorBank
+from counterflow.speech.training import Discrimination, discrimination, flat_start, train_gaussians, train_predictors
 
 __all__ = [
     "SILENCE",
     "Decoder",
     "DecoderStream",
+    "Discrimination",
+    "GaussianStates",
     "Grammar",
     "Hypothesis",
     "Kind",
@@ -24,7 +28,12 @@ __all__ = [
     "Phoneme",
     "PredictorBank",
     "WordSpan",
+    "add_deltas",
     "best_path",
+    "discrimination",
+    "flat_start",
     "follow",
     "path_error",
+    "train_gaussians",
+    "train_predictors",
 ]

@@ -241,6 +241,8 @@ class Linkage:
         units: The predictor of each state, shape (states,): phone times ``phoneme.predictors`` plus its place.
         word: Which word of the utterance a state belongs to, shape (states,), -1 in silence.
         phone: The number of each state's phone in ``lexicon.phones``, shape (states,).
+        order: Which phone of the pattern a state belongs to, shape (states,).
+        least_frames: Frames that the utterance takes at least.
 
     Raises:
         InputError: If a word is not in the lexicon.
@@ -261,6 +263,7 @@ class Linkage:
         self._phone: list[int] = []
         self._order: list[int] = []  # which phone of the utterance's pattern a state is in
         self._before: list[list[int]] = []
+        self._last_of_variant: list[bool] = []
         starts: set[int] = set()
         # Where the path may stand before what comes next; None is the beginning.
         front: list[int | None] = [None]
@@ -287,6 +290,24 @@ class Linkage:
         ]
         self.least_frames: int = max(sum(shortest), 1) * self.phoneme.least_frames
 
+    def first_pronunciations(self) -> Tensor:
+        """The states of each word's first pronunciation, with silence at both ends: where training may begin.
+
+        Returns:
+            States in order, shape (states,), of which silence between words is no part.
+        """
+        edges = {int(self.order[0]), int(self.order[-1])}
+        found, taken = [], set()
+        for state, (word, order) in enumerate(zip(self.word.tolist(), self.order.tolist(), strict=True)):
+            if word < 0:
+                if order in edges:
+                    found.append(state)
+            elif word not in taken:
+                found.append(state)
+                if self._last_of_variant[state]:
+                    taken.add(word)
+        return torch.tensor(found)
+
     def _add(self, phones: Sequence[int], word: int, front: Sequence[int | None], starts: set[int]) -> list[int | None]:
         """Add a chain of phones; returns the states from which it is left."""
         exits: list[int | None] = [*front]
@@ -307,6 +328,7 @@ class Linkage:
                 self._before.append(before)
             last = len(self._units) - 1
             exits = [last, last - 1] if self.phoneme.skip and self.phoneme.states > 1 else [last]
+        self._last_of_variant += [False] * (len(self._units) - len(self._last_of_variant) - 1) + [True]
         return exits
 
     def align(self, costs: Tensor) -> tuple[Tensor, float]:

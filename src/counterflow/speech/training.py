@@ -1,0 +1,230 @@
+"""Training through the alignment: forward pass, alignment, backward pass, over and over.
+
+Source: J. Tebelskis, A. Waibel, B. Petek, O. Schmidbauer, "Continuous Speech Recognition by Linked Predictive Neural
+Networks", NIPS 1990, section 2.1. How it begins, the optimizer, the rate and the number of passes are not in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from counterflow.exceptions import InputError
+from counterflow.speech.gaussians import GaussianStates
+from counterflow.speech.lexicon import Linkage
+from counterflow.speech.predictors import PredictorBank
+
+__all__ = ["Discrimination", "discrimination", "flat_start", "train_gaussians", "train_predictors"]
+
+
+def flat_start(pattern: Linkage, frames: int) -> Tensor:
+    """An alignment to begin from: equal time for each phoneme of the first pronunciation of each word, and silence.
+
+    Args:
+        pattern: The linkage pattern.
+        frames: How many frames the utterance has.
+
+    Returns:
+        The predictor of each frame, shape (frames,).
+
+    Raises:
+        InputError: If there are too few frames.
+
+    Example:
+        >>> from counterflow.speech import Lexicon, Phoneme
+        >>> flat_start(Linkage(["A"], Lexicon({"A": [("A",)]}), Phoneme(1, 1), silence=False), 4).tolist()
+        [1, 1, 1, 1]
+    """
+    if frames < pattern.least_frames:
+        raise InputError(
+            f"{' '.join(pattern.words) or 'silence'} takes {pattern.least_frames} frames or more, and there are "
+            f"{frames}: the transcript is too long for its audio"
+        )
+    states = pattern.first_pronunciations()
+    states = states[torch.arange(frames) * len(states) // frames]
+    return torch.from_numpy(pattern.units)[states]
+
+
+def _checked(utterances: Sequence[Tensor], patterns: Sequence[Linkage], passes: int) -> None:
+    if not utterances or len(utterances) != len(patterns):
+        raise InputError(f"as many utterances as patterns are needed, got {len(utterances)} and {len(patterns)}")
+    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        raise InputError(f"passes must be a whole number from 1 on, got {passes!r}")
+
+
+def _aligned(pattern: Linkage, costs: Tensor) -> tuple[Tensor, float]:
+    states, cost = pattern.align(costs)
+    return torch.from_numpy(pattern.units)[states], cost
+
+
+def train_gaussians(
+    model: GaussianStates,
+    utterances: Sequence[Tensor],
+    patterns: Sequence[Linkage],
+    *,
+    passes: int = 8,
+    report: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Fit Gaussian states and align in turn, from a flat start.
+
+    All but the last two passes have one Gaussian a state.
+
+    Args:
+        model: The states; it is changed in place.
+        utterances: Each of shape (time, features).
+        patterns: Their linkage patterns.
+        passes: Alignments.
+        report: Called after each pass with its number and cost.
+
+    Returns:
+        The mean cost of a frame at each alignment, in nats.
+
+    Raises:
+        InputError: If there is nothing to train on, or a transcript is too long for its audio.
+    """
+    _checked(utterances, patterns, passes)
+    paths = [flat_start(pattern, len(x)) for x, pattern in zip(utterances, patterns, strict=True)]
+    frames = sum(map(len, utterances))
+    found = []
+    whole = model.n_components
+    for number in range(passes):
+        single = GaussianStates(model.n_states, model.n_features).to(utterances[0])
+        fitted = single if number < passes - 2 and whole > 1 else model
+        fitted.fit(utterances, paths)
+        total = 0.0
+        for index, (x, pattern) in enumerate(zip(utterances, patterns, strict=True)):
+            paths[index], cost = _aligned(pattern, fitted.costs(x))
+            total += cost
+        found.append(total / frames)
+        if report is not None:
+            report(number, found[-1])
+    model.fit(utterances, paths)
+    return found
+
+
+def train_predictors(
+    bank: PredictorBank,
+    utterances: Sequence[Tensor],
+    patterns: Sequence[Linkage],
+    *,
+    passes: int = 10,
+    lr: float = 0.01,
+    batch: int = 4,
+    generator: torch.Generator | None = None,
+    report: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    r"""Train predictors through the alignment.
+
+    .. math::
+
+       E = \frac{1}{\sum_u T_u} \sum_u \min_{s_u} \sum_t \lVert x_t - \hat x_t^{(s_u(t))} \rVert^2
+
+    The first pass has a flat start for its alignment; from then on each utterance is aligned by the bank as it is, and
+    only the predictions on the path are computed for the backward pass. Steps are Adam's, with a rate that falls to
+    zero as a cosine.
+
+    Args:
+        bank: The predictors; they are changed in place.
+        utterances: Each of shape (time, features).
+        patterns: Their linkage patterns.
+        passes: Passes over all utterances.
+        lr: The first learning rate.
+        batch: Utterances a step; 1 is on-line training.
+        generator: Of the order of the utterances.
+        report: Called after each pass with its number and cost.
+
+    Returns:
+        The mean squared error of a frame on its path in each pass.
+
+    Raises:
+        InputError: If there is nothing to train on, a number is out of range, a transcript is too long for its audio,
+            or training diverged.
+    """
+    _checked(utterances, patterns, passes)
+    if batch < 1 or not lr > 0:
+        raise InputError(f"batch must be 1 or more and lr above 0, got {batch} and {lr}")
+    optimizer = torch.optim.Adam(bank.parameters(), lr=lr)
+    steps = passes * -(-len(utterances) // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    frames = sum(map(len, utterances))
+    found = []
+    for number in range(passes):
+        total = 0.0
+        order = torch.randperm(len(utterances), generator=generator).tolist()
+        for begin in range(0, len(order), batch):
+            optimizer.zero_grad()
+            chosen = order[begin : begin + batch]
+            some = [utterances[index] for index in chosen]
+            for index, x in zip(chosen, some, strict=True):
+                path = (
+                    flat_start(patterns[index], len(x)) if number == 0 else _aligned(patterns[index], bank.costs(x))[0]
+                )
+                error = bank.aligned_error(x, path).sum()
+                total += float(error.detach())
+                (error / sum(map(len, some))).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        found.append(total / frames)
+        if not torch.isfinite(torch.tensor(found[-1])):
+            raise InputError(
+                f"training diverged in pass {number + 1} with lr={lr}; lower it, or normalize the features"
+            )
+        if report is not None:
+            report(number, found[-1])
+    return found
+
+
+@dataclass(frozen=True)
+class Discrimination:
+    """How well the aligned phoneme stands out among all (section 5 of the paper, as numbers).
+
+    Args:
+        rank: The mean rank of the aligned phoneme's cost among all phonemes', from 1.
+        ratio: The median over frames of the aligned phoneme's cost to the least of the others'.
+        frame_error: The share of frames on which another phoneme is cheaper.
+        chance: The rank of a phoneme drawn at random.
+    """
+
+    rank: float
+    ratio: float
+    frame_error: float
+    chance: float
+
+
+def discrimination(costs: Tensor, predictors: Tensor, per_phoneme: int) -> Discrimination:
+    """Compare the aligned phoneme's cost with all others', frame by frame.
+
+    A phoneme's cost at a frame is that of its best predictor.
+
+    Args:
+        costs: Distances, shape (time, predictors).
+        predictors: The aligned predictor of each frame, shape (time,).
+        per_phoneme: Predictors of a phoneme.
+
+    Returns:
+        The measures.
+
+    Raises:
+        InputError: If the shapes do not fit together, or there is one phoneme only.
+
+    Example:
+        >>> discrimination(torch.tensor([[1.0, 2.0, 4.0], [3.0, 2.0, 4.0]]), torch.tensor([0, 2]), 1)
+        Discrimination(rank=2.0, ratio=0.5, frame_error=0.5, chance=2.0)
+    """
+    fits = costs.ndim == 2 and len(costs) and predictors.shape == costs.shape[:1] and per_phoneme >= 1
+    if not fits or costs.shape[1] % per_phoneme or costs.shape[1] < 2 * per_phoneme:
+        shapes = f"costs {tuple(costs.shape)}, predictors {tuple(predictors.shape)}, per_phoneme {per_phoneme}"
+        raise InputError(f"{shapes}: (time, predictors), (time,) and a divisor that leaves two phonemes are needed")
+    best = costs.reshape(len(costs), -1, per_phoneme).amin(-1)
+    own = best.gather(1, (predictors // per_phoneme)[:, None])
+    others = best.scatter(1, (predictors // per_phoneme)[:, None], torch.inf)
+    rank = 1 + (others < own).sum(1)
+    return Discrimination(
+        rank=float(rank.double().mean()),
+        ratio=float((own[:, 0] / others.amin(1)).median()),
+        frame_error=float((rank > 1).double().mean()),
+        chance=(1 + best.shape[1]) / 2,
+    )
