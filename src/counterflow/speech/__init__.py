@@ -11,6 +11,7 @@ from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import SILENCE, Lexicon, Linkage, OutOfVocabulary, Phoneme
 from counterflow.speech.predictors import Kind, PredictorBank
+from counterflow.speech.recognizer import ModelKind, Recognizer, Segment, Word
 from counterflow.speech.training import Discrimination, discrimination, flat_start, train_gaussians, train_predictors
 
 __all__ = [
@@ -24,9 +25,13 @@ __all__ = [
     "Kind",
     "Lexicon",
     "Linkage",
+    "ModelKind",
     "OutOfVocabulary",
     "Phoneme",
     "PredictorBank",
+    "Recognizer",
+    "Segment",
+    "Word",
     "WordSpan",
     "add_deltas",
     "best_path",

@@ -18,7 +18,7 @@ the first are taken to be equal to it.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class PredictorBank(nn.Module):
         window: Frames before t that are seen, w.
         hidden: Hidden units of each network; the paper does not say how many.
         kind: ``"perceptron"``, or ``"linear"``, the baseline without hidden units.
+        generator: Where the first weights come from; torch's own if not given.
 
     Raises:
         InputError: If a number is below 1, the kind is not known, or linear predictors are asked for several states.
@@ -74,6 +75,7 @@ class PredictorBank(nn.Module):
         window: int = 2,
         hidden: int = 16,
         kind: Kind = "perceptron",
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         numbers = {
@@ -90,12 +92,12 @@ class PredictorBank(nn.Module):
         self.window, self.hidden, self.kind = window, hidden, kind
         N, D, H, seen = n_networks, n_features, hidden, window * n_features
         rows = H if kind == "perceptron" else D
-        self.inner = nn.Parameter(torch.randn(N, rows, seen) / seen**0.5)
+        self.inner = nn.Parameter(torch.randn(N, rows, seen, generator=generator) / seen**0.5)
         self.inner_bias = nn.Parameter(torch.zeros(N, rows))
-        self.outer = nn.Parameter(torch.randn(N, D, H) / H**0.5) if kind == "perceptron" else None
+        self.outer = nn.Parameter(torch.randn(N, D, H, generator=generator) / H**0.5) if kind == "perceptron" else None
         self.outer_bias = nn.Parameter(torch.zeros(N, D)) if kind == "perceptron" else None
         bits = (states - 1).bit_length()
-        self.control = nn.Parameter(torch.randn(N, H, bits)) if bits else None
+        self.control = nn.Parameter(torch.randn(N, H, bits, generator=generator)) if bits else None
         codes = (torch.arange(states)[:, None] >> torch.arange(bits)) & 1
         self.register_buffer("_codes", 2.0 * codes - 1.0, persistent=False)
         self._codes: Tensor
@@ -212,7 +214,3 @@ class PredictorBank(nn.Module):
         hidden = hidden.tanh().flatten(1, 2)
         found = torch.baddbmm(self.outer_bias.unsqueeze(1), hidden, self.outer.transpose(1, 2))
         return found.reshape(self.n_predictors, T, self.n_features)
-
-    def _config(self) -> dict[str, Any]:
-        names = ("n_networks", "n_features", "states", "window", "hidden", "kind")
-        return {name: getattr(self, name) for name in names}

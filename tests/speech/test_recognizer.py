@@ -1,0 +1,148 @@
+"""A recognizer of sounds that are made here, from recordings to words and back from disk."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from counterflow.exceptions import DataError, InputError, ShapeError
+from counterflow.speech import Grammar, Lexicon, Recognizer
+
+RATE = 8000
+LEXICON = Lexicon({"lo": ["lo"], "ol": ["ol"], "hi": ["hi"], "lil": ["lil"]})
+FORMANTS = {"l": (350, 2600), "o": (500, 900), "h": (1500, 3500), "i": (300, 2200)}
+
+
+def say(words: list[str], seed: int) -> torch.Tensor:
+    """A voice of 120 or 150 hertz; each phone has two bands that ring."""
+    random = np.random.default_rng(seed)
+    pitch = 120 if seed % 2 else 150
+    parts = [np.zeros(int(0.15 * RATE))]
+    for word in words:
+        for phone in LEXICON.pronunciations[word][0]:
+            time = np.arange(int(random.uniform(0.08, 0.14) * RATE)) / RATE
+            harmonics = np.arange(pitch, 3900, pitch)
+            gains = sum(np.exp(-(((harmonics - f) / 150) ** 2)) for f in FORMANTS[phone])
+            parts.append(0.1 * (gains[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(0))
+        parts.append(np.zeros(int(random.uniform(0.0, 0.1) * RATE)))
+    wave = np.concatenate([*parts, np.zeros(int(0.15 * RATE))])
+    return torch.tensor(wave + 0.002 * random.normal(size=len(wave)), dtype=torch.float32)
+
+
+def corpus(count: int, seed: int) -> tuple[list[torch.Tensor], list[str]]:
+    random = np.random.default_rng(seed)
+    texts = [" ".join(random.choice(list(LEXICON.pronunciations), random.integers(1, 4))) for _ in range(count)]
+    return [say(text.split(), 1000 * seed + number) for number, text in enumerate(texts)], texts
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Recognizer]:
+    waves, texts = corpus(40, 1)
+    found = {}
+    for kind in ("gaussians", "predictors", "linear", "hidden control"):
+        found[kind] = Recognizer.train(
+            waves, texts, RATE, LEXICON, kind=kind, components=2, hidden=8, generator=torch.Generator().manual_seed(0)
+        )
+    return found
+
+
+@pytest.mark.parametrize("kind", ["gaussians", "predictors", "linear", "hidden control"])
+def test_two_voices_are_understood_and_the_model_survives_the_disk(trained, kind, tmp_path):
+    rec = trained[kind]
+    waves, texts = corpus(12, 2)
+    found = [rec.recognize(wave) for wave in waves]
+    assert [" ".join(word.text for word in words) for words in found] == texts
+    rec.save(tmp_path / "model")
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".safetensors", ".json"}
+    again = Recognizer.load(tmp_path / "model")
+    soundfile.write(tmp_path / "one.wav", np.stack([waves[0], waves[0]], 1), RATE, subtype="FLOAT")  # stereo
+    assert again.transcribe(tmp_path / "one.wav") == found[0]
+    assert all(0 <= word.start < word.end <= len(waves[0]) / RATE for word in found[0])
+
+
+def test_words_are_where_they_were_put(trained):
+    wave = say(["hi", "lo"], 3)
+    words, phones = trained["gaussians"].align(wave, "hi lo")
+    assert [word.text for word in words] == ["hi", "lo"]
+    assert [phone.text for phone in phones if phone.text != "SIL"] == list("hilo")
+    assert all(a.end == b.start for a, b in itertools.pairwise(phones))
+    assert words[0].start == pytest.approx(0.15, abs=0.04)
+    loud = wave.abs() > 0.02
+    assert words[-1].end == pytest.approx(float(loud.nonzero()[-1]) / RATE, abs=0.04)
+
+
+def test_equal_seeds_give_equal_recognizers(trained):
+    waves, texts = corpus(40, 1)
+    draw = torch.Generator().manual_seed(0)
+    again = Recognizer.train(waves, texts, RATE, LEXICON, kind="linear", components=2, hidden=8, generator=draw)
+    assert torch.equal(again.model.inner, trained["linear"].model.inner)
+
+
+def test_audio_that_cannot_be_heard_is_refused(trained, tmp_path):
+    rec, wave = trained["gaussians"], say(["hi"], 4).numpy()
+    cases = {
+        "empty": (wave[:0], RATE, "holds no samples"),
+        "short": (wave[:100], RATE, "lasts 0.01.* s; 0.025 s is the least"),
+        "silent": (0 * wave, RATE, "is silent"),
+        "fast": (wave, 16000, "has 16000 samples a second, and the model 8000; resample it"),
+    }
+    for name, (samples, rate, match) in cases.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate)
+        with pytest.raises(DataError, match=match):
+            rec.transcribe(tmp_path / f"{name}.wav")
+    whole = tmp_path / "whole.flac"
+    soundfile.write(whole, wave, RATE)
+    (tmp_path / "cut.flac").write_bytes(whole.read_bytes()[:60])
+    with pytest.raises(DataError, match="cannot be read"):
+        rec.transcribe(tmp_path / "cut.flac")
+    with pytest.raises(ShapeError, match="one window of 25 ms"):
+        rec.recognize(torch.zeros(10))
+    with pytest.raises(InputError, match="no sequence of words that the grammar permits fits"):
+        Recognizer(
+            rec.model, LEXICON, Grammar([(0, 1, "lil", 0.0)], start=0, finals={1: 0.0}), rec.phoneme,
+            rate=RATE, spread=rec.spread, deltas=2,
+        ).recognize(torch.from_numpy(wave[:240]))  # fmt: skip
+
+
+def test_what_cannot_be_trained_is_said(trained):
+    waves, texts = corpus(2, 5)
+
+    def train(**changes: object) -> None:
+        Recognizer.train(**{"waves": waves, "texts": texts, "rate": RATE, "lexicon": LEXICON, "passes": 1, **changes})
+
+    for changes, match in (
+        ({"texts": ["yo lo", "oy"]}, "lacks 2 words: yo, oy"),
+        ({"texts": texts[:1]}, "as many waves as texts"),
+        ({"texts": [texts[0], "lil " * 90]}, "recording 1 lasts .* the transcript is too long for its audio"),
+        ({"kind": "big"}, "kind must be"),
+    ):
+        with pytest.raises(InputError, match=match):
+            train(**changes)
+    with pytest.raises(DataError, match="recording 1 is silent"):
+        train(waves=[waves[0], 0 * waves[1]])
+    rec = trained["gaussians"]
+    with pytest.raises(InputError, match="the lexicon needs 2 phones"):
+        Recognizer(rec.model, Lexicon({"a": ["a"]}), rec.grammar, rec.phoneme, rate=RATE, spread=rec.spread)
+    with pytest.raises(InputError, match="the model sees 48 features"):
+        Recognizer(rec.model, LEXICON, rec.grammar, rec.phoneme, rate=RATE, spread=rec.spread)
+
+
+def test_a_damaged_model_is_refused(trained, tmp_path: Path):
+    trained["gaussians"].save(tmp_path)
+    file = tmp_path / "model.json"
+    text = json.loads(file.read_text())
+    for name, value in (
+        ("rate", None),
+        ("phoneme", {"states": 5}),
+        ("model", {"bank": False, "n_states": 1}),
+        ("lexicon", []),
+    ):
+        file.write_text(json.dumps({**text, "config": {**text["config"], name: value}}))
+        with pytest.raises(InputError, match="is damaged"):
+            Recognizer.load(tmp_path)
