@@ -410,6 +410,39 @@ def benchmark_of_noise() -> str:
     return f"Medians and quartiles of {found['repeats']} steps, torch {found['torch']}.{missing}\n\n{table(head, rows)}"
 
 
+def benchmark_of_speech() -> str:
+    """What ``benchmarks/speech.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "speech.json").read_text())
+    met = {True: "met", False: "missed", None: ""}
+    ways = [
+        (
+            row["way"],
+            f"{row['microseconds']:.4g}",
+            f"{row['ratio']:.4g}",
+            "" if row["bar"] is None else f"{row['bar']:g}",
+            met[row["pass"]],
+        )
+        for row in found["parts"]["alignment"]
+        if "missing" not in row
+    ]
+    banks = [
+        (row["bank"], f"{row['parameters']:,}", f"{row['milliseconds']:.1f}", met[row["pass"]])
+        for row in found["parts"]["predictors"]
+    ]
+    words = [
+        (str(row["words"]), str(row["seconds"]), f"{row['real-time factor']:.4f}", met[row["pass"]])
+        for row in found["parts"]["recognition"]
+    ]
+    return "\n\n".join(
+        [
+            f"Medians within one run, {found['threads']} thread, torch {found['torch']}.",
+            table(("way to align", "microseconds", "over the bare call", "at least", "target"), ways),
+            table(("predictors, 10 s of speech", "parameters", "ms", "target"), banks),
+            table(("words", "seconds of speech", "real-time factor", "target"), words),
+        ]
+    )
+
+
 def size_text(size: int) -> str:
     """Bytes as people read them."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
@@ -418,6 +451,7 @@ def size_text(size: int) -> str:
 PARTS: dict[str, Callable[..., str]] = {
     "benchmark_bptt": benchmark_of_budgets,
     "benchmark_competition": benchmark_of_competition,
+    "benchmark_speech": benchmark_of_speech,
     "benchmark_tempering": benchmark_of_tempering,
     "benchmark_variational": benchmark_of_noise,
     "benchmark_whitening": benchmark_of_whitening,

@@ -28,7 +28,7 @@ from counterflow.exceptions import InputError, ShapeError
 __all__ = ["Kind", "PredictorBank"]
 
 Kind = Literal["perceptron", "linear"]
-_CHUNK = 1024  # frames at once: hidden activations of all networks stay small
+_CHUNK = 256  # frames at once: hidden units of all networks stay in the cache
 
 
 class PredictorBank(nn.Module):

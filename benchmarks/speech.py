@@ -1,0 +1,196 @@
+"""Alignment, predictors and recognition beside other ways to do the same.
+
+    python benchmarks/speech.py [--json FILE] [--repeats N]
+
+Alignment is of 300 frames with 60 states in a left-right chain, as a bare call and as the whole `best_path`, beside
+librosa's and hmmlearn's Viterbi decoders (which know dense transitions), librosa's dynamic time warping on the same
+matrix, and a recursion that goes through the rows in NumPy or in torch. Predictors are 40 phonemes of three, and two
+states a phoneme as networks of their own or under hidden control, on 10 s of speech. Recognition is a loop of random
+words of four phones over random costs, without features: seconds of processor over seconds of speech. Medians of one
+thread, all within one run. Bars are those that were set before the code was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from counterflow.speech import Decoder, Grammar, Lexicon, Phoneme, PredictorBank, best_path, kernels
+
+# How many times as fast the bare call has to be.
+BARS = {"librosa viterbi": 100, "hmmlearn": 100, "numpy rows": 100, "torch rows": 500, "librosa dtw": 20}
+PREDICTORS_MS = 20.0
+REAL_TIME = 0.01
+
+
+def median_time(call: Callable[[], object], repeats: int) -> float:
+    """Seconds of processor time for a call."""
+    call()
+    inner = 1
+    while True:  # the clock is coarse
+        began = time.process_time()
+        for _ in range(inner):
+            call()
+        if time.process_time() - began > 0.005:
+            break
+        inner *= 2
+    found = []
+    for _ in range(repeats):
+        began = time.process_time()
+        for _ in range(inner):
+            call()
+        found.append((time.process_time() - began) / inner)
+    return float(np.median(found))
+
+
+def numpy_rows(costs: np.ndarray) -> np.ndarray:
+    T, S = costs.shape
+    total = np.full(S, np.inf)
+    total[0] = costs[0, 0]
+    moved = np.zeros((T, S), bool)
+    for t in range(1, T):
+        before = np.concatenate([[np.inf], total[:-1]])
+        moved[t] = before < total
+        total = np.where(moved[t], before, total) + costs[t]
+    return trace(moved)
+
+
+def torch_rows(costs: torch.Tensor) -> np.ndarray:
+    T, S = costs.shape
+    infinite = torch.full((1,), torch.inf)
+    total = torch.cat([costs[0, :1], infinite.expand(S - 1)])
+    moved = [torch.zeros(S, dtype=torch.bool)]
+    for t in range(1, T):
+        before = torch.cat([infinite, total[:-1]])
+        moved.append(before < total)
+        total = torch.where(moved[-1], before, total) + costs[t]
+    return trace(torch.stack(moved).numpy())
+
+
+def trace(moved: np.ndarray) -> np.ndarray:
+    T, S = moved.shape
+    path = np.empty(T, np.int64)
+    state = S - 1
+    for t in range(T - 1, -1, -1):
+        path[t] = state
+        state -= int(moved[t, state])
+    return path
+
+
+def alignment(repeats: int, frames: int = 300, states: int = 60) -> list[dict[str, Any]]:
+    """Our bare call beside the others; those that find the same path are checked to do so."""
+    import librosa
+
+    costs = np.random.default_rng(0).random((frames, states), dtype=np.float32)
+    table, sizes = costs[None], (np.array([frames]), np.array([states]))
+    path = np.empty((1, frames), np.int64)
+    whole = torch.from_numpy(table)
+    step = np.triu(np.tril(np.full((states, states), 0.5), 1))
+    step[-1, -1] = 1.0
+    first = np.eye(states)[0]
+    likelihood = np.exp(-costs.T.astype(float))
+    calls: dict[str, Callable[[], object]] = {
+        "bare": lambda: kernels.chains(table, *sizes, False, path),
+        "best_path": lambda: best_path(whole),
+        "numpy rows": lambda: numpy_rows(costs),
+        "torch rows": lambda: torch_rows(whole[0]),
+        "librosa viterbi": lambda: librosa.sequence.viterbi(likelihood, step, p_init=first),
+        "librosa dtw": lambda: librosa.sequence.dtw(
+            C=costs.T, step_sizes_sigma=np.array([[0, 1], [1, 1]]), backtrack=True
+        ),
+    }
+    missing = []
+    try:
+        from hmmlearn import _hmmc
+    except ImportError as error:
+        missing.append(f"hmmlearn: {error}")
+    else:
+        scores = -costs.astype(float)
+        calls["hmmlearn"] = lambda: _hmmc.viterbi(first, step, scores)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # logarithms of zero
+        calls["bare"]()
+        for name in ("numpy rows", "torch rows"):
+            assert np.array_equal(calls[name](), path[0]), name
+        times = {name: median_time(call, repeats) for name, call in calls.items()}
+    rows = []
+    for name, seconds in times.items():
+        ratio = seconds / times["bare"]
+        met = ratio >= BARS[name] if name in BARS else None
+        rows.append({"way": name, "microseconds": 1e6 * seconds, "ratio": ratio, "bar": BARS.get(name), "pass": met})
+    return rows + [{"way": text, "missing": True} for text in missing]
+
+
+def predictors(repeats: int, frames: int = 1000) -> list[dict[str, Any]]:
+    """All predictions and distances of 10 s."""
+    torch.manual_seed(0)
+    x = torch.randn(frames, 16)
+    banks = {
+        "40 phonemes of 3": PredictorBank(120, 16),
+        "40 phonemes of 2": PredictorBank(80, 16),
+        "40 phonemes of 2, hidden control": PredictorBank(40, 16, states=2),
+        "one network, 80 states": PredictorBank(1, 16, states=80),
+        "40 phonemes of 3, linear": PredictorBank(120, 16, kind="linear"),
+    }
+    rows = []
+    for name, bank in banks.items():
+        seconds = median_time(lambda bank=bank: bank.costs(x), repeats)  # type: ignore[misc]
+        met = 1e3 * seconds < PREDICTORS_MS if name == "40 phonemes of 3" else None
+        size = sum(each.numel() for each in bank.parameters())
+        rows.append({"bank": name, "parameters": size, "milliseconds": 1e3 * seconds, "pass": met})
+    return rows
+
+
+def recognition(repeats: int) -> list[dict[str, Any]]:
+    """The One-Stage algorithm over vocabularies and durations."""
+    random = np.random.default_rng(0)
+    rows = []
+    for words, seconds in ((50, 10), (100, 10), (200, 10), (400, 10), (100, 5), (100, 20), (100, 40)):
+        phones = [[f"p{phone}" for phone in random.integers(39, size=4)] for _ in range(words)]
+        lexicon = Lexicon({f"w{number}": [each] for number, each in enumerate(phones)})
+        phoneme = Phoneme(3, 3, skip=False)
+        decoder = Decoder(lexicon, Grammar.loop(lexicon.pronunciations), phoneme)
+        costs = torch.from_numpy(random.random((100 * seconds, 3 * len(lexicon.phones))))
+        took = median_time(lambda decoder=decoder, costs=costs: decoder.decode(costs), repeats)  # type: ignore[misc]
+        met = took / seconds <= REAL_TIME if (words, seconds) == (100, 10) else None
+        rows.append({"words": words, "seconds": seconds, "real-time factor": took / seconds, "pass": met})
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="FILE", help="put the results in there")
+    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="measurements of each (default 15)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found = {}
+    for part, rows in (("alignment", alignment), ("predictors", predictors), ("recognition", recognition)):
+        found[part] = rows(arguments.repeats)
+        print(part)
+        for row in found[part]:
+            numbers = (
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{value}"
+                for key, value in row.items()
+                if key != "pass"
+            )
+            verdict = {True: "  pass", False: "  MISS", None: ""}[row.get("pass")]
+            print(f"  {', '.join(numbers)}{verdict}", flush=True)
+    if arguments.json:
+        target = Path(arguments.json)
+        new = target.with_name(target.name + ".new")
+        new.write_text(json.dumps({"threads": 1, "torch": torch.__version__, "parts": found}, indent=1) + "\n")
+        os.replace(new, target)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
