@@ -21,7 +21,7 @@ INLINE = "[[claim]]\nid = 'a'\nclaim = 'x'\nkind = 'order'\n"
     ("arguments", "message"),
     [
         ("lst", "there is no command 'lst'; did you mean 'list'?"),
-        ("frobnicate", "there is no command 'frobnicate'; there are list, reproduce, report, plan, identify, speech, data"),
+        ("frobnicate", "no command 'frobnicate'; there are list, reproduce, report, plan, identify, speech, data"),
         ("--frob", "there is no command '--frob'"),
         ("list everything", "everything; counterflow list --help says more"),
         ("reproduce", "Missing from counterflow reproduce: KEY|all; counterflow reproduce --help says more"),
