@@ -82,7 +82,7 @@ def speech_command(
         lexicon: check, train: a dictionary, a word and its phones on a line.
         oov: check, train, align, evaluate: words without a pronunciation: an error that lists them (the default), skip
             them, or spell them by their letters.
-        kind: train: mixtures of gaussians (the default; the fewest errors), the paper's predictors, linear ones, or
+        kind: train: mixtures of gaussians (the default), the paper's predictors, linear ones, or
             one network a phoneme with hidden-control.
         passes: train: alignments of the corpus; 8 by default.
         seed: train: of the predictors' weights; 0 by default.

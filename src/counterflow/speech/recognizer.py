@@ -138,7 +138,7 @@ class Recognizer:
             texts: What is said in each.
             rate: Samples a second of all.
             lexicon: Pronunciations of at least the words in the texts; those of others can be recognized, too.
-            kind: ``"gaussians"``, mixtures for each state, which are the more accurate; ``"predictors"`` are the
+            kind: ``"gaussians"``, mixtures for each state; ``"predictors"`` are the
                 paper's, ``"linear"`` ones its baseline, and with ``"hidden control"`` a phoneme has one network.
             grammar: What it will expect; by default a bigram of the texts with all words of the lexicon.
             phoneme: The topology; for Gaussians three states in a row by default, else the paper's.
@@ -148,8 +148,8 @@ class Recognizer:
             hidden: Hidden units of a predictor.
             passes: Alignments of all recordings.
             scale: Of the grammar's costs; 8 for Gaussians by default, else 1.
-            penalty: For each word; 15 for Gaussians by default, else 0. This and the scale were chosen on training speakers of
-                CMU's an4 that were held out, not on test speakers.
+            penalty: For each word; 15 for Gaussians by default, else 0. This and the scale were chosen on held-out
+                training speakers of CMU's an4.
             generator: Of predictors' weights and the order of recordings; torch's own if not given.
             report: Called after each pass with its number and cost.
 
