@@ -15,6 +15,31 @@ the paper                       here
 
 from counterflow.choice import methods as _methods  # noqa: F401 - enters them in the registry
 from counterflow.choice.ensemble import MultipleChoice, Step
+from counterflow.choice.metrics import (
+    assignment_matrix,
+    cider_d,
+    distinct_ngrams,
+    mean_length,
+    oracle_accuracy,
+    oracle_cider_d,
+    oracle_mean_iou,
+    plot_assignments,
+)
 from counterflow.choice.oracle import choose, oracle_loss, winners, winners_only
 
-__all__ = ["MultipleChoice", "Step", "choose", "oracle_loss", "winners", "winners_only"]
+__all__ = [
+    "MultipleChoice",
+    "Step",
+    "assignment_matrix",
+    "choose",
+    "cider_d",
+    "distinct_ngrams",
+    "mean_length",
+    "oracle_accuracy",
+    "oracle_cider_d",
+    "oracle_loss",
+    "oracle_mean_iou",
+    "plot_assignments",
+    "winners",
+    "winners_only",
+]
