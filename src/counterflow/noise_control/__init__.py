@@ -1,0 +1,36 @@
+r"""Active noise control: the acoustics of the task, and adaptive controllers that learn sample by sample.
+
+Cho, Lee, "Active Noise Canceling using Analog Neuro-Chip with On-Chip Learning Capability", NIPS 1998.
+
+==============================  ==================================================================================
+the paper                       here
+==============================  ==================================================================================
+:math:`H = C_1 / C_2`           `FiniteResponse`; ``CHANNELS["H1"]`` and ``CHANNELS["H2"]`` are the paper's two
+cubic model of the loudspeaker  `CubicDistortion`, fitted to a signal-to-distortion ratio
+8-bit converters                `quantize`, of whose range a stated fraction is used
+LMS canceller                   `LMS`; beside it `NLMS` and `RLS`, which are ours
+multilayer Perceptron           `Perceptron`, of one hidden layer in double precision
+noise reduction ratio           `noise_reduction`, with the other sign: positive decibels are good
+==============================  ==================================================================================
+
+Signals are one-dimensional arrays of samples, taken as float64. The reference is what a controller hears,
+:math:`x`; the target is what it must produce, :math:`d`; the residual is :math:`e = d - y`. Whatever has a memory keeps
+it between calls: blocks of any size, of one sample too, give what one block gives.
+"""
+
+from counterflow.noise_control.filters import LMS, NLMS, RLS, Controller
+from counterflow.noise_control.paths import CHANNELS, CubicDistortion, FiniteResponse, noise_reduction, quantize
+from counterflow.noise_control.perceptron import Perceptron
+
+__all__ = [
+    "CHANNELS",
+    "LMS",
+    "NLMS",
+    "RLS",
+    "Controller",
+    "CubicDistortion",
+    "FiniteResponse",
+    "Perceptron",
+    "noise_reduction",
+    "quantize",
+]

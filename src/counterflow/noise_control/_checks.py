@@ -1,0 +1,37 @@
+"""What a signal and a setting must be, said in one line where they are not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from counterflow.exceptions import InputError, ShapeError
+
+Signal = NDArray[np.float64]
+
+
+def signal(values: ArrayLike, name: str) -> Signal:
+    """Samples as float64, all of them numbers."""
+    array = np.ascontiguousarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ShapeError(f"{name} has shape {array.shape}; give one channel, (samples,)")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        raise InputError(f"{name}: sample {bad[0]} is {array[bad[0]]}; give finite samples")
+    return array
+
+
+def positive(value: float, name: str) -> float:
+    """A finite number above zero."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} is {value}; give a finite number > 0")
+    return float(value)
+
+
+def count(value: int, name: str) -> int:
+    """A whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} is {value!r}; give a whole number >= 1")
+    return int(value)

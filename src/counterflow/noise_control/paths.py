@@ -1,0 +1,177 @@
+"""Between the source of the noise and the quiet zone: channels, the loudspeaker's distortion, converters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from counterflow.exceptions import InputError, ShapeError
+from counterflow.noise_control._checks import Signal, count, positive, signal
+
+__all__ = ["CHANNELS", "CubicDistortion", "FiniteResponse", "noise_reduction", "quantize"]
+
+#: The paper's two differences of acoustic channels: a minimum phase one, and one with a deep spectral null.
+CHANNELS = MappingProxyType({"H1": (0.894, 0.447), "H2": (0.174, 0.6, 0.6, 0.174)})
+
+
+class FiniteResponse:
+    r"""A channel with a finite impulse response, :math:`u_t = \sum_k h_k x_{t-k}`.
+
+    Args:
+        response: The impulse response h, or the name of one of `CHANNELS`.
+
+    Raises:
+        InputError: If the name is not known, or the response is empty or not finite.
+        ShapeError: If the response has more than one dimension.
+
+    References:
+        Cho and Lee (1998), section 3.
+
+    Example:
+        >>> channel = FiniteResponse("H1")
+        >>> channel.run([1.0, 0.0]).tolist(), channel.run([0.0]).tolist()
+        ([0.894, 0.447], [0.0])
+    """
+
+    def __init__(self, response: ArrayLike | str) -> None:
+        if isinstance(response, str):
+            if response not in CHANNELS:
+                raise InputError(f"channel is {response!r}; give one of {', '.join(CHANNELS)}, or an impulse response")
+            response = CHANNELS[response]
+        self.response = signal(response, "response")
+        if not len(self.response):
+            raise InputError("response is empty; give at least one sample of an impulse response")
+        self._past = np.zeros(len(self.response) - 1)
+
+    def run(self, samples: ArrayLike) -> Signal:
+        """The next samples as they come out of the channel, as many as went in.
+
+        Raises:
+            InputError: If a sample is not finite.
+            ShapeError: If there is more than one dimension.
+        """
+        x = signal(samples, "samples")
+        joined = np.concatenate([self._past, x])
+        last = len(self.response) - 1
+        result = np.zeros(len(x))
+        # One tap at a time, not one convolution: so a sample's terms are added in the same order in every block.
+        for k, h in enumerate(self.response):
+            result += h * joined[last - k : last - k + len(x)]
+        self._past = joined[len(joined) - last :]
+        return result
+
+
+@dataclass(frozen=True)
+class CubicDistortion:
+    r"""A loudspeaker that distorts by a cubic term, :math:`u - c u^3`.
+
+    Attributes:
+        coefficient: c, in units of one over the signal squared; above zero it saturates, below zero it expands.
+
+    References:
+        Cho and Lee (1998), section 3, after Gao and Snelgrove (1991). The paper states neither the sign nor the
+        definition of its ratio; both signs are here.
+    """
+
+    coefficient: float
+
+    @classmethod
+    def fit(cls, samples: ArrayLike, ratio_db: float, sign: Literal["saturating", "expanding"] = "saturating") -> Self:
+        r"""The distortion that makes a given signal-to-distortion ratio on these samples.
+
+        .. math::  \mathrm{SDR} = 10 \log_{10} \frac{\mathrm{E}[u^2]}{\mathrm{E}[(c u^3)^2]}
+
+        Args:
+            samples: u, before the distortion.
+            ratio_db: The ratio in decibels.
+            sign: ``"saturating"`` or ``"expanding"``.
+
+        Raises:
+            InputError: If the samples are silent or not finite, the ratio is no finite number or the sign not known.
+            ShapeError: If the samples have more than one dimension.
+
+        Example:
+            >>> speaker = CubicDistortion.fit([1.0, -1.0], 20.0)
+            >>> speaker([1.0]).tolist()
+            [0.9]
+        """
+        u = signal(samples, "samples")
+        if sign not in ("saturating", "expanding"):
+            raise InputError(f"sign is {sign!r}; give 'saturating' or 'expanding'")
+        if not math.isfinite(ratio_db):
+            raise InputError(f"ratio_db is {ratio_db}; give a finite number of decibels")
+        if not np.any(u):
+            raise InputError("samples are silent; a ratio to their distortion needs a signal")
+        size = math.sqrt(np.mean(u**2) / np.mean(u**6)) * 10 ** (-ratio_db / 20)
+        return cls(size if sign == "saturating" else -size)
+
+    def __call__(self, samples: ArrayLike) -> Signal:
+        """The samples with the distortion; it has no memory.
+
+        Raises:
+            InputError: If a sample is not finite.
+            ShapeError: If there is more than one dimension.
+        """
+        u = signal(samples, "samples")
+        return u - self.coefficient * u**3
+
+
+def quantize(samples: ArrayLike, bits: int = 8, used: float = 1.0) -> Signal:
+    r"""Samples as a converter with the range [-1, 1) gives them, when a part of its range is used.
+
+    The samples times ``used`` are rounded to multiples of :math:`q = 2^{1 - b}` and clipped to the range, and divided
+    by ``used`` again. Where nothing is clipped the variance of the error is :math:`(q / \text{used})^2 / 12`.
+
+    Args:
+        samples: At most 1 in size; beyond it they are clipped if the whole range is used.
+        bits: b, the resolution.
+        used: Which fraction of the full scale a sample of 1 takes, above 0 and at most 1. The paper does not state it.
+
+    Raises:
+        InputError: If a sample is not finite, or ``bits`` or ``used`` is outside of its range.
+        ShapeError: If there is more than one dimension.
+
+    References:
+        Cho and Lee (1998), section 3: the board's reference and target come through 8 bits.
+
+    Example:
+        >>> quantize([0.3, -1.0, 1.0], bits=2).tolist()
+        [0.5, -1.0, 0.5]
+    """
+    x = signal(samples, "samples")
+    if not 1 <= count(bits, "bits") <= 32:
+        raise InputError(f"bits is {bits}; give 1 to 32")
+    if positive(used, "used") > 1:
+        raise InputError(f"used is {used}; give a fraction of the full scale, above 0 and at most 1")
+    levels = 2.0 ** (bits - 1)
+    return np.clip(np.round(x * used * levels), -levels, levels - 1) / (levels * used)
+
+
+def noise_reduction(noise: ArrayLike, residual: ArrayLike) -> float:
+    r"""By how much the noise is weaker, :math:`10 \log_{10} (\sum d_t^2 / \sum e_t^2)` in decibels.
+
+    The paper draws it with the other sign. Give the converged part of both signals to leave the learning out of it.
+
+    Returns:
+        Positive where there is less noise than before; infinite where nothing is left of it.
+
+    Raises:
+        InputError: If the noise is silent, or a sample is not finite.
+        ShapeError: If the signals are not of one length and dimension.
+
+    Example:
+        >>> round(noise_reduction([1.0, -1.0], [0.1, 0.1]), 6)
+        20.0
+    """
+    d, e = signal(noise, "noise"), signal(residual, "residual")
+    if len(d) != len(e):
+        raise ShapeError(f"noise has {len(d)} samples and residual {len(e)}; give the same part of both")
+    before, after = float(d @ d), float(e @ e)
+    if before == 0:
+        raise InputError("noise is silent; a reduction needs something to reduce")
+    return 10 * math.log10(before / after) if after else math.inf
