@@ -41,8 +41,11 @@ class Cluster:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
+        # A worker that runs a trial is given no second one to wait behind it: the order is then the scheduler's.
+        environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0"}
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen([sys.executable, "-m", "dask", *words], stdout=log, stderr=log, cwd=self.folder)
+            command = [sys.executable, "-m", "dask", *words]
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=environment)
 
     def __enter__(self) -> Cluster:
         self.folder.mkdir()
