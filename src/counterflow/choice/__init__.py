@@ -14,6 +14,7 @@ the paper                       here
 """
 
 from counterflow.choice import methods as _methods  # noqa: F401 - enters them in the registry
+from counterflow.choice.baselines import Round, train_alternating, train_in_turn
 from counterflow.choice.ensemble import MultipleChoice, Step
 from counterflow.choice.metrics import (
     assignment_matrix,
@@ -25,11 +26,13 @@ from counterflow.choice.metrics import (
     oracle_mean_iou,
     plot_assignments,
 )
-from counterflow.choice.oracle import choose, oracle_loss, winners, winners_only
+from counterflow.choice.oracle import annealed, choose, oracle_loss, relaxed, weighted_loss, winners, winners_only
 
 __all__ = [
     "MultipleChoice",
+    "Round",
     "Step",
+    "annealed",
     "assignment_matrix",
     "choose",
     "cider_d",
@@ -40,6 +43,10 @@ __all__ = [
     "oracle_loss",
     "oracle_mean_iou",
     "plot_assignments",
+    "relaxed",
+    "train_alternating",
+    "train_in_turn",
+    "weighted_loss",
     "winners",
     "winners_only",
 ]

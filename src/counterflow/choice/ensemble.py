@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from counterflow.choice.oracle import oracle_loss, winners
+from counterflow.choice.oracle import weighted_loss, winners
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 from counterflow.handle import Row, Table
 
@@ -26,16 +26,27 @@ class Step:
     """What a training step of `MultipleChoice` has found.
 
     Args:
-        loss: The oracle loss, a scalar without a graph.
-        losses: Per-example losses of all members, ``(members, batch)``, without a graph.
-        winners: Who has won, a boolean mask, ``(members, batch)``.
+        loss: The oracle loss, or that of the weights that were given, a scalar without a graph.
+        losses: Per-example losses of all members, ``(members, batch)``, without a graph; NaN where a weight of zero was
+            given and nothing was computed.
+        winners: Who has won, a boolean mask, ``(members, batch)``; with a tensor of weights, who has any.
         cut: By member of this process, whether its losers' rows were cut out; if not, it took the naive path.
+        weights: What each loss counted, ``(members, batch)``; 1 for winners and 0 for losers unless others were given.
+        gradient_norms: Of each member of this process, over all its parameters, as they stand in ``grad`` after the
+            step: with what has been accumulated there, and scaled if a scaler was given.
     """
 
     loss: Tensor
     losses: Tensor
     winners: Tensor
     cut: tuple[bool, ...]
+    weights: Tensor
+    gradient_norms: Tensor
+
+    @property
+    def mean_weight(self) -> Tensor:
+        """What an example counts for each member on average, ``(members,)``."""
+        return self.weights.mean(1)
 
     @property
     def usage(self) -> Tensor:
@@ -160,6 +171,7 @@ class MultipleChoice(nn.Module):
         y: Any,
         loss_fn: Callable[[Any, Any], Tensor],
         scaler: torch.amp.GradScaler | None = None,
+        weights: Tensor | Callable[[Tensor], Tensor] | None = None,
     ) -> Step:
         """Forward and backward pass: gradients of the oracle loss are added to the parameters'.
 
@@ -171,13 +183,16 @@ class MultipleChoice(nn.Module):
             y: The targets, likewise.
             loss_fn: Maps a member's output and targets to losses of the examples, ``(batch,)``.
             scaler: Scales the loss for the backward pass under float16; unscaling and stepping are left to the loop.
+            weights: What each member's loss on each example counts, ``(members, batch)``, or a function that maps the
+                losses, of that shape and without a graph, to it. A tensor fixes the assignment beforehand, and rows of
+                weight zero are not run at all. By default the k winners count 1.
 
         Returns:
             The oracle loss, who has won, and how often.
 
         Raises:
-            ShapeError: If ``loss_fn`` does not give one loss an example.
-            InputError: If fewer than k losses of an example are numbers.
+            ShapeError: If ``loss_fn`` does not give one loss an example, or the weights are not ``(members, batch)``.
+            InputError: If fewer than k losses of an example are numbers, or a weight is negative or not a number.
             UnsupportedError: If the trunk gives anything but one tensor.
 
         References:
@@ -189,22 +204,34 @@ class MultipleChoice(nn.Module):
             if not isinstance(shared, Tensor):
                 raise UnsupportedError(f"trunk gives a {type(shared).__name__}; its heads can share one tensor only")
             leaf = shared.detach().requires_grad_(shared.requires_grad)
-        cut = tuple(not self._why(member) for member in self.members)
+        start = 0 if self.group is None else sum(self._counts[: dist.get_rank(self.group)])
+        fixed = weights if isinstance(weights, Tensor) else None
+        if fixed is not None:
+            self._check(fixed, None)
+        cut = tuple(not self._why(member, weights) for member in self.members)
         found = []
         for member, short in zip(self.members, cut, strict=True):
+            if fixed is not None and short:  # who is to learn what is known: one pass will do
+                found.append(fixed.new_full(fixed.shape[1:], torch.nan))
+                continue
             with torch.set_grad_enabled(not short):
                 found.append(self._loss(member, leaf, y, loss_fn))
         # What autocast has cast without a graph would be used again, and the weights would get no gradient.
         torch.clear_autocast_cache()
         mine = torch.stack([loss.detach() for loss in found])
-        everyone = self._gather(mine)
-        chosen = winners(everyone, self.k)
-        loss, _ = oracle_loss(everyone, self.k)
-        start = 0 if self.group is None else sum(self._counts[: dist.get_rank(self.group)])
+        if fixed is None:
+            everyone = self._gather(mine)
+            chosen = winners(everyone, self.k)
+            given = chosen.to(everyone.dtype)
+            if weights is not None and not isinstance(weights, Tensor):
+                given = weights(everyone)
+                self._check(given, everyone.shape[1])
+        else:
+            given, chosen = fixed, fixed > 0
         scale: Callable[[Tensor], Tensor] = (lambda value: value) if scaler is None else scaler.scale
         for index, (member, short) in enumerate(zip(self.members, cut, strict=True)):
-            won = chosen[start + index]
-            rows = won.nonzero().flatten()
+            weight = given[start + index]
+            rows = weight.nonzero().flatten()
             if len(rows) == 0:
                 for parameter in member.parameters():
                     if parameter.requires_grad and parameter.grad is None:
@@ -212,23 +239,43 @@ class MultipleChoice(nn.Module):
                 continue
             if short:
                 each = self._loss(member, _select(leaf, rows), _select(y, rows), loss_fn)
+                if fixed is not None:
+                    mine[index, rows] = each.detach().to(mine.dtype)
+                each = each * weight[rows]
             else:
-                each = torch.where(won, found[index], torch.zeros_like(found[index]))
+                each = torch.where(weight > 0, found[index] * weight, torch.zeros_like(found[index]))
             if each.requires_grad:
-                scale(each.sum() / len(won)).backward()  # type: ignore[no-untyped-call]
+                scale(each.sum() / len(weight)).backward()  # type: ignore[no-untyped-call]
             del each
+        if fixed is not None:
+            everyone = self._gather(mine)
+        grads = [[p.grad for p in member.parameters() if p.grad is not None] for member in self.members]
+        norms = torch.stack([nn.utils.get_total_norm(each) if each else mine.new_zeros(()) for each in grads])
         if shared is not None and shared.requires_grad:
             error = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             if self.group is not None:
                 dist.all_reduce(error, group=self.group)
             shared.backward(error)
-        return Step(loss, everyone, chosen, cut)
+        return Step(weighted_loss(everyone, given), everyone, chosen, cut, given, norms)
 
-    def _why(self, member: nn.Module) -> str:
+    def _check(self, weights: Tensor, batch: int | None) -> None:
+        """Refuse weights of another shape, and such as would turn an error round."""
+        if weights.dim() != 2 or weights.shape[0] != sum(self._counts) or batch not in (None, weights.shape[1]):
+            raise ShapeError(
+                f"weights has shape {tuple(weights.shape)}; give (members, batch), here ({sum(self._counts)}, "
+                f"{'batch' if batch is None else batch})"
+            )
+        if not bool((weights >= 0).all()):
+            raise InputError("weights holds a negative number or NaN; give zero where a member is not to learn")
+
+    def _why(self, member: nn.Module, weights: object = None) -> str:
         """Why a member takes the naive path; empty if it does not."""
         if self.cut is False:
             return "cut=False"
         hindrance = _hindrance(member)
+        if weights is not None:
+            # A function of the losses gives nearly all rows some weight; a tensor is known beforehand.
+            return hindrance or ("" if isinstance(weights, Tensor) else "weights of all rows")
         if not hindrance and self.cut is None and self.k / sum(self._counts) > _WORTHWHILE:
             return f"{self.k} of {sum(self._counts)} members win"
         return hindrance

@@ -45,7 +45,7 @@ def oracle_accuracy(outputs: Tensor, labels: Tensor) -> float:
         ShapeError: If the shapes do not fit.
 
     References:
-        Lee and others (2016), section 5.1.
+        Lee and others (2016), section 4.1.
 
     Example:
         >>> outputs = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
@@ -100,7 +100,7 @@ def oracle_mean_iou(predicted: Tensor, labels: Tensor, classes: int, ignore: int
         InputError: If a class is not between 0 and ``classes`` - 1, or if no pixel counts.
 
     References:
-        Lee and others (2016), section 5.2.
+        Lee and others (2016), section 4.2.
 
     Example:
         >>> predicted = torch.tensor([[[[0, 0]]], [[[0, 1]]]])
@@ -228,7 +228,7 @@ def oracle_cider_d(
         InputError: As in `cider_d`, and if there is no member or no picture.
 
     References:
-        Lee and others (2016), section 5.3 and table 1.
+        Lee and others (2016), section 4.3 and table 1.
 
     Example:
         >>> references = [["a red bus", "one red bus"], ["two dogs run", "dogs run"]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from counterflow.exceptions import InputError, ShapeError
 from counterflow.handle import Handle, Row, Table, reset_compiler, select
 
-__all__ = ["choose", "oracle_loss", "winners", "winners_only"]
+__all__ = ["annealed", "choose", "oracle_loss", "relaxed", "weighted_loss", "winners", "winners_only"]
 
 
 def winners(losses: Tensor, k: int = 1) -> Tensor:
@@ -95,6 +95,99 @@ def oracle_loss(
     # Not a product, which would let the NaN of a loser through.
     each = torch.where(chosen, losses, torch.zeros_like(losses)).sum(0)
     return (each.mean() if reduction == "mean" else each.sum() if reduction == "sum" else each), chosen
+
+
+def relaxed(losses: Tensor, epsilon: float = 0.05, k: int = 1) -> Tensor:
+    r"""Weights that leave the losers a little of the error, so that none of them dies.
+
+    .. math::  w_{i,m} = 1 - \epsilon \text{ for the k winners}, \qquad \epsilon\, k / (M - k) \text{ for the others}
+
+    Args:
+        losses: Per-example losses, ``(members, batch)``.
+        epsilon: What the winners give away, from 0 to 1.
+        k: How many members win each example.
+
+    Returns:
+        Weights of the same shape, without a graph; they sum to k over the members. A loss of NaN has weight 0.
+
+    Raises:
+        ShapeError: As in `winners`.
+        InputError: As in `winners`, and if epsilon is not between 0 and 1.
+
+    References:
+        Rupprecht and others (2017), Learning in an uncertain world, section 3.2, for k = 1.
+
+    Example:
+        >>> relaxed(torch.tensor([[1.0, 2.0], [3.0, 0.5], [2.0, 2.0]]), epsilon=0.5)
+        tensor([[0.5000, 0.2500],
+                [0.2500, 0.5000],
+                [0.2500, 0.2500]])
+    """
+    if not 0 <= epsilon <= 1:
+        raise InputError(f"epsilon is {epsilon}; it must be from 0 (winners only) to 1")
+    chosen = winners(losses, k)
+    if k == len(losses):
+        return chosen.to(losses.dtype)
+    weights = torch.where(chosen, 1 - epsilon, epsilon * k / (len(losses) - k)).to(losses.dtype)
+    return weights.masked_fill(losses.detach().isnan(), 0)
+
+
+def annealed(losses: Tensor, temperature: float) -> Tensor:
+    r"""Weights that fall with the loss, and go to the winner as the temperature goes to zero.
+
+    .. math::  w_{i,m} = \frac{e^{-\ell_{i,m} / T}}{\sum_{m'} e^{-\ell_{i,m'} / T}}
+
+    Args:
+        losses: Per-example losses, ``(members, batch)``.
+        temperature: T, in units of the loss; lower it from step to step.
+
+    Returns:
+        Weights of the same shape, without a graph; they sum to 1 over the members. A loss of NaN has weight 0.
+
+    Raises:
+        ShapeError: As in `winners`.
+        InputError: As in `winners`, and if the temperature is not positive.
+
+    References:
+        Perera and others (2024), Annealed multiple choice learning, equation 4.
+
+    Example:
+        >>> annealed(torch.tensor([[0.0], [1.0]]), temperature=1.0)
+        tensor([[0.7311],
+                [0.2689]])
+    """
+    if not temperature > 0:
+        raise InputError(f"temperature is {temperature}; it must be positive: for the winner alone use no weights")
+    winners(losses)  # refuses examples without a number
+    values = losses.detach()
+    return torch.softmax(-values.masked_fill(values.isnan(), torch.inf) / temperature, 0)
+
+
+def weighted_loss(losses: Tensor, weights: Tensor) -> Tensor:
+    r"""The mean over the examples of the members' weighted losses; `oracle_loss` with weights in place of winners.
+
+    .. math::  \frac{1}{n} \sum_{i=1}^n \sum_{m=1}^M w_{i,m}\, \ell_{i,m}
+
+    Args:
+        losses: Per-example losses, ``(members, batch)``.
+        weights: Of the same shape; a loss of weight zero may be NaN.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ShapeError: If the shapes differ.
+
+    Example:
+        >>> weighted_loss(torch.tensor([[2.0], [float("nan")]]), torch.tensor([[0.5], [0.0]]))
+        tensor(1.)
+    """
+    if losses.shape != weights.shape:
+        raise ShapeError(f"losses has shape {tuple(losses.shape)} and weights {tuple(weights.shape)}; give equal ones")
+    # NaN of a loser must go into neither the sum nor its derivative.
+    counted = weights != 0
+    kept = torch.where(counted, losses, torch.zeros_like(losses))
+    return (kept * weights).sum(0).mean()
 
 
 def winners_only(losses: Tensor, k: int = 1) -> Tensor:
