@@ -18,8 +18,9 @@ Signals are one-dimensional arrays of samples, taken as float64. The reference i
 it between calls: blocks of any size, of one sample too, give what one block gives.
 """
 
-from counterflow.noise_control.filters import LMS, NLMS, RLS, Controller
-from counterflow.noise_control.paths import CHANNELS, CubicDistortion, FiniteResponse, noise_reduction, quantize
+from counterflow.adaptive import Controller, quantize
+from counterflow.noise_control.filters import LMS, NLMS, RLS
+from counterflow.noise_control.paths import CHANNELS, CubicDistortion, FiniteResponse, noise_reduction
 from counterflow.noise_control.perceptron import Perceptron
 
 __all__ = [

@@ -8,8 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from counterflow.noise_control._checks import Signal, count, positive
-from counterflow.noise_control.filters import Controller, follows
+from counterflow.adaptive import Controller, Signal, count, follows, positive
 from counterflow.seeding import numpy_generator
 
 __all__ = ["Perceptron"]

@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from counterflow.exceptions import InputError, ShapeError
 
+__all__ = ["Signal", "count", "positive", "signal"]
+
+#: Samples of one channel.
 Signal = NDArray[np.float64]
 
 
