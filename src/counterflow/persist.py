@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from counterflow.exceptions import InputError
 
-__all__ = ["load", "save"]
+__all__ = ["fill", "load", "save"]
 
 FORMAT_VERSION = 1
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def save(folder: str | os.PathLike[str], kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -81,7 +85,7 @@ def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dic
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{place} holds no model that can be read: {error.filename}: {reason}") from error
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"the model in {place} is damaged: {error}; save it again") from error
     version = found.get("format_version") if isinstance(found, dict) else None
     if version != FORMAT_VERSION:
@@ -89,3 +93,44 @@ def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dic
     if found.get("kind") != kind or not isinstance(found.get("config"), dict):
         raise InputError(f"{place} holds a {found.get('kind')!r}, and a {kind!r} is needed")
     return found["config"], tensors
+
+
+def fill(make: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:
+    """Make a module and give it the tensors that were read for it.
+
+    What a configuration says of sizes is compared with the tensors before memory is taken for it: a damaged or hostile
+    file cannot ask for more than it holds.
+
+    Args:
+        make: Makes the module; called twice, first without memory (on PyTorch's ``meta`` device).
+        tensors: Its ``state_dict``.
+
+    Raises:
+        ValueError: If the names or shapes differ from the module's.
+
+    Example:
+        >>> fill(lambda: nn.Linear(2, 1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}).weight.tolist()
+        [[1.0, 1.0]]
+    """
+    with torch.device("meta"), _Undrawn():
+        wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    held = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name in sorted({*wanted} | {*held}):
+        if wanted.get(name) != held.get(name):
+            raise ValueError(f"{name} has shape {held.get(name)}, and its configuration says {wanted.get(name)}")
+    module = make()
+    module.load_state_dict(dict(tensors))
+    return module
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no random numbers where only shapes matter; on the meta device PyTorch would load for seconds for them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.randn:
+            options.pop("generator", None)
+            return torch.empty(*args, **options)
+        return func(*args, **options)

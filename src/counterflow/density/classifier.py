@@ -280,8 +280,10 @@ class RelativeDensityClassifier:
             found.training_ = Training(losses=tuple(config["losses"]), message=config["message"], **config["training"])
             found._mean, found._scale = tensors["mean"], tensors["scale"]
             with torch.random.fork_rng(devices=[]):
-                net = found._build(len(found.classes_), found.n_features_in_)
-            net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+                net = persist.fill(
+                    lambda: found._build(len(found.classes_), found.n_features_in_),
+                    {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")},
+                )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"the model in {where} is damaged: {' '.join(str(error).split())}; save it again"

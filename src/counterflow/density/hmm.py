@@ -149,6 +149,8 @@ class GaussianHMM(nn.Module):
         shape = {"none": (M, S, K, D), "states": (M, 1, 1, D), "models": (1, 1, 1, D)}[tied]
         self.log_variances = nn.Parameter(torch.zeros(shape, **made))
         permitted = torch.ones(S, S, dtype=torch.bool)
+        # Known without a look at the values: a bank can be made without memory, on the meta device.
+        self._whole = single or topology != "left-to-right"
         if isinstance(topology, Tensor):
             if topology.shape != (S, S) or topology.dtype != torch.bool:
                 found = f"{topology.dtype} of shape {tuple(topology.shape)}"
@@ -156,9 +158,9 @@ class GaussianHMM(nn.Module):
             if not bool(topology.any(1).all()):
                 raise InputError("topology leaves a state without a successor; permit at least its own")
             permitted = topology.detach().cpu().clone()
+            self._whole = bool(permitted.all())
         elif topology == "left-to-right":
             permitted = torch.eye(S, dtype=torch.bool) | torch.eye(S, dtype=torch.bool).roll(1, 1).triu()
-        self._whole = bool(permitted.all())
         self.register_buffer("_permitted", permitted.to(device), persistent=False)
 
     def extra_repr(self) -> str:

@@ -361,9 +361,9 @@ class Recognizer:
         config, tensors = persist.load(folder, _KIND)
         try:
             sizes: dict[str, Any] = dict(config["model"])
-            model = PredictorBank(**sizes) if sizes.pop("bank") else GaussianStates(**sizes)
+            kind = PredictorBank if sizes.pop("bank") else GaussianStates
             state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-            model.load_state_dict(state)
+            model: PredictorBank | GaussianStates = persist.fill(lambda: kind(**sizes), state)
             g = config["grammar"]
             grammar = Grammar(
                 [(int(a), int(b), str(word), float(cost)) for a, b, word, cost in g["arcs"]],

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
@@ -410,7 +411,7 @@ def unpack(path: Path) -> tuple[list[Record], dict[str, dict[str, Any]]]:
                 environments[entry["environment"]] = entry["description"]
             else:
                 records.append(_checked(line, entry["key"]))
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
         raise RecordError(f"{path}, line {number}, is damaged: {error}") from error
     return records, environments
 

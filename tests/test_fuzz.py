@@ -1,0 +1,212 @@
+"""Whatever a user's file holds, it is read or refused in one line, and no memory is taken on its word."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import counterflow as cf
+from counterflow import audio, persist
+from counterflow.cli import main
+from counterflow.exceptions import CounterflowError, InputError
+from counterflow.lab.trials import read_record, unpack
+from counterflow.speech import GaussianStates, Grammar, Lexicon, Phoneme, Recognizer
+
+fuzzed = settings(
+    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@st.composite
+def damaged(draw: Callable[[Any], Any], whole: bytes) -> bytes:
+    """A file cut short, with bytes changed, put in or taken out, or not of its kind at all."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=200))
+    data = bytearray(whole[: draw(st.integers(0, len(whole)))] if draw(st.booleans()) else whole)
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        data[at : at + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
+    return bytes(data)
+
+
+def read_or_refused(read: Callable[[], object]) -> None:
+    """It is read, or refused by an exception of ours."""
+    with contextlib.suppress(CounterflowError):
+        read()
+
+
+def sound(folder: Path, name: str) -> bytes:
+    wave = 0.1 * np.sin(np.arange(800) / 5)
+    soundfile.write(folder / name, wave, 8000)
+    return (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+@fuzzed
+@given(data=st.data())
+def test_sound(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    whole = sound(tmp_path, name)
+    (tmp_path / "damaged").write_bytes(data.draw(damaged(whole)))
+    read_or_refused(lambda: audio.read(tmp_path / "damaged"))
+
+
+LEXICON = b";;; words\nYES  Y EH1 S\nYES(2)  Y EH1\nNO  N OW1\n"
+
+
+@fuzzed
+@given(content=damaged(LEXICON))
+def test_lexicons(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "words.dic").write_bytes(content)
+    read_or_refused(lambda: Lexicon.read(tmp_path / "words.dic"))
+
+
+TABLES = {
+    "transcripts.csv": b'file,text\na.wav,"yes, no"\na.wav,no\n',
+    "transcripts.tsv": b"file\ttext\na.wav\tyes no\n",
+    "wav.scp": b"u1 a.wav\nu2 a.wav\n",
+}
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+@fuzzed
+@given(data=st.data())
+def test_transcripts(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, data: st.DataObject) -> None:
+    sound(tmp_path, "a.wav")
+    (tmp_path / name).write_bytes(data.draw(damaged(TABLES[name])))
+    (tmp_path / "text").write_bytes(data.draw(damaged(b"u1 yes\nu2 no\n")))
+    (tmp_path / "words.dic").write_bytes(LEXICON)
+    status = main(["speech", "check", str(tmp_path), "--lexicon", str(tmp_path / "words.dic")])
+    assert status in (0, 1, 2)
+    if status == 2:
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One saved model of each kind."""
+    folder = tmp_path_factory.mktemp("models")
+    draw = torch.Generator().manual_seed(0)
+    sequences = [torch.randn(12, 3, generator=draw) for _ in range(4)]
+    cf.density.RelativeDensityClassifier(n_models=2, n_states=2, iterations=1).fit(sequences, [0, 1, 0, 1]).save(
+        folder / "density"
+    )
+    lexicon = Lexicon({"yes": [("Y", "EH", "S")], "no": [("N", "OW")]})
+    phoneme = Phoneme()
+    states = GaussianStates(len(lexicon.phones) * phoneme.predictors, 4)
+    Recognizer(states, lexicon, Grammar.loop(["yes", "no"]), phoneme, rate=8000, spread=torch.ones(4)).save(
+        folder / "speech"
+    )
+    return folder
+
+
+LOADERS = {"density": cf.density.RelativeDensityClassifier.load, "speech": Recognizer.load}
+
+
+@contextlib.contextmanager
+def at_most(memory: int) -> Iterator[None]:
+    """No more address space than this above what the process has now; beyond it an allocation fails."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + memory, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", list(LOADERS))
+@fuzzed
+@given(data=st.data())
+def test_damaged_models(models: Path, tmp_path: Path, kind: str, data: st.DataObject) -> None:
+    for name in ("model.json", "model.safetensors"):
+        whole = (models / kind / name).read_bytes()
+        (tmp_path / name).write_bytes(data.draw(damaged(whole)) if data.draw(st.booleans()) else whole)
+    read_or_refused(lambda: LOADERS[kind](tmp_path))
+
+
+def numbers(told: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """Where the whole numbers are in what JSON holds."""
+    if isinstance(told, dict | list):
+        for key, value in told.items() if isinstance(told, dict) else enumerate(told):
+            yield from numbers(value, *path, key)
+    elif isinstance(told, int) and not isinstance(told, bool):
+        yield path
+
+
+@pytest.mark.parametrize("kind", list(LOADERS))
+def test_a_hostile_model_takes_no_memory_on_its_word(models: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes((models / kind / "model.safetensors").read_bytes())
+    text = (models / kind / "model.json").read_text()
+    for *parents, last in numbers(json.loads(text)["config"]):
+        for large in (30_000, 10**9, 10**30, -1):
+            told = json.loads(text)
+            inner = told["config"]
+            for key in parents:
+                inner = inner[key]
+            inner[last] = large
+            (tmp_path / "model.json").write_text(json.dumps(told))
+            with at_most(256 << 20):
+                read_or_refused(lambda: LOADERS[kind](tmp_path))
+
+
+@pytest.mark.parametrize("size", ["n_models", "n_states"])
+def test_sizes_that_the_tensors_do_not_have_are_refused(models: Path, tmp_path: Path, size: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes((models / "density" / "model.safetensors").read_bytes())
+    told = json.loads((models / "density" / "model.json").read_text())
+    told["config"]["parameters"][size] = 30_000
+    (tmp_path / "model.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="its configuration says"):
+        cf.density.RelativeDensityClassifier.load(tmp_path)
+
+
+def test_deep_json_is_refused(tmp_path: Path) -> None:
+    persist.save(tmp_path, "kind", {}, {})
+    (tmp_path / "model.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="damaged"):
+        persist.load(tmp_path, "kind")
+
+
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    persist.save(tmp_path, "kind", {}, {"a": torch.zeros(2)})
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4 << 40]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with at_most(64 << 20), pytest.raises(InputError, match="damaged"):
+        persist.load(tmp_path, "kind")
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@fuzzed
+@given(data=st.data())
+def test_packed_records(tmp_path: Path, data: st.DataObject) -> None:
+    packed = (ROOT / "evidence" / "bptt" / "laptop.jsonl.gz").read_bytes()
+    plain = gzip.decompress(packed)[:4000].rsplit(b"\n", 1)[0] + b"\n"
+    if data.draw(st.booleans()):
+        content = gzip.compress(data.draw(damaged(plain)), compresslevel=1)
+    else:
+        content = data.draw(damaged(gzip.compress(plain, compresslevel=1)))
+    (tmp_path / "laptop.jsonl.gz").write_bytes(content)
+    read_or_refused(lambda: unpack(tmp_path / "laptop.jsonl.gz"))
+
+
+@fuzzed
+@given(data=st.data())
+def test_records(tmp_path: Path, data: st.DataObject) -> None:
+    lines = gzip.decompress((ROOT / "evidence" / "bptt" / "laptop.jsonl.gz").read_bytes()).splitlines()
+    line = next(each for each in lines if b'"treatment"' in each)
+    path = tmp_path / f"{json.loads(line)['key']}.json"
+    path.write_bytes(data.draw(damaged(line)))
+    read_or_refused(lambda: read_record(path))
