@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from counterflow import analog as analog
     from counterflow import backward as backward
     from counterflow import bptt as bptt
     from counterflow import choice as choice
@@ -32,7 +33,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_MODULES = ("backward", "bptt", "choice", "competition", "density", "speech", "tempering", "variational", "whitening")
+_MODULES = (
+    "analog",
+    "backward",
+    "bptt",
+    "choice",
+    "competition",
+    "density",
+    "speech",
+    "tempering",
+    "variational",
+    "whitening",
+)
 _HOMES = {
     "DeltaBarDelta": "counterflow.optim",
     "LocalWinnerTakeAll": "counterflow.competition",
@@ -49,6 +61,7 @@ __all__ = [
     "DeltaBarDelta",
     "LocalWinnerTakeAll",
     "MultipleChoice",
+    "analog",
     "attach",
     "backward",
     "bptt",
