@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from counterflow.competition import AnnealedRate, MomentumRamp
 from counterflow.lab import loop
 from counterflow.lab.trials import Context
 
@@ -58,3 +59,49 @@ def test_noise_follows_from_the_seed_and_a_stopped_run_goes_on_with_it(
     assert curves_again == curves
     assert not torch.equal(learned(tmp_path / "c", 8, noise=2)[0], whole)
     assert not torch.equal(learned(tmp_path / "d", 8, noise=None)[0], whole)
+
+
+def annealed(folder: Path, stop: int | None = None, enough: float = 0.0) -> tuple[list[Any], Any]:
+    model = nn.Linear(3, 1)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    schedules = [AnnealedRate(optimizer, 0.5, 0.001), MomentumRamp(optimizer, 0.5, 0.9, 4)]
+    x, seen = torch.ones(2, 3), []
+
+    def loss(step: int) -> Tensor:
+        if step == stop:
+            raise KeyboardInterrupt
+        seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
+        y: Tensor = model(x).square().mean()
+        return y
+
+    def measured() -> dict[str, float]:
+        with torch.no_grad():
+            return {"error": float(model(x).square().mean())}
+
+    at = range(0, 13, 2)
+    until = (lambda found: found["error"] < enough) if enough else (lambda found: False)
+    curves = loop.train(model, optimizer, loss, measured, at, Context(folder), schedules=schedules, until=until)
+    return seen, curves
+
+
+def test_schedules_step_at_measured_points_and_go_on_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    seen, curves = annealed(tmp_path / "a")
+    assert [rate for rate, _ in seen[::2]] == pytest.approx([0.1, 0.05, 0.025, 0.0125, 0.00625, 0.003125])
+    assert [momentum for _, momentum in seen[1::2]] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 0.9])
+    with pytest.raises(KeyboardInterrupt):
+        annealed(tmp_path / "b", stop=5)
+    again, curves_again = annealed(tmp_path / "b")
+    assert again == seen[4:]
+    assert curves_again == curves
+    level = curves["error"][3]
+    assert level is not None
+    _, short = annealed(tmp_path / "c", enough=level + 1e-9)
+    assert short["update"] == curves["update"][: len(short["update"])]
+    assert short["error"][-1] <= level + 1e-9

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from counterflow.lab.trials import Context
 from counterflow.lab.trials.record import write_whole
@@ -31,6 +32,7 @@ Curves = dict[str, list[float | None]]
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 30.0
+SCHEDULED = ("lr", "momentum")  # options of an optimizer that change while a model learns
 HOPELESS = 10.0  # a loss this many times the first one ends a run: it has diverged
 
 
@@ -75,6 +77,8 @@ def train(
     context: Context,
     annealing: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None,
     noise: int | None = None,
+    schedules: Sequence[LRScheduler] = (),
+    until: Callable[[dict[str, float]], bool] = lambda found: False,
 ) -> Curves:
     """Train, and measure at some updates.
 
@@ -88,12 +92,14 @@ def train(
         annealing: Steps on ``"validation"`` at every measured point but the first.
         noise: The seed of what the model draws from torch's own generator, which is seeded before every update and
             every measurement; None leaves it alone.
+        schedules: Each steps at every measured point but the first; what they set follows from how often they did.
+        until: From what was measured to whether it is enough, so that the run ends.
 
     Returns:
         Curves by name, ``"update"`` among them. They end early where the run diverged; the value there is None.
     """
     path = context.folder / CHECKPOINT
-    done, curves = _load(path, model, optimizer, annealing)
+    done, curves = _load(path, model, optimizer, annealing, schedules)
     saved = time.monotonic()
     first = curves["error"][0] if curves else None
     for point in at:
@@ -113,12 +119,15 @@ def train(
         for name, value in {"update": float(point), **found}.items():
             kept = name == "update" or (math.isfinite(value) and not diverged)
             curves.setdefault(name, []).append(value if kept else None)
-        if diverged:
+        if diverged or until(found):
             break
+        if point:
+            for schedule in schedules:
+                schedule.step()
         if annealing is not None and point:
             annealing.step(found["validation"])
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save(path, model, optimizer, annealing, done, curves)
+            _save(path, model, optimizer, annealing, schedules, done, curves)
             saved = time.monotonic()
     return curves
 
@@ -128,7 +137,15 @@ def _seed(noise: int | None, purpose: str, number: int) -> None:
         torch.manual_seed(seed_of(noise, purpose, number))
 
 
-def _save(path: Path, model: nn.Module, optimizer: Optimizer, annealing: Any, done: int, curves: Curves) -> None:
+def _save(
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    annealing: Any,
+    schedules: Sequence[LRScheduler],
+    done: int,
+    curves: Curves,
+) -> None:
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     state = optimizer.state_dict()
     for number, of_parameter in state["state"].items():
@@ -138,14 +155,17 @@ def _save(path: Path, model: nn.Module, optimizer: Optimizer, annealing: Any, do
     numbers = {
         "done": done,
         "curves": curves,
-        "rates": [group["lr"] for group in state["param_groups"]],
+        "rates": [{name: group[name] for name in SCHEDULED if name in group} for group in state["param_groups"]],
+        "schedules": [schedule.last_epoch for schedule in schedules],
         "annealing": None if annealing is None else [annealing.best, annealing.num_bad_epochs],
     }
     copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     write_whole(path, safetensors.torch.save(copies, {"numbers": json.dumps(numbers)}))
 
 
-def _load(path: Path, model: nn.Module, optimizer: Optimizer, annealing: Any) -> tuple[int, Curves]:
+def _load(
+    path: Path, model: nn.Module, optimizer: Optimizer, annealing: Any, schedules: Sequence[LRScheduler]
+) -> tuple[int, Curves]:
     if not path.exists():
         return 0, {}
     with safetensors.safe_open(path, "pt") as file:
@@ -161,7 +181,9 @@ def _load(path: Path, model: nn.Module, optimizer: Optimizer, annealing: Any) ->
             state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for group, rate in zip(optimizer.param_groups, numbers["rates"], strict=True):
-        group["lr"] = rate
+        group.update(rate)
+    for schedule, epoch in zip(schedules, numbers["schedules"], strict=True):
+        schedule.last_epoch = epoch
     if annealing is not None:
         annealing.best, annealing.num_bad_epochs = numbers["annealing"]
     return numbers["done"], numbers["curves"]
