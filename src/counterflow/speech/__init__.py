@@ -6,6 +6,8 @@ NIPS 1990.
 
 from counterflow.speech import methods as _methods  # noqa: F401 - enters it in the registry
 from counterflow.speech.alignment import best_path, follow, path_error
+from counterflow.speech.contexts import bare_phone, in_context, own_phones
+from counterflow.speech.corrective import train_corrective
 from counterflow.speech.decoding import Decoder, DecoderStream, Hypothesis, WordSpan
 from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.grammar import Grammar
@@ -34,11 +36,15 @@ __all__ = [
     "Word",
     "WordSpan",
     "add_deltas",
+    "bare_phone",
     "best_path",
     "discrimination",
     "flat_start",
     "follow",
+    "in_context",
+    "own_phones",
     "path_error",
+    "train_corrective",
     "train_gaussians",
     "train_predictors",
 ]

@@ -106,26 +106,31 @@ class Grammar:
         return cls._of_histories({b: {w: math.log(len(some)) for w in some} for b, some in following.items()})
 
     @classmethod
-    def bigram(cls, texts: Iterable[Sequence[str]], words: Iterable[str] = (), *, discount: float = 0.5) -> Grammar:
+    def bigram(
+        cls, texts: Iterable[Sequence[str]], words: Iterable[str] = (), *, discount: float = 0.5, flatten: float = 0.0
+    ) -> Grammar:
         r"""Bigram probabilities with back-off, by absolute discounting.
 
         .. math::
 
-           p(w | v) = \frac{c(v, w) - D}{c(v)} \text{ if } c(v, w) > 0, \text{ else } \beta(v)\, p(w), \qquad
-           p(w) = \frac{c(w) + 1}{N + |W|}
+           p(w | v) &= (1 - F) \frac{c(v, w) - D}{c(v)} + \frac{F}{|W|} \text{ if } c(v, w) > 0, \text{ else }
+           \beta(v)\, p(w) \\
+           p(w) &= (1 - F) \frac{c(w) + 1}{N + |W|} + \frac{F}{|W|}
 
-        beta makes the probabilities after v sum to one; the end of a text counts as a word.
+        beta makes the probabilities after v sum to one; the end of a text counts as a word. F goes from the bigram to a
+        loop in which all words are as likely, and so sets the perplexity.
 
         Args:
             texts: Sequences of words.
             words: More words of the vocabulary, which need not occur.
             discount: D, from above 0 to below 1.
+            flatten: F, from 0 to below 1.
 
         Returns:
             The grammar.
 
         Raises:
-            InputError: If there are no words, or the discount is out of range.
+            InputError: If there are no words, or a number is out of range.
 
         References:
             H. Ney, U. Essen, R. Kneser, On structuring probabilistic dependences in stochastic language modelling,
@@ -138,11 +143,14 @@ class Grammar:
         """
         if not 0 < discount < 1:
             raise InputError(f"discount must be above 0 and below 1, got {discount}")
+        if not 0 <= flatten < 1:
+            raise InputError(f"flatten must be 0 or more and below 1, got {flatten}")
         pairs = Counter(_pairs(texts))
         singles = Counter(word for _, word in pairs.elements())
         vocabulary = list(dict.fromkeys([*singles, *words, _END]))
         total = singles.total() + len(vocabulary)
-        single = {word: (singles[word] + 1) / total for word in vocabulary}
+        kept, even = 1.0 - flatten, flatten / len(vocabulary)
+        single = {word: kept * (singles[word] + 1) / total + even for word in vocabulary}
         following: dict[str, dict[str, int]] = defaultdict(dict)
         for (before, word), count in pairs.items():
             following[before][word] = count
@@ -153,12 +161,13 @@ class Grammar:
                 continue
             seen = following.get(before, {})
             count = sum(seen.values())
-            histories[before] = {word: -math.log((each - discount) / count) for word, each in seen.items()}
+            likely = {word: kept * (each - discount) / count + even for word, each in seen.items()}
+            histories[before] = {word: -math.log(each) for word, each in likely.items()}
             left = 1.0 - sum(single[word] for word in seen)
             if not seen:
                 back_off[before] = 0.0
             elif left > 1e-12:
-                back_off[before] = -math.log(discount * len(seen) / count / left)
+                back_off[before] = -math.log((1.0 - sum(likely.values())) / left)
         return cls._of_histories(histories, {word: -math.log(p) for word, p in single.items()}, back_off)
 
     @classmethod

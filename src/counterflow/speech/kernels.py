@@ -136,6 +136,11 @@ def advance(
     """
     K, N = len(into), len(node_score)
     winner = np.empty(N, np.int64)
+    alive = np.empty(K, np.bool_)  # whether a template has states that are followed
+    for k in range(K):
+        alive[k] = False
+        for s in range(first[k], first[k + 1]):
+            alive[k] |= score[s] < _INF
     for t in range(len(costs)):
         row = costs[t]
         least = _INF
@@ -146,6 +151,12 @@ def advance(
                 value = node_score[arc_from[e]] + arc_cost[e]
                 if value < enter:
                     enter, origin = value, node_token[arc_from[e]]
+            if not alive[k]:
+                if enter < _INF:
+                    alive[k] = True
+                    score[a], token[a] = enter + row[units[a]], origin
+                    least = min(least, score[a])
+                continue
             # From the last state down, so that what is read is of the frame before.
             for s in range(z - 1, a - 1, -1):
                 best, mine = score[s], token[s]
@@ -163,14 +174,20 @@ def advance(
                 token[s] = mine
                 least = min(least, best)
         bound = least + beam
-        for s in range(len(score)):
-            if score[s] > bound:
-                score[s] = _INF
+        for k in range(K):
+            if alive[k]:
+                alive[k] = False
+                for s in range(first[k], first[k + 1]):
+                    if score[s] > bound:
+                        score[s] = _INF
+                    alive[k] |= score[s] < _INF
         for n in range(N):
             node_score[n] = _INF
             node_token[n] = -1
             winner[n] = -1
         for k in range(K):
+            if not alive[k]:
+                continue
             z = first[k + 1] - 1
             if leaves_early and score[z - 1] < score[z]:
                 z -= 1

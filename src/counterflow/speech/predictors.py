@@ -126,14 +126,16 @@ class PredictorBank(nn.Module):
         """
         return self._predict(self._seen(x)).permute(1, 0, 2)
 
-    def costs(self, x: Tensor) -> Tensor:
+    def costs(self, x: Tensor, networks: Tensor | None = None) -> Tensor:
         """Squared distances of all predictions from the frames, without keeping a graph.
 
         Args:
             x: An utterance, shape (time, features).
+            networks: Which networks are asked, such as those of an utterance's phonemes; all if not given.
 
         Returns:
-            The distance matrix, shape (time, predictors). Memory grows with time only by this matrix.
+            The distance matrix, shape (time, predictors), infinite where a network was not asked. Memory grows with
+            time only by this matrix.
 
         Raises:
             ShapeError: If the shape does not fit.
@@ -143,8 +145,13 @@ class PredictorBank(nn.Module):
             parts = []
             for start in range(0, len(x), _CHUNK):
                 part = slice(start, start + _CHUNK)
-                parts.append((self._predict(seen[part]) - x[part]).square().sum(-1).T)
-            return torch.cat(parts)
+                parts.append((self._predict(seen[part], networks) - x[part]).square().sum(-1).T)
+            found = torch.cat(parts)
+            if networks is None:
+                return found
+            whole = x.new_full((len(x), self.n_networks, self.states), torch.inf)
+            whole[:, networks] = found.view(len(x), -1, self.states)
+            return whole.flatten(1)
 
     def aligned_error(self, x: Tensor, predictors: Tensor) -> Tensor:
         """Squared distance of each frame from the prediction of the one predictor that the alignment gives it.
@@ -202,15 +209,20 @@ class PredictorBank(nn.Module):
         assert self.control is not None
         return torch.einsum("nhb,kb->nkh", self.control, self._codes.to(self.control))
 
-    def _predict(self, seen: Tensor) -> Tensor:
-        """Shape (predictors, time, features)."""
-        N, T = self.n_networks, len(seen)
-        first = torch.addmm(self.inner_bias.flatten(), seen, self.inner.flatten(0, 1).T).view(T, N, -1)
+    def _predict(self, seen: Tensor, networks: Tensor | None = None) -> Tensor:
+        """Shape (predictors of the networks, time, features)."""
+
+        def of(parameter: Tensor) -> Tensor:
+            return parameter if networks is None else parameter[networks]
+
+        inner, inner_bias = of(self.inner), of(self.inner_bias)
+        N, T = len(inner), len(seen)
+        first = torch.addmm(inner_bias.flatten(), seen, inner.flatten(0, 1).T).view(T, N, -1)
         if self.outer is None or self.outer_bias is None:
             return first.transpose(0, 1)
         hidden = first.transpose(0, 1).unsqueeze(1)
         if self.control is not None:
-            hidden = hidden + self._offsets().unsqueeze(2)
+            hidden = hidden + of(self._offsets()).unsqueeze(2)
         hidden = hidden.tanh().flatten(1, 2)
-        found = torch.baddbmm(self.outer_bias.unsqueeze(1), hidden, self.outer.transpose(1, 2))
-        return found.reshape(self.n_predictors, T, self.n_features)
+        found = torch.baddbmm(of(self.outer_bias).unsqueeze(1), hidden, of(self.outer).transpose(1, 2))
+        return found.reshape(N * self.states, T, self.n_features)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,12 +61,18 @@ def _aligned(pattern: Linkage, costs: Tensor) -> tuple[Tensor, float]:
     return torch.from_numpy(pattern.units)[states], cost
 
 
+def _networks(bank: PredictorBank, pattern: Linkage) -> Tensor:
+    """The networks of a pattern's phonemes."""
+    return torch.from_numpy(np.unique(pattern.units // bank.states))
+
+
 def train_gaussians(
     model: GaussianStates,
     utterances: Sequence[Tensor],
     patterns: Sequence[Linkage],
     *,
     passes: int = 8,
+    min_variance: float = 0.05,
     report: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Fit Gaussian states and align in turn, from a flat start.
@@ -77,6 +84,7 @@ def train_gaussians(
         utterances: Each of shape (time, features).
         patterns: Their linkage patterns.
         passes: Alignments.
+        min_variance: No variance goes below this share of that of all frames.
         report: Called after each pass with its number and cost.
 
     Returns:
@@ -93,7 +101,7 @@ def train_gaussians(
     for number in range(passes):
         single = GaussianStates(model.n_states, model.n_features).to(utterances[0])
         fitted = single if number < passes - 2 and whole > 1 else model
-        fitted.fit(utterances, paths)
+        fitted.fit(utterances, paths, min_variance=min_variance)
         total = 0.0
         for index, (x, pattern) in enumerate(zip(utterances, patterns, strict=True)):
             paths[index], cost = _aligned(pattern, fitted.costs(x))
@@ -101,7 +109,7 @@ def train_gaussians(
         found.append(total / frames)
         if report is not None:
             report(number, found[-1])
-    model.fit(utterances, paths)
+    model.fit(utterances, paths, min_variance=min_variance)
     return found
 
 
@@ -159,8 +167,11 @@ def train_predictors(
             chosen = order[begin : begin + batch]
             some = [utterances[index] for index in chosen]
             for index, x in zip(chosen, some, strict=True):
+                # Networks of other phonemes have no part in the alignment.
                 path = (
-                    flat_start(patterns[index], len(x)) if number == 0 else _aligned(patterns[index], bank.costs(x))[0]
+                    flat_start(patterns[index], len(x))
+                    if number == 0
+                    else _aligned(patterns[index], bank.costs(x, _networks(bank, patterns[index])))[0]
                 )
                 error = bank.aligned_error(x, path).sum()
                 total += float(error.detach())

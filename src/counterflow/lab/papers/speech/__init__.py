@@ -1,0 +1,1 @@
+"""Tebelskis et al., "Continuous Speech Recognition by Linked Predictive Neural Networks", NIPS 1990."""
