@@ -6,6 +6,7 @@ NIPS 1990.
 
 from counterflow.speech import methods as _methods  # noqa: F401 - enters it in the registry
 from counterflow.speech.alignment import best_path, follow, path_error
+from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.contexts import bare_phone, in_context, own_phones
 from counterflow.speech.corrective import train_corrective
 from counterflow.speech.decoding import Decoder, DecoderStream, Hypothesis, WordSpan
@@ -33,6 +34,7 @@ __all__ = [
     "PredictorBank",
     "Recognizer",
     "Segment",
+    "StateClassifier",
     "Word",
     "WordSpan",
     "add_deltas",

@@ -1,12 +1,13 @@
 r"""A network that classifies frames into phoneme states, as a source of distances.
 
 Not in the paper, which predicts frames because classification is hard to link to words; it cites H. Bourlard and
-C. J. Wellekens, "Links Between Markov Models and Multilayer Perceptrons" (1990), for the way that is taken here: divided
-by the states' frequencies, a classifier's posteriors are likelihoods up to a factor that is the same for all states.
+C. J. Wellekens, "Links Between Markov Models and Multilayer Perceptrons" (1990), for the way that is taken here:
+divided by the states' frequencies, a classifier's posteriors are likelihoods up to a factor that is the same for all.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -73,7 +74,7 @@ class StateClassifier(nn.Module):
         self.n_states, self.n_features, self.reach = n_states, n_features, reach
         self.hidden, self.layers, self.dropout = hidden, layers, dropout
         sizes = [(2 * reach + 1) * n_features, *[hidden] * layers, n_states]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         with torch.no_grad():
             for linear in self.linears:
                 assert isinstance(linear, nn.Linear)

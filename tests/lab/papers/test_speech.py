@@ -50,7 +50,7 @@ def test_grammars_have_the_perplexity_that_is_wanted():
         grammar, perplexity = listening.grammar_near(target, texts, texts[:20], words)
         assert perplexity == pytest.approx(grammar.perplexity(texts[:20]))
         assert perplexity == pytest.approx(target, rel=0.02)
-    assert listening.grammar_near(1.0, texts, texts, words)[1] < 3.0  # the sharpest there is
+    assert listening.grammar_near(1.0, texts, texts, words)[1] < 4.0  # the sharpest there is
     assert listening.grammar_near(1e6, texts, texts, words)[1] == pytest.approx(41, rel=0.01)  # with the text's end
 
 
