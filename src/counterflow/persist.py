@@ -112,7 +112,7 @@ def fill(make: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:
         >>> fill(lambda: nn.Linear(2, 1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}).weight.tolist()
         [[1.0, 1.0]]
     """
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), _Shapes():
         wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
     held = {name: tuple(value.shape) for name, value in tensors.items()}
     for name in sorted({*wanted} | {*held}):
@@ -123,8 +123,8 @@ def fill(make: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:
     return module
 
 
-class _Undrawn(TorchFunctionMode):
-    """Draws no random numbers where only shapes matter; on the meta device PyTorch would load for seconds for them."""
+class _Shapes(TorchFunctionMode):
+    """Leaves out what changes no shape: for that PyTorch would load its compiler on the meta device, for seconds."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -133,6 +133,8 @@ class _Undrawn(TorchFunctionMode):
         if func is torch.randn:
             options.pop("generator", None)
             return torch.empty(*args, **options)
-        if func in (Tensor.normal_, Tensor.uniform_):
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return options.get("tensor", *args[:1])
+        if func in (Tensor.triu, Tensor.tril):
             return args[0]
         return func(*args, **options)

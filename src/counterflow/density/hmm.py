@@ -160,7 +160,7 @@ class GaussianHMM(nn.Module):
             permitted = topology.detach().cpu().clone()
             self._whole = bool(permitted.all())
         elif topology == "left-to-right":
-            permitted = torch.eye(S, dtype=torch.bool) | torch.eye(S, dtype=torch.bool).roll(1, 1).triu()
+            permitted = permitted.triu().tril(1)
         self.register_buffer("_permitted", permitted.to(device), persistent=False)
 
     def extra_repr(self) -> str:

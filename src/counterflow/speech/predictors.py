@@ -84,6 +84,8 @@ class PredictorBank(nn.Module):
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a whole number from 1 on, got {value!r}")
+        if states > 1024:
+            raise InputError(f"states is {states}; at most 1024 share a network")
         if kind not in ("perceptron", "linear"):
             raise InputError(f"kind must be 'perceptron' or 'linear', got {kind!r}")
         if kind == "linear" and states > 1:
@@ -92,14 +94,18 @@ class PredictorBank(nn.Module):
         self.window, self.hidden, self.kind = window, hidden, kind
         N, D, H, seen = n_networks, n_features, hidden, window * n_features
         rows = H if kind == "perceptron" else D
-        self.inner = nn.Parameter(torch.randn(N, rows, seen, generator=generator) / seen**0.5)
+        self.inner = nn.Parameter(torch.empty(N, rows, seen))
+        nn.init.normal_(self.inner, std=seen**-0.5, generator=generator)
         self.inner_bias = nn.Parameter(torch.zeros(N, rows))
-        self.outer = nn.Parameter(torch.randn(N, D, H, generator=generator) / H**0.5) if kind == "perceptron" else None
+        self.outer = nn.Parameter(torch.empty(N, D, H)) if kind == "perceptron" else None
+        if self.outer is not None:
+            nn.init.normal_(self.outer, std=H**-0.5, generator=generator)
         self.outer_bias = nn.Parameter(torch.zeros(N, D)) if kind == "perceptron" else None
         bits = (states - 1).bit_length()
         self.control = nn.Parameter(torch.randn(N, H, bits, generator=generator)) if bits else None
-        codes = (torch.arange(states)[:, None] >> torch.arange(bits)) & 1
-        self.register_buffer("_codes", 2.0 * codes - 1.0, persistent=False)
+        # On the CPU whatever the default device: a bank can be made without memory, on the meta device.
+        codes = (torch.arange(states, device="cpu")[:, None] >> torch.arange(bits, device="cpu")) & 1
+        self.register_buffer("_codes", (2.0 * codes - 1.0).to(self.inner.device), persistent=False)
         self._codes: Tensor
 
     @property
