@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from counterflow import choice as choice
     from counterflow import competition as competition
     from counterflow import density as density
+    from counterflow import noise_control as noise_control
     from counterflow import speech as speech
     from counterflow import tempering as tempering
     from counterflow import variational as variational
@@ -40,6 +41,7 @@ _MODULES = (
     "choice",
     "competition",
     "density",
+    "noise_control",
     "speech",
     "tempering",
     "variational",
@@ -70,6 +72,7 @@ __all__ = [
     "competition",
     "density",
     "make_variational",
+    "noise_control",
     "oracle_loss",
     "probe",
     "speech",

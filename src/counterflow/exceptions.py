@@ -5,6 +5,7 @@ ours and keeps its traceback::
 
     CounterflowError
     ├── InputError (also a ValueError)         an argument, an option or a tensor that cannot be used
+    │   ├── DivergenceError                    a setting with which learning runs away
     │   ├── PatternError                       a pattern that matches no module
     │   └── ShapeError                         a tensor of the wrong shape
     ├── UnsupportedError (also a RuntimeError) a layer, loss or context that a method cannot handle
@@ -24,6 +25,7 @@ __all__ = [
     "CounterflowError",
     "DataError",
     "DataNotFoundError",
+    "DivergenceError",
     "InputError",
     "MissingExtraError",
     "PatternError",
@@ -39,6 +41,10 @@ class CounterflowError(Exception):
 
 class InputError(CounterflowError, ValueError):
     """An argument, an option or a tensor that cannot be used."""
+
+
+class DivergenceError(InputError):
+    """A setting with which learning runs away."""
 
 
 class PatternError(InputError):

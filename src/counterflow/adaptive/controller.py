@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from counterflow.adaptive.checks import Signal, count, signal
-from counterflow.exceptions import InputError, ShapeError
+from counterflow.exceptions import DivergenceError, InputError, ShapeError
 
 __all__ = ["Controller", "follows"]
 
@@ -48,8 +48,9 @@ class Controller:
             The output y and the residual d - y, ``(samples,)`` each.
 
         Raises:
-            InputError: If a sample is not finite, or if the controller diverges: its error is a million times the
-                largest sample that it has seen. It is then as it was before the call.
+            DivergenceError: If its error is a million times the largest sample that it has seen. It is then as it was
+                before the call.
+            InputError: If a sample is not finite.
             ShapeError: If the signals are not of one length and dimension.
         """
         x, d = signal(reference, "reference"), signal(target, "target")
@@ -63,8 +64,10 @@ class Controller:
             at = int(arrays["samples"][0]) + stopped
             setting = getattr(self, self._adjustable)
             mend = "lower it" if self._adjustable == "step" else "bring it nearer to 1"
-            raise InputError(f"{self._adjustable} is {setting}: {type(self).__name__} diverged at sample {at}; {mend}")
-        arrays["past"] = joined[len(joined) - (self.taps - 1) :].copy()
+            raise DivergenceError(
+                f"{self._adjustable} is {setting}: {type(self).__name__} diverged at sample {at}; {mend}"
+            )
+        arrays["past"] = joined[len(joined) - len(arrays["past"]) :].copy()
         arrays["samples"][0] += len(x)
         self._arrays = arrays
         return output, d - output

@@ -1,6 +1,7 @@
-"""Sound: files, and features of frames."""
+"""Sound: files, whole or block by block, and features of frames."""
 
 from counterflow.audio.features import log_mel
 from counterflow.audio.files import read
+from counterflow.audio.streams import Recording, Writer
 
-__all__ = ["log_mel", "read"]
+__all__ = ["Recording", "Writer", "log_mel", "read"]

@@ -39,6 +39,7 @@ VERBS = {
     "plan": Verb("plan", "plan_command", "what a memory budget costs a recurrent net in time"),
     "identify": Verb("identify", "identify_command", "tell who speaks, from recordings of each speaker"),
     "speech": Verb("speech", "speech_command", "recognize continuous speech, from transcribed recordings"),
+    "cancel": Verb("cancel", "cancel_command", "cancel a noise with adaptive controllers, through a loudspeaker"),
     "data": Verb("data", "data_command", "which data sets there are, where they are, whether they are intact"),
 }
 
@@ -62,6 +63,7 @@ examples:
   counterflow plan --steps 1000 --budget 64MiB         what a memory budget costs an LSTM in time
   counterflow identify train DIR --out MODEL           who speaks: a folder of recordings a speaker
   counterflow speech train DIR --out MODEL             what is said: a folder of recordings and their texts
+  counterflow cancel noise.wav --distortion 10dB       how much of a noise a controller cancels
   counterflow data where                               where data sets are looked for
 
 counterflow VERB --help says more.

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from counterflow.adaptive import Controller, Signal, follows, positive
+from counterflow.adaptive import Signal, follows, positive
 from counterflow.exceptions import InputError
+from counterflow.noise_control._kernels import LOOSE, adapt
+from counterflow.noise_control._loop import InLoop, Loop, Slope
+from counterflow.noise_control.paths import CubicDistortion
 
 __all__ = ["LMS", "NLMS", "RLS"]
 
 
-class LMS(Controller):
+class LMS(InLoop):
     r"""The least mean square filter, :math:`w \leftarrow w + \mu\, e_t\, x_t`.
 
     :math:`y_t = \sum_k w_k x_{t-k}`, :math:`e_t = d_t - y_t`. It is stable in the mean for
     :math:`0 < \mu < 2 / \lambda_{max}` of the reference's autocorrelation.
 
+    With a loudspeaker f in the loop, :math:`y_t = f(w^\top x_t)` and the step is multiplied by
+    :math:`f'(w^\top x_t)`, or by one. With a secondary path c after it, the error goes back through that path (the
+    adjoint LMS): :math:`w \leftarrow w + \mu\, f' x_{t-D} \sum_k c_k e_{t-D+k}`, D being the path's last delay.
+
     Args:
         taps: Length of the delay line; 25 are on one of the paper's chips.
         step: :math:`\mu`. Widrow writes :math:`2 \mu` for it.
+        speaker: The loudspeaker in the loop; None for none.
+        slope: ``"known"`` to the backward pass, or taken as ``"one"``.
+        secondary: The path from the loudspeaker to the quiet zone; None for none.
 
     Raises:
         InputError: If a setting is outside of its range.
 
     References:
-        Widrow and others, "Adaptive Noise Cancelling: Principles and Applications", Proc. IEEE 63 (1975).
+        Widrow and others, "Adaptive Noise Cancelling: Principles and Applications", Proc. IEEE 63 (1975); Wan,
+        "Adjoint LMS: an efficient alternative to the filtered-x LMS and multiple error LMS algorithms", ICASSP (1996).
 
     Example:
         >>> from counterflow.noise_control import FiniteResponse
@@ -37,10 +48,20 @@ class LMS(Controller):
         [0.894, 0.447]
     """
 
-    def __init__(self, taps: int = 25, step: float = 0.01) -> None:
-        super().__init__(taps)
+    def __init__(
+        self,
+        taps: int = 25,
+        step: float = 0.01,
+        *,
+        speaker: CubicDistortion | None = None,
+        slope: Slope = "known",
+        secondary: ArrayLike | None = None,
+    ) -> None:
+        super().__init__(taps, Loop(speaker, slope, secondary))
         self.step = positive(step, "step")
         self._arrays["weights"] = np.zeros(self.taps)
+        if not self.loop.open:
+            self._arrays |= {"powers": np.zeros(1), "counted": np.zeros(1)}
 
     @property
     def coefficients(self) -> Signal:
@@ -48,7 +69,19 @@ class LMS(Controller):
         return self._arrays["weights"][::-1].copy()
 
     def _learn(self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]]) -> int:
-        return int(_lms(x, d, y, arrays["weights"], arrays["peak"], self.step, 0.0, False))
+        return self._descend(x, d, y, arrays, 0.0, False)
+
+    def _descend(
+        self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]], epsilon: float, normalized: bool
+    ) -> int:
+        if self.loop.open:
+            return int(_lms(x, d, y, arrays["weights"], arrays["peak"], self.step, epsilon, normalized))
+        groups = np.array([0, self.taps])
+        return adapt(self._lines, x, d, y, arrays, groups, self.step, np.array([epsilon]), normalized, self.loop)
+
+    def _lines(self, x: Signal) -> NDArray[np.float64]:
+        """The delay line at each sample, oldest sample first, ``(samples, taps)``."""
+        return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(x, self.taps))
 
 
 class NLMS(LMS):
@@ -58,6 +91,9 @@ class NLMS(LMS):
         taps: Length of the delay line.
         step: :math:`\mu`, stable between 0 and 2.
         epsilon: :math:`\epsilon`, in units of the reference squared.
+        speaker: The loudspeaker in the loop, as in `LMS`.
+        slope: As in `LMS`.
+        secondary: As in `LMS`; the step is then also divided by the sum of its squares.
 
     Raises:
         InputError: If a setting is outside of its range.
@@ -66,24 +102,37 @@ class NLMS(LMS):
         Haykin, "Adaptive Filter Theory" (2002), chapter 6. The paper has no such filter.
     """
 
-    def __init__(self, taps: int = 25, step: float = 0.5, epsilon: float = 1e-3) -> None:
-        super().__init__(taps, step)
+    def __init__(
+        self,
+        taps: int = 25,
+        step: float = 0.5,
+        epsilon: float = 1e-3,
+        *,
+        speaker: CubicDistortion | None = None,
+        slope: Slope = "known",
+        secondary: ArrayLike | None = None,
+    ) -> None:
+        super().__init__(taps, step, speaker=speaker, slope=slope, secondary=secondary)
         self.epsilon = positive(epsilon, "epsilon")
 
     def _learn(self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]]) -> int:
-        return int(_lms(x, d, y, arrays["weights"], arrays["peak"], self.step, self.epsilon, True))
+        return self._descend(x, d, y, arrays, self.epsilon, True)
 
 
-class RLS(Controller):
+class RLS(InLoop):
     r"""The recursive least squares filter.
 
     .. math::  k = \frac{R x_t}{\lambda + x_t^\top R x_t}, \quad w \leftarrow w + e_t k, \quad
                R \leftarrow (R - k\, x_t^\top R) / \lambda
 
+    With a loudspeaker in the loop :math:`x_t` is multiplied by its slope in these, or by one.
+
     Args:
         taps: Length of the delay line.
         forgetting: :math:`\lambda`, above 0 and at most 1; 1 forgets nothing.
         epsilon: :math:`R` starts as the identity over it.
+        speaker: The loudspeaker in the loop, as in `LMS`.
+        slope: As in `LMS`.
 
     Raises:
         InputError: If a setting is outside of its range.
@@ -94,8 +143,16 @@ class RLS(Controller):
 
     _adjustable = "forgetting"
 
-    def __init__(self, taps: int = 25, forgetting: float = 0.999, epsilon: float = 0.1) -> None:
-        super().__init__(taps)
+    def __init__(
+        self,
+        taps: int = 25,
+        forgetting: float = 0.999,
+        epsilon: float = 0.1,
+        *,
+        speaker: CubicDistortion | None = None,
+        slope: Slope = "known",
+    ) -> None:
+        super().__init__(taps, Loop(speaker, slope))
         self.forgetting = positive(forgetting, "forgetting")
         if self.forgetting > 1:
             raise InputError(f"forgetting is {forgetting}; give a factor above 0 and at most 1")
@@ -109,54 +166,67 @@ class RLS(Controller):
         return self._arrays["weights"][::-1].copy()
 
     def _learn(self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]]) -> int:
-        return int(_rls(x, d, y, arrays["weights"], arrays["inverse"], arrays["peak"], self.forgetting))
+        loop = self.loop
+        args = arrays["weights"], arrays["inverse"], arrays["peak"], self.forgetting, loop.cubic, loop.known
+        return int(_rls(x, d, y, *args))
 
 
 # The weights lie in the order of the samples, oldest first, so that both are read forward.
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
 def _lms(x, d, y, w, peak, step, epsilon, normalized):  # type: ignore[no-untyped-def]
     taps = len(w)
     for t in range(len(d)):
+        line = x[t : t + taps]
         out = power = 0.0
         for k in range(taps):
-            out += w[k] * x[t + k]
+            out += w[k] * line[k]
         if normalized:
             for k in range(taps):
-                power += x[t + k] * x[t + k]
+                power += line[k] * line[k]
         error = d[t] - out
-        if not follows(error, x[t + taps - 1], d[t], peak):
+        if not follows(error, line[taps - 1], d[t], peak):
             return t
         y[t] = out
         scale = step * error / (epsilon + power) if normalized else step * error
         for k in range(taps):
-            w[k] += scale * x[t + k]
+            w[k] += scale * line[k]
     return len(d)
 
 
-@numba.njit(cache=True)
-def _rls(x, d, y, w, r, peak, forgetting):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def _rls(x, d, y, w, r, peak, forgetting, cubic, known):  # type: ignore[no-untyped-def]
     taps = len(w)
     rx = np.empty(taps)
     for t in range(len(d)):
-        out = 0.0
+        line = x[t : t + taps]
+        drive = 0.0
+        for i in range(taps):
+            drive += w[i] * line[i]
+        slope = 1.0 - 3.0 * cubic * drive * drive if known else 1.0
+        out = drive - cubic * drive * drive * drive
         denominator = forgetting
         for i in range(taps):
             total = 0.0
+            row = r[i]
             for k in range(taps):
-                total += r[i, k] * x[t + k]
-            rx[i] = total
-            out += w[i] * x[t + i]
-            denominator += total * x[t + i]
+                total += row[k] * line[k]
+            rx[i] = slope * total
+            denominator += rx[i] * slope * line[i]
         error = d[t] - out
-        if not (denominator > 0 and follows(error, x[t + taps - 1], d[t], peak)):
+        if not (denominator > 0 and follows(error, line[taps - 1], d[t], peak)):
             return t
         y[t] = out
+        gain, shrink = 1.0 / denominator, 1.0 / forgetting
         for i in range(taps):
-            gain = rx[i] / denominator
-            w[i] += gain * error
+            w[i] += rx[i] * gain * error
             # R stays symmetric to the bit: each pair is computed once.
+            row = r[i]
+            scaled = rx[i] * gain
             for k in range(i + 1):
-                r[i, k] = r[k, i] = (r[i, k] - rx[i] * rx[k] / denominator) / forgetting
+                row[k] = (row[k] - scaled * rx[k]) * shrink
+        for i in range(taps):
+            for k in range(i):
+                r[k, i] = r[i, k]
     return len(d)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from counterflow.adaptive import Controller, Signal, count, follows, positive
+from counterflow.adaptive import Signal, count, follows, positive
+from counterflow.noise_control._kernels import LOOSE, tanh
+from counterflow.noise_control._loop import InLoop, Loop, Slope
+from counterflow.noise_control.paths import CubicDistortion
 from counterflow.seeding import numpy_generator
 
 __all__ = ["Perceptron"]
 
 
-class Perceptron(Controller):
+class Perceptron(InLoop):
     r"""A perceptron of one hidden layer over the delay line, by on-line backpropagation.
 
     .. math::  y_t = b + \sum_j v_j \tanh(a_j + \sum_k W_{jk} x_{t-k})
@@ -23,12 +27,18 @@ class Perceptron(Controller):
     no size, no initial weights and no output unit: 25 taps and 10 hidden units, what one synapse chip holds, and a
     linear output are our choice.
 
+    With a loudspeaker in the loop the output goes through it and the error back through its slope, or through one;
+    with a secondary path after it, through that path as well, as in `LMS`.
+
     Args:
         taps: Length of the delay line.
         hidden: Number of hidden units.
         step: :math:`\eta`, the learning rate of all weights.
         seed: Of the initial weights, uniform within one over the root of a unit's number of inputs; biases start at
             zero.
+        speaker: The loudspeaker in the loop; None for none.
+        slope: ``"known"`` to the backward pass, or taken as ``"one"``.
+        secondary: The path from the loudspeaker to the quiet zone; None for none.
 
     Raises:
         InputError: If a setting is outside of its range.
@@ -43,8 +53,18 @@ class Perceptron(Controller):
         True
     """
 
-    def __init__(self, taps: int = 25, hidden: int = 10, step: float = 0.05, seed: int = 0) -> None:
-        super().__init__(taps)
+    def __init__(
+        self,
+        taps: int = 25,
+        hidden: int = 10,
+        step: float = 0.05,
+        seed: int = 0,
+        *,
+        speaker: CubicDistortion | None = None,
+        slope: Slope = "known",
+        secondary: ArrayLike | None = None,
+    ) -> None:
+        super().__init__(taps, Loop(speaker, slope, secondary))
         self.hidden = count(hidden, "hidden")
         self.step = positive(step, "step")
         draw = numpy_generator(seed, "perceptron")
@@ -53,34 +73,94 @@ class Perceptron(Controller):
         self._arrays["hidden_biases"] = np.zeros(self.hidden)
         self._arrays["output_weights"] = draw.uniform(-second, second, self.hidden)
         self._arrays["output_bias"] = np.zeros(1)
+        if self.loop.delay:
+            self._arrays["activations"] = np.zeros((self.loop.delay, self.hidden))
 
     def _learn(self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]]) -> int:
-        w, a = arrays["hidden_weights"], arrays["hidden_biases"]
-        v, b = arrays["output_weights"], arrays["output_bias"]
-        return int(_backpropagate(x, d, y, w, a, v, b, arrays["peak"], self.step))
+        names = ("hidden_weights", "hidden_biases", "output_weights", "output_bias", "peak")
+        given = [arrays[name] for name in names]
+        plain: Any = _backpropagate
+        through: Any = _backpropagate_through
+        if self.loop.open:
+            return int(plain(x, d, y, *given, self.step))
+        memory = [arrays[name] for name in ("sounds", "slopes", "errors")]
+        acts = arrays.get("activations", np.zeros((0, self.hidden)))
+        loop = self.loop.response, self.loop.cubic, self.loop.known
+        return int(through(x, d, y, *given, self.step, *memory, acts, *loop))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def _forward(line, w, a, z):  # type: ignore[no-untyped-def]
+    for j in range(len(a)):
+        row = w[j]
+        total = a[j]
+        for k in range(len(row)):
+            total += row[k] * line[k]
+        z[j] = total
+
+
+@numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def _backward(line, h, error, w, a, v, b):  # type: ignore[no-untyped-def]
+    b[0] += error
+    for j in range(len(a)):
+        delta = error * v[j] * (1.0 - h[j] * h[j])
+        v[j] += error * h[j]
+        a[j] += delta
+        row = w[j]
+        for k in range(len(row)):
+            row[k] += delta * line[k]
+
+
+@numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
 def _backpropagate(x, d, y, w, a, v, b, peak, step):  # type: ignore[no-untyped-def]
     hidden, taps = w.shape
-    h = np.empty(hidden)
+    # Whole vectors of units; those that are not there stay zero.
+    z, h = np.zeros((hidden + 3) // 4 * 4), np.zeros((hidden + 3) // 4 * 4)
     for t in range(len(d)):
+        line = x[t : t + taps]
+        _forward(line, w, a, z)
+        tanh(z, h)
         out = b[0]
         for j in range(hidden):
-            total = a[j]
-            for k in range(taps):
-                total += w[j, k] * x[t + k]
-            h[j] = math.tanh(total)
             out += v[j] * h[j]
         error = d[t] - out
-        if not follows(error, x[t + taps - 1], d[t], peak):
+        if not follows(error, line[taps - 1], d[t], peak):
             return t
         y[t] = out
-        b[0] += step * error
-        for j in range(hidden):
-            delta = step * error * v[j] * (1 - h[j] * h[j])
-            v[j] += step * error * h[j]
-            a[j] += delta
-            for k in range(taps):
-                w[j, k] += delta * x[t + k]
+        _backward(line, h, step * error, w, a, v, b)
     return len(d)
+
+
+@numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
+def _backpropagate_through(  # type: ignore[no-untyped-def]
+    x, d, y, w, a, v, b, peak, step, sounds, slopes, errors, activations, path, cubic, known
+):
+    hidden, taps = w.shape
+    delay, n = len(path) - 1, len(d)
+    sound, slope, wrong = np.empty(delay + n), np.empty(delay + n), np.empty(delay + n)
+    sound[:delay], slope[:delay], wrong[:delay] = sounds, slopes, errors
+    h, z = np.empty((delay + n, hidden)), np.empty(hidden)
+    h[:delay] = activations
+    for t in range(n):
+        now = t + delay
+        _forward(x[now : now + taps], w, a, z)
+        tanh(z, h[now])
+        drive = b[0]
+        for j in range(hidden):
+            drive += v[j] * h[now, j]
+        sound[now] = drive - cubic * drive * drive * drive
+        slope[now] = 1.0 - 3.0 * cubic * drive * drive if known else 1.0
+        out = 0.0
+        for k in range(delay + 1):
+            out += path[k] * sound[now - k]
+        error = d[t] - out
+        if not follows(error, x[now + taps - 1], d[t], peak):
+            return t
+        y[t] = out
+        wrong[now] = error
+        back = 0.0
+        for k in range(delay + 1):
+            back += path[k] * wrong[t + k]
+        _backward(x[t : t + taps], h[t], step * back * slope[t], w, a, v, b)
+    sounds[:], slopes[:], errors[:], activations[:] = sound[n:], slope[n:], wrong[n:], h[n:]
+    return n

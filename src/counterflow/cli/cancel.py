@@ -1,0 +1,385 @@
+"""``counterflow cancel``: what controllers leave of a noise."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from counterflow.exceptions import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from counterflow.audio import Recording
+    from counterflow.noise_control import Acoustics, Design, Measures
+
+__all__ = ["cancel_command"]
+
+Name = Literal["lms", "nlms", "rls", "fxlms", "volterra", "perceptron", "chip"]
+SHOWN = 0.1  # seconds of signals in a picture
+LONGEST = 4096  # samples of an impulse response
+
+
+def cancel_command(
+    noise: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="NOISE")],
+    /,
+    *,
+    channel: Annotated[str | None, tyro.conf.arg(metavar="H1|H2|FILE")] = None,
+    primary: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    secondary: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    distortion: Annotated[str | None, tyro.conf.arg(metavar="DB")] = None,
+    sign: Literal["saturating", "expanding"] = "saturating",
+    place: Literal["target", "speaker"] = "target",
+    slope: Literal["known", "one"] = "known",
+    level: Annotated[str | None, tyro.conf.arg(metavar="DB")] = None,
+    quantized: Literal["none", "input", "target", "both"] = "none",
+    bits: Annotated[int, tyro.conf.arg(metavar="N")] = 8,
+    used: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 1.0,
+    controller: Name = "perceptron",
+    compare: Annotated[str | None, tyro.conf.arg(metavar="NAME,...")] = None,
+    taps: Annotated[int, tyro.conf.arg(metavar="N")] = 25,
+    hidden: Annotated[int, tyro.conf.arg(metavar="N")] = 10,
+    memory: Annotated[int, tyro.conf.arg(metavar="N")] = 5,
+    step: Annotated[float | None, tyro.conf.arg(metavar="X")] = None,
+    budget: Annotated[int, tyro.conf.arg(metavar="N")] = 10,
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="WAV")] = None,
+    anti: Annotated[Path | None, tyro.conf.arg(metavar="WAV")] = None,
+    coefficients: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None,
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None,
+    json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,
+) -> int:
+    """Cancel a noise with an adaptive controller, and say how well it went.
+
+    NOISE is what the reference microphone hears: a WAV, FLAC or other file, of any length, whose channels are averaged.
+    The controller learns from each sample to make the loudspeaker cancel it in the quiet zone. Printed is by how many
+    decibels the noise is weaker there in the second half of the file: overall, A-weighted and by third octaves;
+    positive is good.
+
+    A step that is not given is chosen: --budget of them are tried on at most ten seconds from the file's first half,
+    equally many for each controller of --compare.
+
+    For example:
+
+      counterflow cancel noise.wav --channel H2 --distortion 10dB --controller perceptron --out residual.wav
+      counterflow cancel noise.wav --distortion 5dB --compare lms,nlms,volterra,perceptron --plot result.png
+      counterflow cancel noise.wav --primary p.wav --secondary s.wav --controller fxlms --taps 256
+      counterflow cancel noise.flac --distortion 10dB --place speaker --sign expanding --json -
+
+    Exit status: 0; 2 for input that cannot be used: audio that cannot be read, is cut off, silent or not finite, a
+    step with which the controller diverges.
+
+    Args:
+        noise: The noise.
+        channel: The path from the reference microphone to the quiet zone, over that of the loudspeaker: one of the
+            paper's two, H2 by default, or a file with an impulse response.
+        primary: In its place, the impulse response from the reference microphone to the quiet zone;
+        secondary: and that from the loudspeaker to the quiet zone.
+        distortion: The loudspeaker's signal-to-distortion ratio, such as 10dB; none by default.
+        sign: Whether its cubic distortion saturates or expands.
+        place: Whether the distortion is on the target's path, as in the paper's experiment, or the loudspeaker is in
+            the loop.
+        slope: Whether the controller knows the slope of the loudspeaker in the loop, or takes it as one.
+        level: Level of additive white noise relative to the noise, such as -20dB; none by default.
+        quantized: What converters of few bits are before.
+        bits: Of these converters.
+        used: Which share of their full scale the largest sample takes.
+        controller: What learns; chip is the perceptron on a model of the paper's chips, behind its converters.
+        compare: Several controllers, one after another; --out, --anti and --coefficients are of --controller, which is
+            then the first of them unless it is among them.
+        taps: Length of the delay line.
+        hidden: Hidden units of the perceptron.
+        memory: Newest samples of which the Volterra filter takes products.
+        step: The learning rate; for rls the forgetting factor.
+        budget: How many steps are tried where none is given.
+        seed: Of initial weights, a chip's cells and the additive noise.
+        out: Write what is left of the noise into this WAV file, 32-bit floating point.
+        anti: Write what the loudspeaker makes arrive in the quiet zone.
+        coefficients: Write the controller's weights into this file.
+        plot: Draw noise, negated speaker signal, residual and learning curves into this file (needs counterflow[plot]).
+        json: Write all numbers to this file as JSON; - is standard output.
+
+    Returns:
+        The exit status, 0.
+    """
+    names = _names(controller, compare)
+    main = controller if controller in names else names[0]
+    if step is not None and len(names) > 1:
+        raise InputError("--step is of one controller; leave it out with --compare")
+    for option, path, suffixes in (
+        ("out", out, (".wav",)),
+        ("anti", anti, (".wav",)),
+        ("coefficients", coefficients, (".json",)),
+        ("plot", plot, (".png", ".svg", ".pdf")),
+        ("json", None if json in (None, "-") else Path(str(json)), None),
+    ):
+        _require_target(option, path, suffixes, noise)
+
+    from counterflow.audio import Recording
+    from counterflow.noise_control import Design, Scene
+    from counterflow.noise_control.cancellation import warnings_of
+    from counterflow.noise_control.scene import parse_decibels
+
+    recording = Recording.open(noise)
+    heard, response = _paths(recording.rate, channel, primary, secondary)
+    scene = Scene(
+        channel=heard,
+        secondary=response,
+        distortion_db=parse_decibels(distortion, "--distortion"),
+        sign=sign,
+        place=place,
+        slope=slope,
+        level_db=parse_decibels(level, "--level"),
+        quantized=quantized,
+        bits=bits,
+        used=used,
+        seed=seed,
+    )
+    stream = sys.stderr if json == "-" else sys.stdout
+    clipped = _Clipping(recording)
+    acoustics = scene.measure(clipped.watch())
+    warnings = [*clipped.warnings(), *warnings_of(scene)]
+    if recording.channels > 1:
+        warnings.append(f"{noise} has {recording.channels} channels; their mean is used")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    design = Design(taps, hidden, memory, seed, rate=recording.rate, loop=acoustics.loop)
+    answers: dict[str, dict[str, Any]] = {}
+    measures: dict[str, Measures] = {}
+    shown: list[NDArray[np.float64]] = []
+    for name in names:
+        used_step, interior = (step, True) if step is not None else _tune(name, design, acoustics, recording, budget)
+        targets = (out, anti, coefficients) if name == main else (None, None, None)
+        measured, last = _run(name, used_step, design, acoustics, recording, targets)
+        measures[name], shown = measured, last if name == main or not shown else shown
+        answers[name] = _answer(measured, used_step, interior)
+    print(_table(answers), file=stream)
+    for option, path in (("residual", out), ("anti-noise", anti), ("coefficients", coefficients)):
+        if path is not None:
+            print(f"{option} of {main}: {path}", file=stream)
+    if plot is not None:
+        from counterflow.noise_control.pictures import draw
+
+        draw(plot, shown, (recording.frames - len(shown[0])) / recording.rate, recording.rate, measures)
+        print(f"picture: {plot}", file=stream)
+    if json is not None:
+        answer = {
+            "file": str(noise), "rate": recording.rate, "samples": recording.frames, "warnings": warnings,
+            "controllers": answers,
+        }  # fmt: skip
+        text = jsonlib.dumps(answer, indent=2, allow_nan=False) + "\n"
+        if json == "-":
+            sys.stdout.write(text)
+        else:
+            _write("json", Path(json), text)
+    return 0
+
+
+def _names(controller: str, compare: str | None) -> list[str]:
+    """The controllers that run, in order."""
+    from typing import get_args
+
+    names = [controller] if compare is None else [name.strip() for name in compare.split(",")]
+    for name in names:
+        if name not in get_args(Name):
+            raise InputError(
+                f"--compare {compare}: there is no controller {name!r}; there are {', '.join(get_args(Name))}"
+            )
+    if len({*names}) < len(names):
+        raise InputError(f"--compare {compare}: a controller is there twice")
+    return names
+
+
+def _paths(
+    rate: int, channel: str | None, primary: Path | None, secondary: Path | None
+) -> tuple[str | NDArray[np.float64], NDArray[np.float64] | None]:
+    """The noise's path and the loudspeaker's."""
+    from counterflow.noise_control import CHANNELS
+
+    if channel is not None and primary is not None:
+        raise InputError("--channel and --primary both name the noise's path; give one of them")
+    if secondary is not None and primary is None:
+        raise InputError("--secondary needs --primary, the noise's own path")
+    if primary is not None:
+        return _response(primary, rate), None if secondary is None else _response(secondary, rate)
+    channel = channel or "H2"
+    if channel in CHANNELS:
+        return channel, None
+    if not Path(channel).exists():
+        raise InputError(f"--channel {channel}: it is neither {' nor '.join(CHANNELS)} nor a file")
+    return _response(Path(channel), rate), None
+
+
+def _response(path: Path, rate: int) -> NDArray[np.float64]:
+    from counterflow.audio import Recording
+
+    recording = Recording.open(path)
+    if recording.rate != rate:
+        raise InputError(f"{path} has {recording.rate} samples a second, and the noise {rate}; resample it")
+    if recording.frames > LONGEST:
+        raise InputError(f"{path} has {recording.frames} samples; an impulse response of at most {LONGEST} can be used")
+    response = recording.read()
+    if not response.any():
+        raise InputError(f"{path} is silent; an impulse response has a sample that is not zero")
+    return response
+
+
+class _Clipping:
+    """Counts samples at either end of an integer format's range, while the file is read for the first time."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording, self.count = recording, 0
+
+    def watch(self) -> Iterator[NDArray[np.float64]]:
+        import numpy as np
+
+        recording = self.recording
+        for block in _progress(recording.blocks(), recording, "reading"):
+            if recording.integer:
+                self.count += int(np.count_nonzero((block >= 1 - recording.step) | (block <= -1 + recording.step / 2)))
+            yield block
+
+    def warnings(self) -> list[str]:
+        if self.count < 2:
+            return []
+        return [f"{self.recording.path}: {self.count} samples are at full scale: the recording is clipped"]
+
+
+def _progress(blocks: Iterator[NDArray[np.float64]], recording: Recording, title: str) -> Iterator[NDArray[np.float64]]:
+    """Blocks, with a bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=recording.frames)
+        for block in blocks:
+            yield block
+            bar.advance(task, len(block))
+
+
+def _tune(name: str, design: Design, acoustics: Acoustics, recording: Recording, budget: int) -> tuple[float, bool]:
+    """The best step on the beginning of the file, and whether steps on both sides of it were worse."""
+    import numpy as np
+
+    from counterflow.noise_control import choose_step
+    from counterflow.noise_control.cancellation import TUNED_SECONDS
+
+    wanted = max(1, min(recording.frames // 2, round(TUNED_SECONDS * recording.rate)))
+    parts, found = [], 0
+    for block in recording.blocks():
+        parts.append(block)
+        found += len(block)
+        if found >= wanted:
+            break
+    heard = acoustics.again().run(np.concatenate(parts)[:wanted])
+    tuned = choose_step(name, design, heard, acoustics.power, budget)
+    return tuned.best, tuned.interior
+
+
+def _run(
+    name: str,
+    step: float,
+    design: Design,
+    acoustics: Acoustics,
+    recording: Recording,
+    targets: tuple[Path | None, Path | None, Path | None],
+) -> tuple[Measures, list[NDArray[np.float64]]]:
+    """The whole file through a fresh controller; returns what was measured, and the last moment of the signals."""
+    from contextlib import ExitStack
+
+    import numpy as np
+
+    from counterflow.audio import Writer
+    from counterflow.noise_control import CONTROLLERS, Stream
+
+    controller = CONTROLLERS[name].make(step, design)
+    stream = Stream(acoustics.again(), controller, recording.rate)
+    wanted, kept, held = round(SHOWN * recording.rate), deque[Any](), 0
+    out, anti, coefficients = targets
+    with ExitStack() as stack:
+        writers = [stack.enter_context(Writer(path, recording.rate)) if path else None for path in (anti, out)]
+        for block in stream.run(_progress(recording.blocks(16384), recording, name)):
+            for writer, samples in zip(writers, block[1:], strict=True):
+                if writer:
+                    writer.write(samples)
+            kept.append(block)
+            held += len(block[0])
+            while held - len(kept[0][0]) >= wanted:
+                held -= len(kept.popleft()[0])
+    if coefficients is not None:
+        skipped = {"past", "peak", "samples", "sounds", "slopes", "errors"}
+        content = {
+            "controller": name, "step": step, "rate": recording.rate, "taps": design.taps,
+            "reference_scale": 1 / acoustics.peak,
+            "weights": {key: value.tolist() for key, value in controller.state().items() if key not in skipped},
+        }  # fmt: skip
+        _write("coefficients", coefficients, jsonlib.dumps(content, indent=1) + "\n")
+    return stream.measures, [np.concatenate(each)[-wanted:] for each in zip(*kept, strict=True)]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _answer(measures: Measures, step: float, interior: bool) -> dict[str, Any]:
+    return {
+        "reduction_db": _number(measures.reduction_db),
+        "a_weighted_db": _number(measures.a_weighted_db),
+        "third_octaves_db": {f"{middle:.5g}": _number(value) for middle, value in measures.thirds_db.items()},
+        "step": step,
+        "step_is_interior": interior,
+    }
+
+
+def _table(answers: dict[str, dict[str, Any]]) -> str:
+    """Noise reductions, a column a controller."""
+    names = [*answers]
+    width = max(10, *(len(name) + 2 for name in names))
+    rows = [("noise reduction, dB", names)]
+
+    def cell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    rows.append(("overall", [cell(answers[name]["reduction_db"]) for name in names]))
+    rows.append(("A-weighted", [cell(answers[name]["a_weighted_db"]) for name in names]))
+    for band in answers[names[0]]["third_octaves_db"]:
+        rows.append((f"{band} Hz", [cell(answers[name]["third_octaves_db"][band]) for name in names]))
+    rows.append(("step", [f"{answers[name]['step']:.3g}" for name in names]))
+    text = "\n".join(f"{head:20}" + "".join(f"{value:>{width}}" for value in values) for head, values in rows)
+    edges = [name for name in names if not answers[name]["step_is_interior"]]
+    if edges:
+        text += f"\nthe best step of {', '.join(edges)} is at an end of those tried; try others with --step"
+    return text
+
+
+def _require_target(option: str, path: Path | None, suffixes: tuple[str, ...] | None, source: Path) -> None:
+    """Find out before the work that the file cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"--{option} {path}: this is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"--{option} {path}: there is no folder {path.parent}; make it first")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise InputError(f"--{option} {path}: the suffix has to be {' or '.join(suffixes)}")
+    if path.exists() and source.exists() and path.samefile(source):
+        raise InputError(f"--{option} {path}: this is the noise itself; name another file")
+
+
+def _write(option: str, path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text, "utf-8")
+        os.replace(new, path)
+    except OSError as error:
+        raise InputError(f"--{option} {path}: it cannot be written: {error.strerror or error}") from error

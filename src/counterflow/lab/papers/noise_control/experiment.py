@@ -1,0 +1,158 @@
+"""The trials behind figure 5 of "Active Noise Canceling using Analog Neuro-Chip", and what is measured from them.
+
+The paper gives neither the size of its perceptron, nor levels, nor where the cubic sits, nor its sign: those are
+settings, of which the paper's claims are judged in one and all are shown. The noises are not the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from counterflow.lab.papers.noise_control import plan, runs
+from counterflow.lab.papers.noise_control.figures import exhibits
+from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial
+
+__all__ = ["PAPER"]
+
+SILICON = "a property of silicon; benchmarks/noise_control.py has the speed of the simulation"
+NO_CHIP = "no run of the chip's model"
+
+
+def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
+    """All trials: none follows from another."""
+    return plan.all_trials(profile)
+
+
+def run(trial: Trial, context: Context) -> Outcome:
+    """One trial."""
+    return runs.line(trial.treatment, trial.seeds, trial.settings, context)
+
+
+class _Lines:
+    """The lines of one channel of figure 5 in the paper's reading."""
+
+    def __init__(self, profile: Profile, records: Sequence[Record], channel: str) -> None:
+        plans = plan.PLANS[profile]
+        self.ratios = plans.ratios
+        found = {
+            arm: plan.record_of(records, plan.figure_trial(profile, arm, channel, *plan.PAPERS)) for arm in plan.ARMS
+        }
+        self.records = {arm: record for arm, record in found.items() if record}
+        words = f"{plans.seconds:g} s of another car's noise"
+        self.setting: dict[str, Any] = {"setting": "other data", "differs": words}
+
+    def at(self, arm: str, ratio: float) -> tuple[float, ...]:
+        """Reductions, a run that diverged being none."""
+        return tuple(float(value or 0.0) for value in self.records[arm].metrics[plan.key(ratio)])
+
+    def mean(self, arm: str) -> tuple[float, ...]:
+        """Each seed's mean over the ratios."""
+        lines = [self.at(arm, ratio) for ratio in self.ratios]
+        return tuple(sum(values) / len(values) for values in zip(*lines, strict=True))
+
+    def measurement(self, *terms: tuple[str, float | None, float], reason: str = "") -> Measurement:
+        """A contrast of arms at ratios, or over all where there is none."""
+        groups = tuple(
+            Group(self.mean(arm) if ratio is None else self.at(arm, ratio), power) for arm, ratio, power in terms
+        )
+        lost = {
+            arm: sum(value is None for values in self.records[arm].metrics.values() for value in values)
+            for arm, _, _ in terms
+        }
+        diverged = "; ".join(f"{count} runs of {arm} diverged" for arm, count in lost.items() if count)
+        seconds = sum(self.records[arm].seconds for arm in {arm for arm, _, _ in terms})
+        return Measurement(groups, reason="; ".join(filter(None, (reason, diverged))), seconds=seconds, **self.setting)
+
+
+def measure(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]:
+    """A measurement for every claim whose trials are there."""
+    found: dict[str, Measurement] = {}
+    lines = {figure: _Lines(profile, records, channel) for figure, channel in plan.CHANNELS.items()}
+    for figure, of in lines.items():
+        _add_software(found, f"fig5{figure}", of)
+        _add_chip(found, f"fig5{figure}", of)
+    both = list(lines.values())
+    if all("chip" in of.records for of in both):
+        last = both[0].ratios[-1]
+        groups = tuple(Group(of.at("chip", last), power) for of, power in zip(both, (-1.0, 1.0), strict=True))
+        found["fig5.chip.channels"] = Measurement(groups, **both[0].setting)
+        found["fig6.residual"] = both[0].measurement(("chip", last, 1.0), reason="behind H1, at the largest ratio")
+    else:
+        found |= {claim: Measurement((), reason=NO_CHIP) for claim in ("fig5.chip.channels", "fig6.residual")}
+    _add_hardware(found)
+    return found
+
+
+def _add_software(found: dict[str, Measurement], figure: str, of: _Lines) -> None:
+    first, last = of.ratios[0], of.ratios[-1]
+    if "lms" in of.records:
+        found[f"{figure}.lms.degrades"] = of.measurement(("lms", first, 1.0), ("lms", last, -1.0))
+    if {"lms", "perceptron"} <= of.records.keys():
+        found[f"{figure}.perceptron.degrades_less"] = of.measurement(
+            ("lms", last, 1.0), ("lms", first, -1.0), ("perceptron", last, -1.0), ("perceptron", first, 1.0)
+        )
+        found[f"{figure}.perceptron.better"] = of.measurement(("perceptron", first, 1.0), ("lms", first, -1.0))
+    for which in ("input", "target", "both"):
+        arm = f"8-bit {which}"
+        if {arm, "perceptron"} <= of.records.keys():
+            words = "the whole range of the converter in use"
+            found[f"{figure}.8bit.{which}"] = of.measurement((arm, None, 1.0), ("perceptron", None, -1.0), reason=words)
+            found[f"{figure}.8bit.{which}.much"] = of.measurement(
+                ("perceptron", None, 1.0), (arm, None, -1.0), reason=words
+            )
+
+
+def _add_chip(found: dict[str, Measurement], figure: str, of: _Lines) -> None:
+    every = plan.TEN
+    if not {"chip", "perceptron", "lms"} <= of.records.keys():
+        names = [f"worse.{ratio:g}" for ratio in every] + ["saturates", "flat", "better", "only"]
+        found |= {f"{figure}.chip.{name}": Measurement((), reason=NO_CHIP) for name in names}
+        return
+    first, last = of.ratios[0], of.ratios[-1]
+    for ratio in every:
+        found[f"{figure}.chip.worse.{ratio:g}"] = (
+            of.measurement(("chip", ratio, 1.0), ("perceptron", ratio, -1.0))
+            if ratio in of.ratios
+            else Measurement((), reason="this ratio is for a larger profile")
+        )
+    found[f"{figure}.chip.saturates"] = of.measurement(("chip", last, 1.0))
+    found[f"{figure}.chip.flat"] = (
+        of.measurement(("chip", last, 1.0), ("chip", 15.0, -1.0))
+        if 15.0 in of.ratios
+        else Measurement((), reason="a ratio of 15 dB is for a larger profile")
+    )
+    found[f"{figure}.chip.better"] = of.measurement(("chip", first, 1.0), ("lms", first, -1.0))
+    found[f"{figure}.chip.only"] = of.measurement(("chip", last, 1.0), ("lms", last, -1.0))
+
+
+def _add_hardware(found: dict[str, Measurement]) -> None:
+    for name in (
+        "taps_capacitor",
+        "synapse_width",
+        "synapse_height",
+        "neuron_width",
+        "neuron_height",
+        "die",
+        "process",
+    ):
+        found[f"geometry.{name}"] = Measurement((), reason="a property of silicon")
+    for name in ("rows", "columns", "neurons", "synapse_chips"):
+        found[f"geometry.{name}"] = Measurement((), reason=NO_CHIP)
+    for name in ("forward", "recall", "learning", "recall_dsp", "learning_dsp"):
+        found[f"speed.{name}"] = Measurement((), reason=SILICON)
+
+
+PAPER = Paper(
+    key=plan.KEY,
+    title="Active noise cancelling on analog chips",
+    citation=(
+        "J.-W. Cho, S.-Y. Lee, Active Noise Canceling using Analog Neuro-Chip with On-Chip Learning Capability, "
+        "Advances in Neural Information Processing Systems 11, 1998"
+    ),
+    revision=1,
+    trials=trials,
+    run=run,
+    measure=measure,
+    exhibits=exhibits,
+)

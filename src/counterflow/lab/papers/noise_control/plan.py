@@ -1,0 +1,149 @@
+"""The trials of each profile, and how their records are read.
+
+A condition is a noise at a sampling rate. Each trial is one controller in one condition, behind one channel, with one
+place and sign of the distortion, at all signal-to-distortion ratios: the step of every ratio is chosen on a part of the
+noise that no run is judged on, with the same budget for all controllers, and every seed is a run from fresh weights on
+a part of its own of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from counterflow.lab.trials import Json, Profile, Record, Trial, find
+
+__all__ = [
+    "ARMS",
+    "CHANNELS",
+    "CONDITIONS",
+    "KEY",
+    "PAPERS",
+    "PLACEMENTS",
+    "PLANS",
+    "all_trials",
+    "arms_of",
+    "figure_trial",
+    "fraction_trial",
+    "key",
+    "record_of",
+]
+
+KEY = "noise_control"
+CHANNELS = {"a": "H1", "b": "H2"}
+ARMS = ("lms", "nlms", "volterra", "perceptron", "8-bit input", "8-bit target", "8-bit both")
+PLACEMENTS = (("target", "saturating"), ("target", "expanding"), ("speaker", "saturating"), ("speaker", "expanding"))
+CONDITIONS = (("car", 16000), ("car", 2000), ("engine", 16000), ("engine", 2000))
+# The reading of the paper that its claims are judged in; only in it has figure 5 the paper's shape in our sketch.
+PAPERS = ("car", 16000), ("target", "saturating")
+LEVEL_DB = -20.0  # of the additive noise, which bounds what can be reached
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A profile.
+
+    Attributes:
+        ratios: Signal-to-distortion ratios in decibels.
+        seeds: Runs of each point.
+        seconds: Of noise in a run.
+        budget: Steps that are tried.
+        conditions: Noises and rates.
+        placements: Places and signs of the distortion.
+        fractions: Of the converters' full scale.
+    """
+
+    ratios: tuple[float, ...]
+    seeds: tuple[int, ...]
+    seconds: float
+    budget: int
+    conditions: tuple[tuple[str, int], ...]
+    placements: tuple[tuple[str, str], ...]
+    fractions: tuple[float, ...]
+
+
+TEN = (0.0, 2.5, 5.0, 7.5, 10.0, 12.5, 15.0, 17.5, 20.0, 25.0)
+HALVES = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
+PLANS: Mapping[Profile, Plan] = {
+    "smoke": Plan((0.0, 25.0), (0, 1, 2), 1.0, 3, CONDITIONS[:1], PLACEMENTS[:1], (0.0625,)),
+    "laptop": Plan(TEN, tuple(range(10)), 8.0, 8, CONDITIONS, PLACEMENTS, HALVES),
+    "paper": Plan(TEN, tuple(range(20)), 8.0, 16, CONDITIONS, PLACEMENTS, HALVES),
+}
+
+
+def key(ratio: float) -> str:
+    """The metric that holds the reductions at a ratio."""
+    return f"reduction at {ratio:g} dB"
+
+
+def arms_of(place: str) -> tuple[str, ...]:
+    """The controllers that can have the distortion in this place."""
+    return ARMS if place == "target" else tuple(arm for arm in ARMS if not arm.startswith("8-bit"))
+
+
+def _cost(arm: str, rate: int, plan: Plan, points: int) -> float:
+    each = {"lms": 0.03, "nlms": 0.03, "volterra": 0.2, "chip": 1.2}.get(arm, 0.2)  # seconds a run of 8 s at 16 kHz
+    return max(0.2, each * rate / 16000 * plan.seconds / 8 * points * (plan.budget + len(plan.seeds)))
+
+
+def figure_trial(
+    profile: Profile, arm: str, channel: str, condition: tuple[str, int], placement: tuple[str, str]
+) -> Trial:
+    """One controller's line in a figure like figure 5."""
+    plan = PLANS[profile]
+    settings: dict[str, Json] = {
+        "noise": condition[0],
+        "rate": condition[1],
+        "channel": channel,
+        "place": placement[0],
+        "sign": placement[1],
+        "ratios": list(plan.ratios),
+        "level": LEVEL_DB,
+        "seconds": plan.seconds,
+        "budget": plan.budget,
+        "used": 1.0,
+    }
+    cost = _cost(arm, condition[1], plan, len(plan.ratios))
+    return Trial(KEY, arm, plan.seeds, settings, ("noise",), expected_seconds=cost)
+
+
+def fraction_trial(profile: Profile, arm: str, channel: str, fraction: float) -> Trial:
+    """8 bits of which a fraction of the full scale is used, in the paper's reading, at the ends of its range."""
+    trial = figure_trial(profile, arm, channel, *PAPERS)
+    ratios = [PLANS[profile].ratios[0], PLANS[profile].ratios[-1]]
+    return Trial(
+        KEY,
+        arm,
+        trial.seeds,
+        {**trial.settings, "ratios": ratios, "used": fraction},
+        trial.data,
+        expected_seconds=trial.expected_seconds * 2 / len(PLANS[profile].ratios),
+    )
+
+
+def all_trials(profile: Profile) -> list[Trial]:
+    """Figure 5 in every reading, the paper's first, and the sweep of fractions."""
+    plan = PLANS[profile]
+    readings = [(condition, placement) for placement in plan.placements for condition in plan.conditions]
+    readings.sort(key=lambda reading: reading != PAPERS)
+    figures = [
+        figure_trial(profile, arm, channel, condition, placement)
+        for condition, placement in readings
+        for channel in CHANNELS.values()
+        for arm in arms_of(placement[0])
+    ]
+    sweep = [
+        fraction_trial(profile, arm, channel, fraction)
+        for channel in CHANNELS.values()
+        for arm in ARMS
+        if arm.startswith("8-bit")
+        for fraction in plan.fractions
+    ]
+    first = len(CHANNELS) * len(ARMS)
+    return [*figures[:first], *sweep, *figures[first:]]
+
+
+def record_of(records: Sequence[Record], trial: Trial) -> Record | None:
+    """The record of one trial, if it is there."""
+    found = find(records, [trial])
+    return found[0] if found else None

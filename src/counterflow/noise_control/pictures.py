@@ -1,0 +1,62 @@
+"""The paper's figure 6, and learning curves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from counterflow.adaptive import Signal
+from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.noise_control.measures import Measures
+
+__all__ = ["draw"]
+
+
+def draw(
+    path: str | os.PathLike[str], signals: Sequence[Signal], start: float, rate: float, curves: Mapping[str, Measures]
+) -> None:
+    """Draw figure 6 (noise, negated speaker signal, residual) over learning curves.
+
+    Args:
+        path: The picture; its suffix says which kind.
+        signals: The three.
+        start: Seconds at their first sample.
+        rate: Samples a second.
+        curves: What was measured, by name.
+
+    Raises:
+        InputError: If it cannot be written.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("plot", "drawing a cancellation") from error
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    axes = figure.subplots(4, 1, height_ratios=(1, 1, 1, 1.6))
+    top = max(float(np.abs(each).max(initial=0.0)) for each in signals) or 1.0
+    seconds = start + np.arange(len(signals[0])) / rate
+    # The speaker's signal arrives with the other sign: what is drawn is what it is subtracted as.
+    for row, samples, title in zip(axes, signals, ("noise", "negated speaker signal", "residual"), strict=False):
+        row.plot(seconds, samples, linewidth=0.8)
+        row.set_ylim(-1.05 * top, 1.05 * top)
+        row.set_ylabel(title)
+    axes[2].set_xlabel("seconds")
+    for name, measures in curves.items():
+        time, decibels = measures.curve
+        axes[3].plot(time, np.where(np.isfinite(decibels), decibels, np.nan), label=name, linewidth=1)
+    axes[3].axhline(0.0, color="gray", linewidth=0.5)
+    axes[3].set_xlabel("seconds")
+    axes[3].set_ylabel("noise reduction (dB)")
+    axes[3].legend()
+    place = Path(path)
+    new = place.with_name(f".{place.stem}.{os.getpid()}{place.suffix}")
+    try:
+        figure.savefig(new, dpi=150)
+        os.replace(new, place)
+    except (OSError, ValueError) as error:
+        new.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error}") from error

@@ -1,0 +1,202 @@
+"""``counterflow cancel``."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+
+from counterflow.cli import main
+from counterflow.noise_control import FiniteResponse, noise_reduction
+
+RATE = 8000
+
+
+def write(path, samples, subtype="PCM_16", rate=RATE, **options):
+    soundfile.write(path, samples, rate, subtype=subtype, **options)
+    return str(path)
+
+
+def noise(samples=6000, seed=0):
+    return 0.5 * np.random.default_rng(seed).uniform(-1, 1, samples)
+
+
+@pytest.fixture
+def wav(tmp_path):
+    return write(tmp_path / "noise.wav", noise())
+
+
+FAST = ["--controller", "lms", "--step", "0.05"]
+
+
+def test_residual_and_anti_noise_are_written_and_the_reduction_is_theirs(wav, tmp_path, capsys):
+    out, anti, json_file = tmp_path / "left.wav", tmp_path / "anti.wav", tmp_path / "all.json"
+    options = [
+        "--channel",
+        "H1",
+        "--distortion",
+        "10dB",
+        "--out",
+        str(out),
+        "--anti",
+        str(anti),
+        "--json",
+        str(json_file),
+    ]
+    assert main(["cancel", wav, *FAST, *options]) == 0
+    found = json.loads(json_file.read_text())
+    left, _ = soundfile.read(out)
+    made, rate = soundfile.read(anti)
+    assert rate == RATE
+    x, _ = soundfile.read(wav)
+    heard = left + made
+    reduction = found["controllers"]["lms"]["reduction_db"]
+    assert reduction == pytest.approx(noise_reduction(heard[3000:], left[3000:]), abs=0.01)
+    u = FiniteResponse("H1").run(x)
+    distortion = heard - u
+    assert 10 * np.log10(np.mean(u**2) / np.mean(distortion**2)) == pytest.approx(10, abs=0.01)
+    printed = capsys.readouterr().out
+    assert f"overall{reduction:>23.1f}" in printed
+    assert "A-weighted" in printed
+    assert "1000 Hz" in printed
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype"),
+    [("a.wav", "PCM_U8"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.flac", "PCM_16"), ("a.flac", "PCM_24")],
+)
+def test_all_kinds_of_files_give_nearly_the_same(name, subtype, tmp_path, capsys):
+    path = write(tmp_path / name, noise(), subtype)
+    assert main(["cancel", path, *FAST, "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["warnings"] == []
+    assert found["controllers"]["lms"]["reduction_db"] > 15
+
+
+def test_stereo_is_averaged_and_said(tmp_path, capsys):
+    both = np.stack([noise(seed=1), noise(seed=2)], 1)
+    assert main(["cancel", write(tmp_path / "two.wav", both), *FAST]) == 0
+    assert "has 2 channels; their mean is used" in capsys.readouterr().err
+
+
+def test_clipping_is_warned_of(tmp_path, capsys):
+    loud = np.clip(3 * noise(), -1, 1)
+    for subtype in ("PCM_U8", "PCM_16"):
+        assert main(["cancel", write(tmp_path / "loud.wav", loud, subtype), *FAST]) == 0
+        assert "samples are at full scale: the recording is clipped" in capsys.readouterr().err
+
+
+def test_controllers_are_compared_drawn_and_exported(wav, tmp_path, capsys):
+    picture, weights = tmp_path / "six.png", tmp_path / "weights.json"
+    options = ["--compare", "lms,nlms,perceptron", "--controller", "nlms", "--budget", "3", "--distortion", "3"]
+    assert main(["cancel", wav, *options, "--plot", str(picture), "--coefficients", str(weights), "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert list(json.loads(captured.out)["controllers"]) == ["lms", "nlms", "perceptron"]
+    assert "perceptron" in captured.err
+    assert picture.stat().st_size > 20_000
+    saved = json.loads(weights.read_text())
+    assert saved["controller"] == "nlms"
+    assert len(saved["weights"]["weights"]) == saved["taps"] == 25
+
+
+def test_measured_paths_are_used_and_a_late_loudspeaker_is_warned_of(wav, tmp_path, capsys):
+    primary = write(tmp_path / "p.wav", [0, 0, 0, 0.5, 0.2], "FLOAT")
+    secondary = write(tmp_path / "s.wav", [0, 0.8, 0.1], "FLOAT")
+    common = ["cancel", wav, "--controller", "fxlms", "--step", "0.1", "--json", "-"]
+    assert main([*common, "--primary", primary, "--secondary", secondary]) == 0
+    early = json.loads(capsys.readouterr().out)
+    assert early["warnings"] == []
+    assert early["controllers"]["fxlms"]["reduction_db"] > 15
+    assert main([*common, "--primary", secondary, "--secondary", primary]) == 0
+    captured = capsys.readouterr()
+    assert "no causal margin" in captured.err
+    assert json.loads(captured.out)["controllers"]["fxlms"]["reduction_db"] < 3  # white noise cannot be predicted
+    assert main(["cancel", wav, *FAST, "--channel", primary]) == 0
+
+
+def test_a_long_file_streams_in_constant_memory(tmp_path, monkeypatch):
+    peaks = []
+    for samples in (200_000, 1_600_000):
+        path = write(tmp_path / "long.wav", noise(samples))
+        tracemalloc.start()
+        assert main(["cancel", path, *FAST, "--out", str(tmp_path / "left.wav")]) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] + 100_000
+
+
+def test_damaged_files_are_refused_in_one_line(tmp_path, capsys):
+    whole = (tmp_path / "whole.wav", tmp_path / "whole.flac")
+    for path in whole:
+        write(path, noise())
+    cases = {}
+    for path in whole:
+        cut = tmp_path / f"cut{path.suffix}"
+        cut.write_bytes(path.read_bytes()[:5000])
+        cases[cut] = ("truncated", "damaged")
+    cases[tmp_path / "empty.wav"] = ("holds no samples",)
+    write(tmp_path / "empty.wav", np.zeros(0))
+    (tmp_path / "zero.wav").write_bytes(b"")
+    cases[tmp_path / "zero.wav"] = ("cannot be read",)
+    (tmp_path / "text.wav").write_text("no sound")
+    cases[tmp_path / "text.wav"] = ("cannot be read as audio",)
+    bad = noise()
+    bad[5] = np.nan
+    write(tmp_path / "nan.wav", bad, "FLOAT")
+    cases[tmp_path / "nan.wav"] = ("sample 5 is nan",)
+    write(tmp_path / "silent.wav", np.zeros(500))
+    cases[tmp_path / "silent.wav"] = ("silent",)
+    cases[tmp_path / "none.wav"] = ("cannot be read",)
+    for path, complaints in cases.items():
+        out = tmp_path / "out.wav"
+        assert main(["cancel", str(path), *FAST, "--out", str(out)]) == 2, path
+        error = capsys.readouterr().err
+        assert any(each in error for each in complaints), error
+        assert error.count("\n") == 1
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--controller", "pid"], "pid"),
+        (["--compare", "lms,pid"], "there is no controller 'pid'"),
+        (["--compare", "lms,lms"], "twice"),
+        (["--compare", "lms,nlms", "--step", "0.1"], "--step is of one controller"),
+        (["--channel", "H7"], "--channel H7"),
+        (["--channel", "H1", "--primary", "p.wav"], "give one of them"),
+        (["--secondary", "s.wav"], "--secondary needs --primary"),
+        (["--primary", "missing.wav"], "missing.wav cannot be read"),
+        (["--distortion", "loud"], "--distortion is 'loud'"),
+        (["--used", "2"], "used is 2"),
+        (["--out", "/nowhere/at/all/left.wav"], "no folder"),
+        (["--out", "left.mp3"], "suffix"),
+        (["--plot", "six.xyz"], "suffix"),
+        (["--step", "1e9"], "LMS diverged"),
+        (["--taps", "0"], "taps is 0"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_status_2(wav, arguments, complaint, capsys):
+    start = [] if "--controller" in arguments or "--compare" in arguments else ["--controller", "lms"]
+    assert main(["cancel", wav, *start, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_the_noise_itself_is_not_overwritten(wav, capsys):
+    assert main(["cancel", wav, *FAST, "--out", wav]) == 2
+    assert "this is the noise itself" in capsys.readouterr().err
+
+
+def test_paths_of_another_rate_or_too_long_or_silent_are_refused(wav, tmp_path, capsys):
+    for name, samples, rate, complaint in (
+        ("rate.wav", [0.5], 16000, "resample it"),
+        ("long.wav", np.ones(5000) * 0.1, RATE, "at most 4096"),
+        ("silent.wav", np.zeros(5), RATE, "is silent"),
+    ):
+        path = write(tmp_path / name, samples, rate=rate)
+        assert main(["cancel", wav, *FAST, "--primary", path]) == 2
+        assert complaint in capsys.readouterr().err

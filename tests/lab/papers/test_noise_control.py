@@ -1,0 +1,128 @@
+"""The experiments of noise control: a line of figure 5, what is judged on what, plan and claims."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from counterflow.exceptions import DivergenceError
+from counterflow.lab.papers.noise_control import experiment, plan, runs
+from counterflow.lab.papers.noise_control.figures import exhibits
+from counterflow.lab.report import TableExhibit
+from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
+
+PROFILES = ["smoke", "laptop", "paper"]
+
+
+@pytest.fixture
+def white(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise of our own, so that no data set is needed."""
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, 16000)
+    monkeypatch.setattr(runs, "recording", lambda name, rate: samples)
+
+
+def settings(**more: Any) -> dict[str, Any]:
+    return {**plan.figure_trial("smoke", "lms", "H1", *plan.PAPERS).settings, **more}
+
+
+def test_no_run_is_judged_on_what_chose_its_step() -> None:
+    samples = np.arange(1000.0)
+    tuning = runs.part(samples, 100, 2.0, None)
+    np.testing.assert_array_equal(tuning, samples[:200])
+    parts = [runs.part(samples, 100, 2.0, seed) for seed in range(40)]
+    assert all(len(each) == 200 and each[0] >= 200 for each in parts)
+    assert len({each[0] for each in parts}) > 20
+    assert all(seed != runs.TUNING_SEED for profile in plan.PLANS.values() for seed in profile.seeds)
+
+
+@pytest.mark.usefixtures("white")
+def test_a_line_has_a_reduction_for_each_seed_and_ratio(tmp_path: Any) -> None:
+    found = runs.line("lms", (0, 1), settings(budget=4), Context(tmp_path))
+    severe, mild = found.metrics[plan.key(0.0)], found.metrics[plan.key(25.0)]
+    assert len(severe) == len(mild) == 2
+    assert all(0 < a < b < 21 for a, b in zip(severe, mild, strict=True))  # type: ignore[operator]
+    assert severe[0] != severe[1]
+    assert len(found.curves["step"]) == 2
+    assert runs.line("lms", (0, 1), settings(budget=4), Context(tmp_path)) == found
+
+
+@pytest.mark.usefixtures("white")
+def test_a_converter_of_few_effective_bits_costs_reduction(tmp_path: Any) -> None:
+    plain, coarse = (
+        runs.line(arm, (0,), settings(ratios=[25.0], used=1 / 64, budget=3), Context(tmp_path)).metrics[plan.key(25.0)]
+        for arm in ("perceptron", "8-bit target")
+    )
+    assert plain[0] is not None
+    assert coarse[0] is not None
+    assert coarse[0] < plain[0] - 3
+
+
+@pytest.mark.usefixtures("white")
+def test_divergence_is_a_result(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*arguments: Any, **options: Any) -> Any:
+        raise DivergenceError("step is 1: it diverged")
+
+    monkeypatch.setattr(runs, "choose_step", away)
+    found = runs.line("nlms", (0, 1), settings(), Context(tmp_path))
+    assert found.metrics[plan.key(0.0)] == [None, None]
+    assert found.curves["step"] == [None, None]
+
+
+def _record(trial: Trial, profile: str) -> Record:
+    """As if the paper were right."""
+    best = {"lms": 2.0, "nlms": 3.0, "volterra": 15.0, "perceptron": 8.0}.get(trial.treatment, 4.0)
+    mild = {"chip": 8.0 if trial.settings["channel"] == "H1" else 5.0}.get(trial.treatment, 16.0)
+    mild = mild if not trial.treatment.startswith("8-bit") else 10.0
+    metrics = {}
+    for ratio in trial.settings["ratios"]:  # type: ignore[union-attr]
+        value = mild if trial.treatment == "chip" else best + (mild - best) * ratio / 25  # type: ignore[operator]
+        value = 4.0 if trial.treatment == "chip" and ratio < 5 else value  # type: ignore[operator]
+        metrics[plan.key(ratio)] = tuple(value + 0.01 * seed for seed in trial.seeds)  # type: ignore[arg-type]
+    return Record(
+        format_version=1,
+        key="0" * 20,
+        paper=plan.KEY,
+        treatment=trial.treatment,
+        seeds=trial.seeds,
+        settings=dict(trial.settings),
+        data={},
+        revision=1,
+        profile=profile,  # type: ignore[arg-type]
+        commit=None,
+        environment="",
+        status="done",
+        reason="",
+        seconds=1.0,
+        metrics=metrics,
+        curves={},
+    )
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
+    trials = experiment.trials(profile, [])
+    names = [(trial.treatment, str(trial.settings)) for trial in trials]
+    assert len({*names}) == len(names)
+    records = [_record(trial, profile) for trial in trials]
+    results = judge(claims_of(plan.KEY), experiment.measure(profile, records), missing="no trial measures it")
+    assert [r.id for r in results if r.reason == "no trial measures it"] == []
+    verdicts = {r.id: r.verdict for r in results}
+    for claim in ("lms.degrades", "perceptron.degrades_less", "perceptron.better", "8bit.target", "8bit.both.much"):
+        assert verdicts[f"fig5a.{claim}"] == verdicts[f"fig5b.{claim}"] == "reproduced", claim
+    shown = exhibits(profile, records, results)
+    readings = len(plan.PLANS[profile].conditions) * len(plan.PLANS[profile].placements)
+    assert len(shown) == 2 * readings + 2
+    [table] = [each for each in shown if isinstance(each, TableExhibit) and each.title == "Which controller to take"]
+    assert all("Volterra" in str(row[3]) for row in table.rows)
+    assert exhibits(profile, [], []) == []
+
+
+def test_a_run_that_diverged_counts_as_no_reduction_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [_record(trial, "smoke") for trial in experiment.trials("smoke", [])]
+    lms = next(record for record in records if record.treatment == "lms" and record.settings["channel"] == "H1")
+    lms.metrics[plan.key(0.0)] = (None, 2.0, 2.0)  # type: ignore[index]
+    found = experiment.measure("smoke", records)["fig5a.lms.degrades"]
+    assert found.groups[0].samples == (0.0, 2.0, 2.0)
+    assert "1 runs of lms diverged" in found.reason
