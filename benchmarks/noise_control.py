@@ -25,6 +25,7 @@ import numpy as np
 import padasip
 import torch
 
+from counterflow.analog import ChipPerceptron, DeviceModel
 from counterflow.noise_control import LMS, NLMS, RLS, FilteredX, Perceptron, Volterra
 
 TAPS, HIDDEN, RATE = 25, 10, 16_000
@@ -126,6 +127,36 @@ def filters(repeats: int, samples: int = SAMPLES) -> list[dict[str, Any]]:
     return rows
 
 
+def chip(repeats: int, samples: int = SAMPLES) -> list[dict[str, Any]]:
+    """The chip's model over the float perceptron: with all imperfections but write noise, and with that as well."""
+    x, d = task(samples)
+    devices = {
+        "ideal": DeviceModel.ideal(),
+        "every imperfection but write noise": DeviceModel.paper().without("write_noise"),
+        "every imperfection": DeviceModel.paper(),
+    }
+    works: dict[str, Callable[[], object]] = {"perceptron": lambda: Perceptron(TAPS, HIDDEN).run(x, d)}
+    works |= {
+        name: lambda device=device: ChipPerceptron(TAPS, HIDDEN, device=device).run(x, d)
+        for name, device in devices.items()
+    }
+    found = best_times(works, repeats)
+    rows = []
+    for name in devices:
+        ratio = found[name] / found["perceptron"]
+        bar = BARS["chip"] if name.endswith("but write noise") else None
+        rows.append(
+            {
+                "device": name,
+                "nanoseconds": 1e9 * found[name] / samples,
+                "ratio": ratio,
+                "bar": bar,
+                "pass": None if bar is None else ratio <= bar,
+            }
+        )
+    return rows
+
+
 def others(repeats: int, samples: int = SAMPLES) -> list[dict[str, Any]]:
     """Controllers that no peer has, with 25 taps."""
     x, d = task(samples)
@@ -191,6 +222,9 @@ def main() -> int:
             f"{row['filter']:5} {row['taps']} taps: {row['ratio']:.0f} times padasip (at least {row['bar']:.0f}), "
             f"{row['apart']:.1e} apart, real-time factor {row['real-time factor']:.5f}"
         )
+    chips = chip(arguments.repeats)
+    for row in chips:
+        print(f"chip, {row['device']}: {row['ratio']:.2f} times the perceptron, {row['nanoseconds']:.0f} ns")
     rest = others(arguments.repeats)
     for row in rest:
         print(f"{row['controller']}: {row['nanoseconds']:.0f} ns, real-time factor {row['real-time factor']:.5f}")
@@ -205,7 +239,7 @@ def main() -> int:
         new = target.with_name(target.name + ".new")
         content = {
             "machine": machine, "numba": numba.__version__, "torch": torch.__version__, "bars": BARS,
-            "perceptron": learned, "filters": linear, "others": rest, "scaling": grown,
+            "perceptron": learned, "filters": linear, "chip": chips, "others": rest, "scaling": grown,
         }  # fmt: skip
         new.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(new, target)

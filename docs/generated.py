@@ -410,6 +410,67 @@ def benchmark_of_noise() -> str:
     return f"Medians and quartiles of {found['repeats']} steps, torch {found['torch']}.{missing}\n\n{table(head, rows)}"
 
 
+def benchmark_of_noise_control() -> str:
+    """What ``benchmarks/noise_control.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "noise_control.json").read_text())
+    met, bars = {True: "met", False: "missed", None: ""}, found["bars"]
+    learned = found["perceptron"]
+    targets = [
+        (
+            "perceptron 25-10-1, connection updates a second",
+            f"{learned['updates'] / 1e6:.0f} million",
+            f"at least {bars['updates'] / 1e6:.0f} million",
+            met[learned["pass"]["updates"]],
+        ),
+        (
+            "the same over torch's autograd, sample by sample",
+            f"{learned['autograd']:.0f} times",
+            f"at least {bars['autograd']:.0f}",
+            met[learned["pass"]["autograd"]],
+        ),
+    ]
+    targets += [
+        (
+            f"{row['filter']}, {row['taps']} taps, over padasip (outputs {row['apart']:.0e} apart)",
+            f"{row['ratio']:.0f} times",
+            f"at least {row['bar']:.0f}",
+            met[row["pass"]],
+        )
+        for row in found["filters"]
+    ]
+    targets += [
+        (
+            f"chip, {row['device']}, over the perceptron",
+            f"{row['ratio']:.1f} times",
+            "" if row["bar"] is None else f"at most {row['bar']:g}",
+            met[row["pass"]],
+        )
+        for row in found["chip"]
+    ]
+    times = [("perceptron", f"{learned['nanoseconds']:.0f}", f"{learned['real-time factor']:.5f}")]
+    times += [
+        (row.get("filter") or row["controller"], f"{row['nanoseconds']:.0f}", f"{row['real-time factor']:.5f}")
+        for row in (*found["filters"], *found["others"])
+    ]
+    grown = [
+        (
+            f"{row['samples']:,}",
+            f"{row['connections']:,}",
+            f"{row['nanoseconds a sample']:.0f}",
+            f"{row['picoseconds a connection']:.0f}",
+        )
+        for row in found["scaling"]
+    ]
+    return "\n\n".join(
+        [
+            f"{found['machine']}, numba {found['numba']}, torch {found['torch']}.",
+            table(("what", "measured", "target", "target"), targets),
+            table(("controller", "nanoseconds a sample", "real-time factor at 16 kHz"), times),
+            table(("samples", "connections", "nanoseconds a sample", "picoseconds a connection"), grown),
+        ]
+    )
+
+
 def benchmark_of_speech() -> str:
     """What ``benchmarks/speech.py`` found when its committed results were made."""
     found = json.loads((EVIDENCE / "benchmarks" / "speech.json").read_text())
@@ -451,6 +512,7 @@ def size_text(size: int) -> str:
 PARTS: dict[str, Callable[..., str]] = {
     "benchmark_bptt": benchmark_of_budgets,
     "benchmark_competition": benchmark_of_competition,
+    "benchmark_noise_control": benchmark_of_noise_control,
     "benchmark_speech": benchmark_of_speech,
     "benchmark_tempering": benchmark_of_tempering,
     "benchmark_variational": benchmark_of_noise,

@@ -47,6 +47,13 @@ def test_the_perceptron_is_timed_beside_autograd(bench: Any, monkeypatch: pytest
     assert bench.perceptron(1, samples=260, steps=3)["pass"]["updates"]
 
 
+def test_the_chip_is_timed_beside_the_perceptron(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = bench.chip(1, samples=200)
+    assert [row["pass"] for row in rows] == [None, True, None]
+    monkeypatch.setitem(bench.BARS, "chip", 0.5)
+    assert bench.chip(1, samples=200)[1]["pass"] is False
+
+
 def test_the_others_and_the_scaling_are_timed(bench: Any) -> None:
     assert all(row["nanoseconds"] > 0 for row in bench.others(1, samples=200))
     assert len(bench.scaling(1, samples=50)) == 6

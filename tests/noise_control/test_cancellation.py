@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import counterflow as cf
+from counterflow.analog import DeviceModel
 from counterflow.exceptions import InputError, ShapeError
 from counterflow.noise_control import (
     CONTROLLERS,
@@ -176,6 +177,20 @@ def test_a_secondary_path_without_margin_is_warned_of() -> None:
     assert "no causal margin: the loudspeaker is heard 2 samples after the noise" in warning
     with pytest.raises(InputError, match="controller is 'rls', which has no secondary path in its loop; take fxlms"):
         cancel(x, late, secondary=early, controller="rls", step=0.99)
+
+
+def test_an_ideal_chip_is_the_perceptron_and_the_papers_is_worse() -> None:
+    x = noise(20_000)
+    common: dict[str, Any] = {"channel": "H1", "distortion": "15dB", "step": 0.05}
+    float_, ideal, paper = (
+        cancel(x, controller=name, device=device, **common)
+        for name, device in (("perceptron", None), ("chip", DeviceModel.ideal()), ("chip", None))
+    )
+    np.testing.assert_allclose(ideal.residual, float_.residual, rtol=0, atol=1e-12)
+    assert paper.reduction_db < float_.reduction_db - 3
+    for loop in ({"place": "speaker"}, {"secondary": [0.0, 0.5]}):
+        with pytest.raises(InputError, match="controller is 'chip', whose board gets a reference and a target"):
+            cancel(x, controller="chip", **{**common, **loop})
 
 
 def test_figure_6_is_drawn(tmp_path: Path) -> None:

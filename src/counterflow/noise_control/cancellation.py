@@ -47,7 +47,7 @@ def choose_step(controller: str, design: Design, heard: Heard, power: float, bud
     family = CONTROLLERS[controller]
     return tune(
         lambda step: family.make(step, design),
-        family.values(count(budget, "budget"), design.taps, power),
+        family.values(count(budget, "budget"), count(design.taps, "taps"), power),
         heard.reference,
         heard.target,
         noise=heard.noise,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -41,7 +41,7 @@ class Design:
     seed: int = 0
     device: DeviceModel | None = None
     rate: float | None = None
-    loop: Mapping[str, Any] = MappingProxyType({})
+    loop: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def _recursive(forgetting: float, design: Design) -> Controller:
 def _chip(step: float, design: Design) -> Controller:
     if design.loop:
         raise InputError(
-            "controller is 'chip', whose board gets a reference and a target; leave the distortion on the target's path, "
-            "without a secondary path"
+            "controller is 'chip', whose board gets a reference and a target; put the distortion on the target's path, "
+            "and give no secondary path"
         )
     device = DeviceModel.paper() if design.device is None else design.device
     if design.rate is not None:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from counterflow.analog import DeviceModel
 from counterflow.exceptions import DivergenceError
-from counterflow.lab.papers.noise_control import experiment, plan, runs
-from counterflow.lab.papers.noise_control.figures import exhibits
+from counterflow.lab.papers.noise_control import experiment, plan, runs, sensitivity
+from counterflow.lab.papers.noise_control.figures import exhibits, needed
 from counterflow.lab.report import TableExhibit
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 
@@ -19,7 +20,7 @@ PROFILES = ["smoke", "laptop", "paper"]
 @pytest.fixture
 def white(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise of our own, so that no data set is needed."""
-    samples = np.random.default_rng(0).uniform(-0.3, 0.3, 16000)
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, 48000)
     monkeypatch.setattr(runs, "recording", lambda name, rate: samples)
 
 
@@ -49,10 +50,10 @@ def test_a_line_has_a_reduction_for_each_seed_and_ratio(tmp_path: Any) -> None:
 
 
 @pytest.mark.usefixtures("white")
-def test_a_converter_of_few_effective_bits_costs_reduction(tmp_path: Any) -> None:
+def test_a_converter_of_one_effective_bit_costs_reduction(tmp_path: Any) -> None:
     plain, coarse = (
-        runs.line(arm, (0,), settings(ratios=[25.0], used=1 / 64, budget=3), Context(tmp_path)).metrics[plan.key(25.0)]
-        for arm in ("perceptron", "8-bit target")
+        runs.line(arm, (0,), settings(ratios=[25.0], used=1 / 128, budget=3), Context(tmp_path)).metrics[plan.key(25.0)]
+        for arm in ("perceptron", "8-bit both")
     )
     assert plain[0] is not None
     assert coarse[0] is not None
@@ -76,7 +77,15 @@ def _record(trial: Trial, profile: str) -> Record:
     mild = {"chip": 8.0 if trial.settings["channel"] == "H1" else 5.0}.get(trial.treatment, 16.0)
     mild = mild if not trial.treatment.startswith("8-bit") else 10.0
     metrics = {}
-    for ratio in trial.settings["ratios"]:  # type: ignore[union-attr]
+    if trial.treatment in plan.STUDIES:
+        names = DeviceModel.names()
+        keys = ["ideal", "paper", *(f"all at {scale:g}" for scale in plan.SCALES)]
+        keys += [f"{word} {name}" for word in ("only", "without", "first", "total") for name in names]
+        metrics = {
+            each: tuple(20.0 - (number if each.startswith("all") else 0) for _ in trial.seeds)
+            for number, each in enumerate(keys)
+        }
+    for ratio in trial.settings.get("ratios", ()):  # type: ignore[union-attr]
         value = mild if trial.treatment == "chip" else best + (mild - best) * ratio / 25  # type: ignore[operator]
         value = 4.0 if trial.treatment == "chip" and ratio < 5 else value  # type: ignore[operator]
         metrics[plan.key(ratio)] = tuple(value + 0.01 * seed for seed in trial.seeds)  # type: ignore[arg-type]
@@ -109,11 +118,22 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
     results = judge(claims_of(plan.KEY), experiment.measure(profile, records), missing="no trial measures it")
     assert [r.id for r in results if r.reason == "no trial measures it"] == []
     verdicts = {r.id: r.verdict for r in results}
-    for claim in ("lms.degrades", "perceptron.degrades_less", "perceptron.better", "8bit.target", "8bit.both.much"):
+    for claim in (
+        "lms.degrades",
+        "perceptron.degrades_less",
+        "perceptron.better",
+        "8bit.target",
+        "8bit.both.much",
+        "chip.worse.25",
+        "chip.better",
+        "chip.only",
+    ):
         assert verdicts[f"fig5a.{claim}"] == verdicts[f"fig5b.{claim}"] == "reproduced", claim
+    for claim in ("fig5b.chip.saturates", "fig5.chip.channels", "fig6.residual", "geometry.rows"):
+        assert verdicts[claim] == "reproduced", claim
     shown = exhibits(profile, records, results)
     readings = len(plan.PLANS[profile].conditions) * len(plan.PLANS[profile].placements)
-    assert len(shown) == 2 * readings + 2
+    assert len(shown) == 2 * readings + 4
     [table] = [each for each in shown if isinstance(each, TableExhibit) and each.title == "Which controller to take"]
     assert all("Volterra" in str(row[3]) for row in table.rows)
     assert exhibits(profile, [], []) == []
@@ -126,3 +146,32 @@ def test_a_run_that_diverged_counts_as_no_reduction_and_is_told(monkeypatch: pyt
     found = experiment.measure("smoke", records)["fig5a.lms.degrades"]
     assert found.groups[0].samples == (0.0, 2.0, 2.0)
     assert "1 runs of lms diverged" in found.reason
+
+
+def test_severities_are_between_an_ideal_chip_and_worse_than_the_papers() -> None:
+    names = DeviceModel.names()
+    assert sensitivity.device_with(dict.fromkeys(names, 0.0), 16000).imperfections == ()
+    assert sensitivity.device_with(dict.fromkeys(names, 1.0), 16000) == DeviceModel.paper()
+    coarse = sensitivity.device_with({"output_bits": 2.0, "signal_range": 2.0, "min_select": 0.4}, 8000)
+    assert (coarse.output_bits, coarse.signal_range, coarse.min_select, coarse.sample_rate) == (7, 0.5, False, 8000.0)
+
+
+@pytest.mark.usefixtures("white")
+def test_the_studies_measure_every_imperfection(tmp_path: Any) -> None:
+    settings = {**plan.study_trial("smoke", "attribution", "H1").settings, "seconds": 0.1, "budget": 1}
+    names = DeviceModel.names()
+    alone = sensitivity.one_at_a_time((0,), settings, Context(tmp_path)).metrics
+    assert len(alone) == 2 + 2 * len(names)
+    assert alone["ideal"][0] != alone["paper"][0]
+    scaled = sensitivity.precision((0,), {**settings, "scales": [0.0, 1.0]}, Context(tmp_path)).metrics
+    assert scaled["all at 0"] == alone["ideal"]
+    assert scaled["all at 1"] == alone["paper"]
+    shares = sensitivity.attribution((0,), settings, Context(tmp_path)).metrics
+    assert {f"{word} {name}" for word in ("first", "total") for name in names} < shares.keys()
+    assert all(value is not None and np.isfinite(value) for values in shares.values() for value in values)
+
+
+def test_the_precision_that_is_needed_is_interpolated() -> None:
+    assert needed((0.0, 1.0, 2.0), (20.0, 16.0, 12.0)) == "1.2"
+    assert needed((0.0, 1.0), (14.0, 10.0)) == "not reached without any"
+    assert needed((0.0, 1.0), (19.0, 18.0)) == "more than 1"

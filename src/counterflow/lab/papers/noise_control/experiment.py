@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from counterflow.lab.papers.noise_control import plan, runs
+from counterflow.analog import board
+from counterflow.lab.papers.noise_control import plan, runs, sensitivity
 from counterflow.lab.papers.noise_control.figures import exhibits
 from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial
 
@@ -17,6 +18,11 @@ __all__ = ["PAPER"]
 
 SILICON = "a property of silicon; benchmarks/noise_control.py has the speed of the simulation"
 NO_CHIP = "no run of the chip's model"
+STUDIES = {
+    "one at a time": sensitivity.one_at_a_time,
+    "precision": sensitivity.precision,
+    "attribution": sensitivity.attribution,
+}
 
 
 def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
@@ -26,6 +32,9 @@ def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
 
 def run(trial: Trial, context: Context) -> Outcome:
     """One trial."""
+    study = STUDIES.get(trial.treatment)
+    if study:
+        return study(trial.seeds, trial.settings, context)
     return runs.line(trial.treatment, trial.seeds, trial.settings, context)
 
 
@@ -138,7 +147,8 @@ def _add_hardware(found: dict[str, Measurement]) -> None:
     ):
         found[f"geometry.{name}"] = Measurement((), reason="a property of silicon")
     for name in ("rows", "columns", "neurons", "synapse_chips"):
-        found[f"geometry.{name}"] = Measurement((), reason=NO_CHIP)
+        size = float(getattr(board, name.upper()))
+        found[f"geometry.{name}"] = Measurement((Group((size,), deterministic=True),), reason="of the model")
     for name in ("forward", "recall", "learning", "recall_dsp", "learning_dsp"):
         found[f"speed.{name}"] = Measurement((), reason=SILICON)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from counterflow.analog import DeviceModel
 from counterflow.lab.papers.noise_control import plan
 from counterflow.lab.report import Exhibit, Figure, TableExhibit
 from counterflow.lab.report.exhibit import Cell
@@ -32,7 +33,8 @@ def exhibits(profile: Profile, records: Sequence[Record], claims: Sequence[Claim
     found: list[Exhibit | None] = []
     for figure, channel in plan.CHANNELS.items():
         found.append(_figure_5(profile, records, f"Figure 5{figure}", channel, *plan.PAPERS))
-    found += [_fractions(profile, records), _map(profile, records)]
+    found += [_fractions(profile, records), _map(profile, records), _imperfections(profile, records)]
+    found.append(_precision(profile, records))
     for condition in plan.PLANS[profile].conditions:
         for placement in plan.PLANS[profile].placements:
             if (condition, placement) != plan.PAPERS:
@@ -155,3 +157,73 @@ def _map(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
         ["noise", "channel", "distortion", *(f"{ratio:g} dB" for ratio in chosen)],
         rows,
     )
+
+
+def _study(profile: Profile, records: Sequence[Record], study: str) -> dict[str, Record]:
+    """A study's records by channel."""
+    found = {c: plan.record_of(records, plan.study_trial(profile, study, c)) for c in plan.CHANNELS.values()}
+    return {channel: record for channel, record in found.items() if record}
+
+
+def _mean(record: Record, metric: str) -> float:
+    return float(np.mean([float(value or 0.0) for value in record.metrics[metric]]))
+
+
+def _imperfections(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
+    alone, shares = _study(profile, records, "one at a time"), _study(profile, records, "attribution")
+    channels = [channel for channel in alone if channel in shares]
+    if not channels:
+        return None
+    rows: list[list[Cell]] = []
+    for name in DeviceModel.names():
+        cells: list[Cell] = [name]
+        for channel in channels:
+            one, sobol = alone[channel], shares[channel]
+            cells += [
+                float(f"{_mean(one, 'ideal') - _mean(one, f'only {name}'):.2f}"),
+                float(f"{_mean(one, f'without {name}') - _mean(one, 'paper'):.2f}"),
+                float(f"{_mean(sobol, f'first {name}'):.2f}"),
+                float(f"{_mean(sobol, f'total {name}'):.2f}"),
+            ]
+        rows.append(cells)
+    heads = ("dB lost if alone", "dB won without it", "Sobol, first", "Sobol, total")
+    reached = ", ".join(
+        f"{channel}: ideal {_mean(alone[channel], 'ideal'):.1f} dB, paper's {_mean(alone[channel], 'paper'):.1f} dB"
+        for channel in channels
+    )
+    return TableExhibit(
+        "What each imperfection of the chip costs",
+        f"At the mildest distortion. Reductions: {reached}. Sobol's are shares of the variance of the reduction when "
+        "each severity is uniform between none and twice the paper's; the total counts interactions.",
+        ["imperfection", *(f"{channel}: {head}" for channel in channels for head in heads)],
+        rows,
+    )
+
+
+def _precision(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
+    found = _study(profile, records, "precision")
+    if not found:
+        return None
+    rows: list[list[Cell]] = []
+    for channel, record in found.items():
+        reductions = [_mean(record, f"all at {scale:g}") for scale in plan.SCALES]
+        rows.append([channel, *(float(f"{each:.3g}") for each in reductions), needed(plan.SCALES, reductions)])
+    return TableExhibit(
+        "How precise a chip has to be",
+        "Reduction in decibels with all imperfections at a multiple of the paper's, and the multiple at which 15 dB are"
+        " reached, by interpolation.",
+        ["channel", *(f"x {scale:g}" for scale in plan.SCALES), "needed for 15 dB"],
+        rows,
+    )
+
+
+def needed(scales: Sequence[float], reductions: Sequence[float], goal: float = 15.0) -> str:
+    """The largest multiple of the imperfections with which a goal is reached, between the scales that were run."""
+    if reductions[0] < goal:
+        return "not reached without any"
+    for (small, above), (large, below) in zip(
+        zip(scales, reductions, strict=True), list(zip(scales, reductions, strict=True))[1:], strict=False
+    ):
+        if below < goal <= above:
+            return f"{small + (large - small) * (above - goal) / (above - below):.2g}"
+    return f"more than {scales[-1]:g}"

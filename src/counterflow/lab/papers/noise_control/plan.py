@@ -21,17 +21,20 @@ __all__ = [
     "PAPERS",
     "PLACEMENTS",
     "PLANS",
+    "SCALES",
+    "STUDIES",
     "all_trials",
     "arms_of",
     "figure_trial",
     "fraction_trial",
     "key",
     "record_of",
+    "study_trial",
 ]
 
 KEY = "noise_control"
 CHANNELS = {"a": "H1", "b": "H2"}
-ARMS = ("lms", "nlms", "volterra", "perceptron", "8-bit input", "8-bit target", "8-bit both")
+ARMS = ("lms", "nlms", "volterra", "perceptron", "8-bit input", "8-bit target", "8-bit both", "chip")
 PLACEMENTS = (("target", "saturating"), ("target", "expanding"), ("speaker", "saturating"), ("speaker", "expanding"))
 CONDITIONS = (("car", 16000), ("car", 2000), ("engine", 16000), ("engine", 2000))
 # The reading of the paper that its claims are judged in; only in it has figure 5 the paper's shape in our sketch.
@@ -51,6 +54,7 @@ class Plan:
         conditions: Noises and rates.
         placements: Places and signs of the distortion.
         fractions: Of the converters' full scale.
+        points: Of Sobol's sequence, from which an attribution to imperfections is estimated.
     """
 
     ratios: tuple[float, ...]
@@ -60,14 +64,15 @@ class Plan:
     conditions: tuple[tuple[str, int], ...]
     placements: tuple[tuple[str, str], ...]
     fractions: tuple[float, ...]
+    points: int
 
 
 TEN = (0.0, 2.5, 5.0, 7.5, 10.0, 12.5, 15.0, 17.5, 20.0, 25.0)
 HALVES = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 PLANS: Mapping[Profile, Plan] = {
-    "smoke": Plan((0.0, 25.0), (0, 1, 2), 1.0, 3, CONDITIONS[:1], PLACEMENTS[:1], (0.0625,)),
-    "laptop": Plan(TEN, tuple(range(10)), 8.0, 8, CONDITIONS, PLACEMENTS, HALVES),
-    "paper": Plan(TEN, tuple(range(20)), 8.0, 16, CONDITIONS, PLACEMENTS, HALVES),
+    "smoke": Plan((0.0, 25.0), (0, 1, 2), 1.0, 3, CONDITIONS[:1], PLACEMENTS[:1], (0.0625,), 2),
+    "laptop": Plan(TEN, tuple(range(10)), 8.0, 8, CONDITIONS, PLACEMENTS, HALVES, 64),
+    "paper": Plan(TEN, tuple(range(20)), 8.0, 16, CONDITIONS, PLACEMENTS, HALVES, 256),
 }
 
 
@@ -77,8 +82,8 @@ def key(ratio: float) -> str:
 
 
 def arms_of(place: str) -> tuple[str, ...]:
-    """The controllers that can have the distortion in this place."""
-    return ARMS if place == "target" else tuple(arm for arm in ARMS if not arm.startswith("8-bit"))
+    """The controllers with the distortion in this place: the paper's board has no loudspeaker in its loop."""
+    return ARMS if place == "target" else ARMS[:4]
 
 
 def _cost(arm: str, rate: int, plan: Plan, points: int) -> float:
@@ -121,6 +126,30 @@ def fraction_trial(profile: Profile, arm: str, channel: str, fraction: float) ->
     )
 
 
+SCALES = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
+STUDIES = ("one at a time", "precision", "attribution")
+
+
+def study_trial(profile: Profile, study: str, channel: str) -> Trial:
+    """What the chip's imperfections cost, where distortion is mild: one of `STUDIES`."""
+    plan = PLANS[profile]
+    trial = figure_trial(profile, "chip", channel, *PAPERS)
+    settings: dict[str, Json] = {name: value for name, value in trial.settings.items() if name != "ratios"}
+    settings["ratio"] = plan.ratios[-1]
+    seeds, runs = plan.seeds, plan.budget + len(plan.seeds)
+    if study == "precision":
+        settings["scales"] = list(SCALES)
+        runs *= len(SCALES)
+    elif study == "attribution":
+        # 5 s are enough here, and each seed is an estimate of its own.
+        settings |= {"points": plan.points, "seconds": min(plan.seconds, 5.0)}
+        seeds = plan.seeds[:3] if plan.points > 2 else plan.seeds[:1]
+        runs = plan.points * 18 * len(seeds)
+    else:
+        runs *= 34
+    return Trial(KEY, study, seeds, settings, ("noise",), expected_seconds=max(1.0, 0.04 * plan.seconds * runs))
+
+
 def all_trials(profile: Profile) -> list[Trial]:
     """Figure 5 in every reading, the paper's first, and the sweep of fractions."""
     plan = PLANS[profile]
@@ -140,10 +169,12 @@ def all_trials(profile: Profile) -> list[Trial]:
         for fraction in plan.fractions
     ]
     first = len(CHANNELS) * len(ARMS)
-    return [*figures[:first], *sweep, *figures[first:]]
+    channels = CHANNELS.values() if profile != "smoke" else ("H1",)
+    studies = [study_trial(profile, study, channel) for study in STUDIES for channel in channels]
+    return [*figures[:first], *sweep, *studies, *figures[first:]]
 
 
 def record_of(records: Sequence[Record], trial: Trial) -> Record | None:
     """The record of one trial, if it is there."""
-    found = find(records, [trial])
+    found = find((record for record in records if record.treatment == trial.treatment), [trial])
     return found[0] if found else None

@@ -27,7 +27,7 @@ def recording(name: str, rate: int) -> NDArray[np.float64]:
     """A noise at a rate, as it was found but for its level, which `Scene` takes out."""
     clips = noise()
     [clip] = [each for each in range(len(clips.clips)) if clips.clips[each].id == name]
-    samples = clips[clip].astype(np.float64)
+    samples: NDArray[np.float64] = clips[clip].astype(np.float64)
     if rate != clips.rate:
         common = int(np.gcd(rate, clips.rate))
         samples = scipy.signal.resample_poly(samples, rate // common, clips.rate // common)
@@ -89,7 +89,7 @@ def line(arm: str, seeds: Sequence[int], settings: Mapping[str, Any], context: C
         acoustics = scene_of(arm, settings, ratio, TUNING_SEED).measure([source])
         heard = acoustics.run(source)
         try:
-            design = Design(seed=TUNING_SEED, loop=acoustics.loop)
+            design = Design(seed=TUNING_SEED, rate=rate, loop=acoustics.loop)
             tuned = choose_step(name, design, heard, acoustics.power, settings["budget"])
         except DivergenceError:
             metrics[key(ratio)] = [None] * len(seeds)
@@ -108,7 +108,7 @@ def _reduction(name: str, arm: str, step: float, seed: int, settings: Mapping[st
     source = part(recording(settings["noise"], rate), rate, settings["seconds"], seed)
     acoustics = scene_of(arm, settings, ratio, seed).measure([source])
     heard = acoustics.run(source)
-    controller = CONTROLLERS[name].make(step, Design(seed=seed, loop=acoustics.loop))
+    controller = CONTROLLERS[name].make(step, Design(seed=seed, rate=rate, loop=acoustics.loop))
     try:
         output, _ = controller.run(heard.reference, heard.target)
     except DivergenceError:
