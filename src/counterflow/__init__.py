@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from counterflow import competition as competition
     from counterflow import density as density
     from counterflow import noise_control as noise_control
+    from counterflow import separation as separation
     from counterflow import speech as speech
     from counterflow import tempering as tempering
     from counterflow import variational as variational
@@ -42,6 +43,7 @@ _MODULES = (
     "competition",
     "density",
     "noise_control",
+    "separation",
     "speech",
     "tempering",
     "variational",
@@ -75,6 +77,7 @@ __all__ = [
     "noise_control",
     "oracle_loss",
     "probe",
+    "separation",
     "speech",
     "temper",
     "tempering",

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from librosa.filters import mel
 
-from counterflow.audio import log_mel, read
+from counterflow.audio import log_mel, log_mel_of, read, read_channels, write
 from counterflow.exceptions import DataError, InputError, ShapeError
 
 
@@ -70,3 +70,21 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for name, complaint in (("text", "as audio"), ("empty", "no samples"), ("nan", "finite"), ("none", "No such file")):
         with pytest.raises(DataError, match=f"{name}.wav .*{complaint}"):
             read(tmp_path / f"{name}.wav")
+
+
+def test_channels_stay_apart_and_come_back(tmp_path):
+    wave = torch.randn(3, 500).clamp(-1, 1)
+    write(tmp_path / "three.wav", wave, 8000)
+    found, rate = read_channels(tmp_path / "three.wav")
+    assert rate == 8000
+    assert torch.equal(found, wave)
+    assert [path.name for path in tmp_path.iterdir()] == ["three.wav"]
+    with pytest.raises(DataError, match=r"none/x\.wav cannot be written"):
+        write(tmp_path / "none" / "x.wav", wave, 8000)
+
+
+def test_log_mel_of_given_bins_is_what_log_mel_says():
+    wave = torch.randn(800)
+    pieces = wave.unfold(-1, 256, 80) * torch.hamming_window(256)
+    found = log_mel_of(torch.fft.rfft(pieces).abs(), 8000, 20)
+    torch.testing.assert_close(found, log_mel(wave, 8000, 20, preemphasis=0.0))

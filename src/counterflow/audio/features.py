@@ -14,7 +14,7 @@ from torch import Tensor
 
 from counterflow.exceptions import InputError, MissingExtraError, ShapeError
 
-__all__ = ["log_mel"]
+__all__ = ["log_mel", "log_mel_of", "mel_filters"]
 
 
 def log_mel(
@@ -69,14 +69,47 @@ def log_mel(
     points = 1 << (size - 1).bit_length()
     shape = torch.hamming_window(size, dtype=wave.dtype, device=wave.device)
     magnitude = torch.fft.rfft(emphasized.unfold(-1, size, stride) * shape, points).abs()
-    filters = _filters(rate, points, n_mels).to(wave)
+    return log_mel_of(magnitude, rate, n_mels, floor=floor)
+
+
+def log_mel_of(magnitude: Tensor, rate: int, n_mels: int = 24, *, floor: float = 1e-5) -> Tensor:
+    r"""Logarithms of given magnitudes behind mel-spaced filters: :math:`\log(\epsilon + \sum_f m_{kf} |X_{tf}|)`.
+
+    Args:
+        magnitude: Of a Fourier transform of ``2 (frequencies - 1)`` points, shape (..., frames, frequencies).
+        rate: Samples a second.
+        n_mels: Filters.
+        floor: epsilon.
+
+    Returns:
+        Shape (..., frames, n_mels), differentiable.
+
+    Raises:
+        InputError: If there are more filters than the frequencies can feed.
+        MissingExtraError: If librosa is not installed.
+
+    Example:
+        >>> log_mel_of(torch.rand(7, 257), 16000, 24).shape
+        torch.Size([7, 24])
+    """
+    filters = mel_filters(rate, 2 * (magnitude.shape[-1] - 1), n_mels).to(magnitude)
     found: Tensor = (magnitude @ filters.T + floor).log()
     return found
 
 
 @functools.lru_cache(maxsize=32)
-def _filters(rate: int, points: int, n_mels: int) -> Tensor:
-    """Shape (filters, frequencies)."""
+def mel_filters(rate: int, points: int, n_mels: int) -> Tensor:
+    """The filters themselves, shape (filters, frequencies), float32.
+
+    Args:
+        rate: Samples a second.
+        points: Of the Fourier transform.
+        n_mels: Filters.
+
+    Raises:
+        InputError: If there are more filters than the frequencies can feed.
+        MissingExtraError: If librosa is not installed.
+    """
     try:
         from librosa.filters import mel
     except ImportError as error:

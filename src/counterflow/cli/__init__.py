@@ -40,6 +40,7 @@ VERBS = {
     "identify": Verb("identify", "identify_command", "tell who speaks, from recordings of each speaker"),
     "speech": Verb("speech", "speech_command", "recognize continuous speech, from transcribed recordings"),
     "cancel": Verb("cancel", "cancel_command", "cancel a noise with adaptive controllers, through a loudspeaker"),
+    "separate": Verb("separate", "separate_command", "the sources of a recording with several microphones"),
     "data": Verb("data", "data_command", "which data sets there are, where they are, whether they are intact"),
 }
 
@@ -64,6 +65,7 @@ examples:
   counterflow identify train DIR --out MODEL           who speaks: a folder of recordings a speaker
   counterflow speech train DIR --out MODEL             what is said: a folder of recordings and their texts
   counterflow cancel noise.wav --distortion 10dB       how much of a noise a controller cancels
+  counterflow separate run two.wav --out DIR           the sources that two microphones heard
   counterflow data where                               where data sets are looked for
 
 counterflow VERB --help says more.

@@ -1,0 +1,386 @@
+"""``counterflow separate``: the sources of a recording with several microphones."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from counterflow.separation import WordClassifier
+
+__all__ = ["separate_command"]
+
+SOUNDS = (".wav", ".flac")
+SILENT = 1e-4
+CLIPPED = 0.001  # share of samples at full scale
+FILTER = 512  # taps by which a reference may be filtered before what is left counts as error
+
+
+def separate_command(
+    action: Annotated[Literal["run", "train"], tyro.conf.Positional],
+    path: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    attend: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None,
+    references: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="WAV...")] = (),
+    sources: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    method: Literal["iva", "ica"] | None = None,
+    online: bool = False,
+    gamma: Annotated[float | None, tyro.conf.arg(metavar="G")] = None,
+    passes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None,
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,
+) -> int:
+    """Separate a recording of two or more microphones into its sources.
+
+      run TWO.WAV --out DIR         DIR gets source-1.wav, source-2.wav, ...: each as the first microphone hears it
+      train WORDS --out MODEL       WORDS holds a folder for each word with WAV or FLAC clips of it, of one channel
+
+    Separation is by independent vector analysis (counterflow.separation), and knows nothing of what is said. With
+    --attend, a classifier of words that has learned from clean clips says what it expected to hear, and retunes the
+    separation; the output that it hears a word in comes first. With --references, files of what each source alone
+    leaves at the first microphone, it prints how far SDR and SIR have improved.
+
+    For example:
+
+      counterflow separate run two.wav --out sources --plot before-and-after.png
+      counterflow separate train words --out model
+      counterflow separate run two.wav --out sources --attend model
+
+    Exit status: 0; 2 for input that cannot be used: one channel, silence, channels that are copies of each other.
+
+    Args:
+        action: What to do.
+        path: run: a WAV or FLAC file of two or more channels. train: the folder of words.
+        out: run: the folder for the sources. train: the folder for the model.
+        attend: run: a model of train.
+        references: run: a file for each source.
+        sources: run: how many there are; as many as channels by default. Fewer are sought in the principal components.
+        method: run: iva (the default), or ica, the natural gradient.
+        online: run: separate as the sound comes, with what was heard so far.
+        gamma: run: the weight of attention; 30 by default.
+        passes: run: of attention; 5 by default.
+        plot: run: draw spectrograms before and after into this file (needs counterflow[plot]).
+        epochs: train: passes over the clips; 60 by default.
+        seed: train: of all that is random; 0 by default.
+        json: Write the answers to this file as JSON; - is standard output.
+
+    Returns:
+        The exit status, 0.
+    """
+    given = {
+        "attend": attend, "references": references or None, "sources": sources, "method": method,
+        "online": online or None, "gamma": gamma, "passes": passes, "plot": plot, "epochs": epochs, "seed": seed,
+    }  # fmt: skip
+    allowed = {"train": {"epochs", "seed"}, "run": set(given) - {"epochs", "seed"}}
+    for name, value in given.items():
+        if value is not None and name not in allowed[action]:
+            raise InputError(f"--{name} is not for separate {action}; leave it out")
+    if out is None:
+        raise InputError(
+            f"separate {action} needs --out, the folder for {'the model' if action == 'train' else 'sources'}"
+        )
+    if out.is_file():
+        raise InputError(f"--out {out}: this is a file; name a folder")
+    for name, number, least in (("epochs", epochs, 1), ("sources", sources, 1), ("passes", passes, 0)):
+        if number is not None and number < least:
+            raise InputError(f"--{name} {number}: it has to be {least} or more")
+    if attend is None and not (gamma is None and passes is None):
+        raise InputError("--gamma and --passes are of attention; give --attend MODEL, or leave them out")
+    if gamma is not None and not gamma >= 0:
+        raise InputError(f"--gamma {gamma}: it has to be 0 or more")
+    _require_target("json", None if json in (None, "-") else Path(str(json)))
+    _require_target("plot", plot)
+    stream = sys.stderr if json == "-" else sys.stdout
+    if action == "train":
+        answer = _train(path, out, epochs or 60, seed or 0, stream)
+    else:
+        options: dict[str, Any] = {"sources": sources, "method": method or "iva", "online": online}
+        if gamma is not None:
+            options["gamma"] = gamma
+        if passes is not None:
+            options["passes"] = passes
+        answer = _run(path, out, attend, references, plot, options, stream)
+    if json is not None:
+        text = jsonlib.dumps(answer, indent=2, allow_nan=False) + "\n"
+        if json == "-":
+            sys.stdout.write(text)
+        else:
+            _write(Path(json), text.encode())
+    return 0
+
+
+# The verbs
+
+
+def _train(folder: Path, out: Path, epochs: int, seed: int, stream: Any) -> dict[str, Any]:
+    import torch
+
+    from counterflow.separation import WordClassifier
+    from counterflow.separation.separating import default_words_transform
+
+    files, words = _clips(folder)
+    waves, rate = _listen(files)
+    transform = default_words_transform(rate)
+    spectra = [transform(wave) for wave in waves]
+    labels = sorted(set(words))
+
+    def fresh(rows: Sequence[int]) -> WordClassifier:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = WordClassifier(labels, rate, transform)
+        return made.fit([spectra[i] for i in rows], [words[i] for i in rows], epochs=epochs, seed=seed).eval()
+
+    # Every fourth clip of each word is held out once, to say what is to be expected of others.
+    count: dict[str, int] = {}
+    held = []
+    for number, word in enumerate(words):
+        count[word] = count.get(word, 0) + 1
+        if count[word] % 4 == 0:
+            held.append(number)
+    accuracy = None
+    if held:
+        rest = [i for i in range(len(files)) if i not in set(held)]
+        answers = fresh(rest).predict([spectra[i] for i in held])
+        accuracy = sum(a == words[i] for a, i in zip(answers, held, strict=True)) / len(held)
+    fresh(range(len(files))).save(out)
+    print(f"{len(labels)} words, {len(files)} clips at {rate} Hz; model: {out}", file=stream)
+    if accuracy is None:
+        print("no clip could be held out: four of a word are needed", file=stream)
+    else:
+        print(f"held-out clips: {accuracy:.1%} of {len(held)} right", file=stream)
+    return {"words": labels, "clips": len(files), "rate": rate, "held_out": len(held), "held_out_accuracy": accuracy}
+
+
+def _run(
+    file: Path,
+    out: Path,
+    model: Path | None,
+    references: tuple[Path, ...],
+    plot: Path | None,
+    options: dict[str, Any],
+    stream: Any,
+) -> dict[str, Any]:
+    import torch
+
+    from counterflow.audio import read_channels, write
+    from counterflow.separation import WordClassifier, separate
+
+    classifier = None if model is None else WordClassifier.load(model)
+    mixture, rate = read_channels(file)
+    clipped = float((mixture.abs() >= 0.999).float().mean())
+    if clipped > CLIPPED:
+        print(
+            f"warning: {clipped:.1%} of the samples of {file} are clipped, which no mixture is; separated as it is",
+            file=sys.stderr,
+        )
+    truth = [_reference(each, rate, mixture.shape[1]) for each in references]
+    try:
+        with torch.no_grad() if classifier is None else torch.enable_grad():
+            found = separate(mixture, rate, attend=classifier, **options).detach()
+    except CounterflowError as error:
+        raise type(error)(f"{file}: {error}") from error
+    if truth and len(truth) != len(found):
+        raise InputError(
+            f"--references names {len(truth)} files, and there are {len(found)} sources; give one for each"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: it cannot be made: {error.strerror or error}") from error
+    names = []
+    for number, wave in enumerate(found, 1):
+        names.append(str(out / f"source-{number}.wav"))
+        write(names[-1], wave, rate)
+    answer: dict[str, Any] = {
+        "file": str(file),
+        "rate": rate,
+        "channels": len(mixture),
+        "clipped": clipped,
+        "sources": names,
+    }
+    print(f"{file}: {len(mixture)} channels, {mixture.shape[1] / rate:.2f} s at {rate} Hz", file=stream)
+    for name in names:
+        print(name, file=stream)
+    if classifier is not None:
+        word, sure = _heard(classifier, found[0])
+        answer |= {"word": word, "confidence": sure}
+        print(f"heard in source 1: {word} (confidence {sure:.2f})", file=stream)
+    if truth:
+        rows = _improvement(torch.stack(truth), found, mixture[0])
+        answer["improvement"] = rows
+        for row in rows:
+            print(
+                f"{references[row['reference'] - 1]}: source {row['source']}, SDR {row['sdr']:.1f} dB "
+                f"({row['sdr_improvement']:+.1f}), SIR {row['sir']:.1f} dB ({row['sir_improvement']:+.1f})",
+                file=stream,
+            )
+    if plot is not None:
+        _draw(plot, mixture, found, rate)
+        answer["plot"] = str(plot)
+        print(f"spectrograms: {plot}", file=stream)
+    return answer
+
+
+# What they share
+
+
+def _clips(folder: Path) -> tuple[list[Path], list[str]]:
+    """The files and their words, in order."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; it should hold a folder for each word")
+    try:
+        words = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = {path.name: sorted(f for f in path.iterdir() if f.suffix.lower() in SOUNDS) for path in words}
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+    for name, files in found.items():
+        if not files:
+            raise InputError(f"{folder / name} holds no {' or '.join(SOUNDS)} file; add clips or remove it")
+    if len(found) < 2:
+        raise InputError(f"{folder} holds {len(found)} folders of words; two or more are needed to tell them apart")
+    pairs = [(file, name) for name, files in found.items() for file in files]
+    return [file for file, _ in pairs], [name for _, name in pairs]
+
+
+def _listen(files: Sequence[Path]) -> tuple[list[Tensor], int]:
+    from counterflow.audio import read
+
+    waves: list[Tensor] = []
+    rate = 0
+    for file in files:
+        wave, found = read(file)
+        rate = rate or found
+        if found != rate:
+            raise DataError(f"{file} has {found} samples a second, and {files[0]} has {rate}; resample it")
+        if float(wave.square().mean().sqrt()) < SILENT:
+            raise DataError(f"{file} is silent; leave it out, or record it louder")
+        if len(wave) < 0.1 * rate:
+            raise DataError(f"{file} lasts {len(wave) / rate:.3f} s; 0.1 s is the least")
+        waves.append(wave)
+    return waves, rate
+
+
+def _reference(file: Path, rate: int, samples: int) -> Tensor:
+    from counterflow.audio import read_channels
+
+    wave, found = read_channels(file)
+    if found != rate or wave.shape[1] != samples:
+        raise DataError(
+            f"{file} has {wave.shape[1]} samples at {found} Hz, the mixture {samples} at {rate}; they must be alike"
+        )
+    if float(wave[0].square().mean().sqrt()) < SILENT:
+        raise DataError(f"{file} is silent; a reference is what its source leaves at the first microphone")
+    return wave[0]
+
+
+def _heard(classifier: WordClassifier, wave: Tensor) -> tuple[str, float]:
+    import torch
+
+    from counterflow.separation import confidence
+
+    spectrum = classifier.transform(wave)[None]
+    with torch.no_grad():
+        outputs = classifier(spectrum, torch.tensor([spectrum.shape[-1]]))
+    return classifier.labels[int(outputs.argmax())], float(confidence(outputs)[0])
+
+
+def _improvement(truth: Tensor, found: Tensor, mixture: Tensor) -> list[dict[str, Any]]:
+    """For each reference its best source, SDR and SIR in decibels, and how far both are above the mixture's."""
+    try:
+        import fast_bss_eval
+    except ImportError as error:
+        raise MissingExtraError("audio", "SDR and SIR") from error
+    if len(found) < 2:
+        raise InputError("SIR of one source is not defined; give two references or more, or none")
+    options: dict[str, Any] = {"filter_length": FILTER, "load_diag": 1e-10}
+    sdr, sir, _, order = fast_bss_eval.bss_eval_sources(truth.double(), found.double(), **options)
+    heard = mixture.double().expand(len(truth), -1)
+    before_sdr, before_sir, _ = fast_bss_eval.bss_eval_sources(
+        truth.double(), heard, compute_permutation=False, **options
+    )
+    return [
+        {
+            "reference": number + 1,
+            "source": int(order[number]) + 1,
+            "sdr": float(sdr[number]),
+            "sdr_improvement": float(sdr[number] - before_sdr[number]),
+            "sir": float(sir[number]),
+            "sir_improvement": float(sir[number] - before_sir[number]),
+        }
+        for number in range(len(truth))
+    ]
+
+
+def _draw(path: Path, mixture: Tensor, found: Tensor, rate: int) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("plot", "drawing spectrograms") from error
+    from counterflow.audio import ShortTime
+
+    size = 1 << (max(round(0.032 * rate), 16) - 1).bit_length()
+    transform = ShortTime(size, size // 4, "hann")
+    waves = [*mixture, *found]
+    titles = [f"microphone {n}" for n in range(1, len(mixture) + 1)] + [f"source {n}" for n in range(1, len(found) + 1)]
+    figure = Figure(figsize=(9, 1.8 * len(waves)), layout="constrained")
+    grid = figure.subplots(len(waves), 1, sharex=True, sharey=True)
+    levels = [20 * (transform(wave).abs() + 1e-9).log10().numpy() for wave in waves]
+    top = max(float(level.max()) for level in levels)
+    extent = (0.0, mixture.shape[1] / rate, 0.0, rate / 2000)
+    for axes, level, title in zip(grid, levels, titles, strict=True):
+        picture = axes.imshow(
+            level,
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+            vmin=top - 80,
+            vmax=top,
+            cmap="magma",
+            interpolation="none",
+        )
+        axes.set_title(title, loc="left", fontsize="small")
+        axes.set_ylabel("kHz")
+    grid[-1].set_xlabel("s")
+    figure.colorbar(picture, ax=grid, label="dB")
+    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        figure.savefig(new, dpi=120)
+        os.replace(new, path)
+    except (OSError, ValueError) as error:
+        new.unlink(missing_ok=True)
+        raise InputError(f"--plot {path}: it cannot be written: {error}") from error
+
+
+def _require_target(name: str, path: Path | None) -> None:
+    """Find out before the work that the file cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"--{name} {path}: this is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
+    if name == "plot" and path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {path}: the suffix has to be .png, .svg or .pdf")
+
+
+def _write(path: Path, content: bytes) -> None:
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(content)
+        os.replace(new, path)
+    except OSError as error:
+        raise InputError(f"--json {path}: it cannot be written: {error.strerror or error}") from error

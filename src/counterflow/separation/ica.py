@@ -1,0 +1,297 @@
+r"""Independent component analysis of short-time spectra, frequency by frequency, by the natural gradient.
+
+Matrices are learned over a whole set of recordings in one place, and applied to its items: a word of .4 s cannot train
+its own. All frequencies are one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from counterflow.exceptions import InputError, ShapeError
+from counterflow.separation.demixing import distortion_scale, inside, minimal_distortion, whitener
+from counterflow.separation.permutation import align_envelopes
+
+__all__ = ["FrequencyICA", "score"]
+
+Score = Literal["cartesian", "polar", "vector"]
+Permutation = Literal["vector", "envelope", "none"]
+
+
+def score(u: Tensor, kind: Score = "cartesian") -> Tensor:
+    r"""The score function of outputs.
+
+    ==============  =====================================================================
+    ``cartesian``   :math:`\tanh(\mathrm{Re}\, u) + j \tanh(\mathrm{Im}\, u)` (equation 4)
+    ``polar``       :math:`\tanh(|u|)\, u / |u|`
+    ``vector``      :math:`u_f \big/ \sqrt{\mathrm{mean}_{f'} |u_{f'}|^2}`: of all frequencies together
+    ==============  =====================================================================
+
+    Args:
+        u: Outputs, shape (frequencies, outputs, frames), complex.
+        kind: Which.
+
+    Raises:
+        InputError: If there is no such score.
+
+    Example:
+        >>> score(torch.tensor([[[1 + 2j]]]))
+        tensor([[[0.7616+0.9640j]]])
+    """
+    if kind == "cartesian":
+        return torch.view_as_complex(torch.view_as_real(u).tanh())
+    size = u.abs()
+    if kind == "polar":
+        return u * (size.tanh() / size.clamp_min(1e-12))
+    if kind == "vector":
+        return u * (size.square().mean(0, keepdim=True) + 1e-12).rsqrt()
+    raise InputError(f"score must be 'cartesian', 'polar' or 'vector', got {kind!r}")
+
+
+class FrequencyICA:
+    r"""Unmixing matrices, one a frequency, learned by the natural gradient on whitened spectra.
+
+    .. math::
+
+       \Delta W_f = \eta\, \big( I - \langle \varphi(u_f)\, u_f^H \rangle \big)\, W_f, \qquad u_f = W_f Q_f x_f
+
+    with the mean over frames. The permutation of outputs is left open by the equation; it is settled by
+    ``permutation``: ``"vector"`` begins with as many updates by the score of whole vectors, which ties frequencies
+    together, and goes on from there; ``"envelope"`` puts outputs in order afterwards, by `align_envelopes`.
+
+    Args:
+        outputs: Sources; as many as channels if not given, and not more.
+        score: Of `score`.
+        rate: eta.
+        iterations: Updates of the whole set (of each kind, if there are two).
+        permutation: ``"vector"``, ``"envelope"`` or ``"none"``.
+        whiten: Whether spectra are whitened first. Without it, Q is a mere scale, so that the rate keeps its meaning.
+        reference: The microphone whose scale separated spectra have; None for each output's own.
+
+    Attributes:
+        unmixing: W, shape (frequencies, outputs, outputs), complex; behind ``whitening``.
+        whitening: Q, shape (frequencies, outputs, channels).
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    References:
+        U.-M. Bae, S.-Y. Lee, Combining ICA and Top-Down Attention for Robust Speech Recognition, NIPS 2000.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> loud = torch.rand(1, 2, 400, generator=generator) ** 3
+        >>> sources = loud * torch.randn(5, 2, 400, dtype=torch.complex64, generator=generator)
+        >>> mixing = torch.randn(5, 2, 2, dtype=torch.complex64, generator=generator)
+        >>> ica = FrequencyICA().fit((mixing @ sources).transpose(0, 1))
+        >>> total = (ica.matrices() @ mixing).abs()
+        >>> bool((total.amin(2) < 0.2 * total.amax(2)).all())
+        True
+    """
+
+    def __init__(
+        self,
+        outputs: int | None = None,
+        *,
+        score: Score = "cartesian",
+        rate: float = 0.2,
+        iterations: int = 100,
+        permutation: Permutation = "vector",
+        whiten: bool = True,
+        reference: int | None = 0,
+    ) -> None:
+        if score not in ("cartesian", "polar", "vector"):
+            raise InputError(f"score must be 'cartesian', 'polar' or 'vector', got {score!r}")
+        if permutation not in ("vector", "envelope", "none"):
+            raise InputError(f"permutation must be 'vector', 'envelope' or 'none', got {permutation!r}")
+        if not (rate > 0 and iterations >= 0 and (outputs is None or outputs >= 1)):
+            raise InputError(
+                f"rate must be positive, iterations 0 or more, outputs 1 or more; got {rate}, {iterations}, {outputs}"
+            )
+        self.outputs = outputs
+        self.score: Score = score
+        self.rate = rate
+        self.iterations = iterations
+        self.permutation: Permutation = permutation
+        self.whiten = whiten
+        self.reference = reference
+        self.unmixing: Tensor | None = None
+        self.whitening: Tensor | None = None
+
+    def start(self, spectra: Tensor | Sequence[Tensor]) -> Tensor:
+        """Find the whitening of a set and begin at the identity.
+
+        Args:
+            spectra: As `fit` takes them.
+
+        Returns:
+            The whitened spectra, shape (frequencies, outputs, frames), of all items in a row.
+
+        Raises:
+            InputError, ShapeError: As `fit`.
+        """
+        x, _ = inside(spectra)
+        outputs = self.outputs or x.shape[1]
+        if outputs > x.shape[1]:
+            raise InputError(
+                f"outputs={outputs}, and there are {x.shape[1]} channels; there cannot be more sources than those"
+            )
+        if self.whiten or outputs < x.shape[1]:
+            self.whitening = whitener(x, outputs)
+        else:
+            size = x.abs().square().mean((1, 2)).clamp_min(1e-20).rsqrt()
+            self.whitening = size[:, None, None] * torch.eye(outputs, dtype=x.dtype, device=x.device)
+        self.unmixing = torch.eye(outputs, dtype=x.dtype, device=x.device).repeat(x.shape[0], 1, 1)
+        return self.whitening @ x
+
+    def fit(self, spectra: Tensor | Sequence[Tensor]) -> Self:
+        """Learn from a set that was recorded in one place.
+
+        Args:
+            spectra: Complex, shape (channels, frequencies, frames), or several such, each with frames of its own.
+
+        Returns:
+            Itself.
+
+        Raises:
+            InputError: If there are more outputs than channels, or values that are not finite.
+            ShapeError: If the items do not have the same channels and frequencies.
+        """
+        z = self.start(spectra)
+        kinds: list[Score] = ["vector", self.score] if self.permutation == "vector" else [self.score]
+        for kind in dict.fromkeys(kinds):
+            for _ in range(self.iterations):
+                self.update(z, kind)
+        if self.permutation == "envelope":
+            unmixing, _ = self._known()
+            order = align_envelopes(unmixing @ z)
+            self.unmixing = torch.take_along_dim(unmixing, order.to(z.device)[:, :, None], 1)
+        return self
+
+    def update(self, z: Tensor, kind: Score | None = None, extra: Tensor | None = None) -> None:
+        """One update by whitened spectra.
+
+        Args:
+            z: Shape (frequencies, outputs, frames).
+            kind: A score other than the own.
+            extra: What is added to the bracketed term times W before the rate, of the shape of ``unmixing``.
+        """
+        unmixing, _ = self._known()
+        step = natural_gradient(unmixing, z, kind or self.score)
+        if extra is not None:
+            step = step + extra
+        self.unmixing = unmixing + self.rate * step
+
+    def partial_fit(self, spectra: Tensor | Sequence[Tensor]) -> Self:
+        """Learn on line: one update by new frames, with the whitening of the first.
+
+        Raises:
+            InputError, ShapeError: As `fit`.
+        """
+        if self.unmixing is None:
+            self.update(self.start(spectra))
+            return self
+        self.update(self.whitened(spectra))
+        return self
+
+    def whitened(self, spectra: Tensor | Sequence[Tensor]) -> Tensor:
+        """Spectra behind the whitening that was found, shape (frequencies, outputs, frames)."""
+        _, whitening = self._known()
+        x, _ = inside(spectra)
+        if x.shape[:2] != (whitening.shape[0], whitening.shape[2]):
+            raise ShapeError(
+                f"spectra have {x.shape[1]} channels and {x.shape[0]} frequencies; {whitening.shape[2]} and "
+                f"{whitening.shape[0]} were learned from"
+            )
+        return whitening @ x
+
+    def scale(self) -> Tensor:
+        """The factor from outputs of unit variance to those at the reference microphone: (frequencies, outputs)."""
+        unmixing, whitening = self._known()
+        return distortion_scale(unmixing @ whitening, self.reference)
+
+    def matrices(self) -> Tensor:
+        """Whitening, unmixing and scale as one: shape (frequencies, outputs, channels)."""
+        unmixing, whitening = self._known()
+        return minimal_distortion(unmixing @ whitening, self.reference)
+
+    def separate(self, spectrum: Tensor) -> Tensor:
+        """Apply what was learned to one item.
+
+        Args:
+            spectrum: Shape (channels, frequencies, frames).
+
+        Returns:
+            Shape (outputs, frequencies, frames).
+
+        Raises:
+            InputError: If nothing has been learned yet.
+            ShapeError: If it has other channels or frequencies.
+        """
+        x, _ = inside(spectrum, "spectrum")
+        matrices = self.matrices()
+        if x.shape[:2] != (matrices.shape[0], matrices.shape[2]):
+            raise ShapeError(
+                f"spectrum has shape {tuple(spectrum.shape)}; {matrices.shape[2]} channels were learned from"
+            )
+        return (matrices @ x).transpose(0, 1)
+
+    def copy(self) -> FrequencyICA:
+        """Another with the same settings and matrices."""
+        twin = FrequencyICA(
+            self.outputs,
+            score=self.score,
+            rate=self.rate,
+            iterations=self.iterations,
+            permutation=self.permutation,
+            whiten=self.whiten,
+            reference=self.reference,
+        )
+        twin.unmixing = None if self.unmixing is None else self.unmixing.clone()
+        twin.whitening = None if self.whitening is None else self.whitening.clone()
+        return twin
+
+    def log_likelihood(self, spectra: Sequence[Tensor]) -> Tensor:
+        r"""The mean log-likelihood of each item's frames, up to a constant, shape (items,).
+
+        .. math:: \sum_f \Big( 2 \log|\det W_f Q_f| + \big\langle \log p(u_f) \big\rangle \Big)
+
+        The density is that of the score: :math:`-2 \log\cosh` of real and imaginary part, :math:`-2 \log\cosh |u|`, or
+        :math:`-2 F\,\mathrm{mean}^{1/2}`.
+        """
+        unmixing, whitening = self._known()
+        x, sizes = inside(spectra)
+        total = unmixing @ whitening
+        u = total @ x
+        if self.score == "cartesian":
+            parts = _log_cosh(torch.view_as_real(u)).sum(-1).sum((0, 1))
+        elif self.score == "polar":
+            parts = _log_cosh(u.abs()).sum((0, 1))
+        else:
+            parts = u.shape[0] * u.abs().square().mean(0).sqrt().sum(0)
+        volume = torch.linalg.svdvals(total.to(torch.complex128)).log().sum()
+        means = torch.stack([part.mean() for part in torch.split(-2 * parts, sizes)])
+        found: Tensor = means + 2 * volume.to(means)
+        return found
+
+    def _known(self) -> tuple[Tensor, Tensor]:
+        if self.unmixing is None or self.whitening is None:
+            raise InputError("nothing has been learned yet; call fit(spectra) first")
+        return self.unmixing, self.whitening
+
+
+def natural_gradient(unmixing: Tensor, z: Tensor, kind: Score) -> Tensor:
+    """The bracketed term of equation 3 times W, averaged over frames: shape (frequencies, outputs, outputs)."""
+    u = unmixing @ z
+    correlation = score(u, kind) @ u.mH / z.shape[-1]
+    eye = torch.eye(unmixing.shape[1], dtype=unmixing.dtype, device=unmixing.device)
+    return (eye - correlation) @ unmixing
+
+
+def _log_cosh(x: Tensor) -> Tensor:
+    size = x.abs()
+    return size + torch.nn.functional.softplus(-2 * size) - 0.6931471805599453

@@ -1,0 +1,234 @@
+r"""Independent vector analysis by the auxiliary function: no rate to choose, and every update lowers the cost.
+
+.. math::
+
+   J = \sum_{k,t} G\big(\lVert u_k(t) \rVert\big) - 2 \sum_f \log |\det W_f|, \qquad
+   V_{fk} = \big\langle \varphi(\lVert u_k \rVert)\, x_f x_f^H \big\rangle_t
+
+``"gauss"`` has a source whose variance changes with time, :math:`G = F \log \lVert u\rVert^2`; ``"laplace"`` a
+spherical Laplace distribution, :math:`G = 2\lVert u\rVert`, with :math:`\lVert u\rVert^2` the mean over frequencies.
+
+References:
+    N. Ono, Stable and fast update rules for independent vector analysis based on auxiliary function technique, WASPAA
+    2011; Fast stereo independent vector analysis and its implementation on mobile phone, IWAENC 2012. T. Taniguchi,
+    N. Ono, A. Kawamura, S. Sagayama, An auxiliary-function approach to online independent vector analysis for real-time
+    blind source separation, HSCMA 2014.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from counterflow.exceptions import InputError, ShapeError
+from counterflow.separation.demixing import inside, minimal_distortion, whitener
+
+__all__ = ["OnlineIVA", "auxiliary_iva"]
+
+Model = Literal["gauss", "laplace"]
+
+FLOOR = 1e-3
+
+
+def auxiliary_iva(
+    spectra: Tensor,
+    outputs: int | None = None,
+    *,
+    iterations: int = 50,
+    model: Model = "gauss",
+    reference: int | None = 0,
+    scaled: bool = True,
+    compiled: bool | None = None,
+) -> Tensor:
+    """Demixing matrices of one recording.
+
+    Two channels on a CPU go through a compiled loop, in which both vectors of a frequency are found at once, in closed
+    form; other numbers of channels and other devices through batched operations of torch, one vector after the other.
+
+    Args:
+        spectra: Complex, shape (channels, frequencies, frames).
+        outputs: Sources; fewer than channels: in the strongest principal components of each frequency.
+        iterations: Updates of all vectors.
+        model: ``"gauss"`` or ``"laplace"``.
+        reference: The microphone whose scale the outputs have; None for each output's own.
+        scaled: Whether they are brought to that scale at all; otherwise outputs have the updates' own.
+        compiled: Whether the compiled loop is used; by default where it can be.
+
+    Returns:
+        Shape (frequencies, outputs, channels).
+
+    Raises:
+        InputError: If an argument is out of range, or a value not finite.
+        ShapeError: If spectra are not complex (channels, frequencies, frames).
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> loud = torch.rand(1, 2, 400, generator=generator) ** 3
+        >>> sources = loud * torch.randn(9, 2, 400, dtype=torch.complex64, generator=generator)
+        >>> mixing = torch.randn(9, 2, 2, dtype=torch.complex64, generator=generator)
+        >>> total = (auxiliary_iva((mixing @ sources).transpose(0, 1)) @ mixing).abs()
+        >>> bool((total.amin(2) < 0.1 * total.amax(2)).all())
+        True
+    """
+    _check(model, iterations)
+    x, _ = inside(spectra)
+    count = outputs or x.shape[1]
+    if not 1 <= count <= x.shape[1]:
+        raise InputError(
+            f"outputs={count}, and there are {x.shape[1]} channels; there cannot be more sources than those"
+        )
+    pairs = count == 2 and x.device.type == "cpu" and x.dtype == torch.complex64
+    if compiled and not pairs:
+        raise InputError("compiled=True is for two outputs in complex64 on a CPU; leave it out")
+    whitening = whitener(x, count)
+    z = whitening @ x
+    unmixing = torch.eye(count, dtype=z.dtype, device=z.device).repeat(x.shape[0], 1, 1)
+    if pairs and compiled is not False:
+        unmixing = _compiled(z, unmixing, iterations, model)
+    else:
+        for _ in range(iterations):
+            unmixing = _update(z, unmixing, model)
+    found = unmixing @ whitening
+    return minimal_distortion(found, reference) if scaled else found
+
+
+def _check(model: str, iterations: int) -> None:
+    if model not in ("gauss", "laplace"):
+        raise InputError(f"model must be 'gauss' or 'laplace', got {model!r}")
+    if iterations < 0:
+        raise InputError(f"iterations must be 0 or more, got {iterations}")
+
+
+def _compiled(z: Tensor, unmixing: Tensor, iterations: int, model: Model) -> Tensor:
+    from counterflow.separation import kernels
+
+    w = unmixing.numpy().astype("complex128")
+    kind = kernels.GAUSS if model == "gauss" else kernels.LAPLACE
+    kernels.iterate_pair(kernels.products(z.resolve_conj().contiguous().numpy()), w, iterations, kind, FLOOR)
+    return torch.from_numpy(w).to(unmixing.dtype)
+
+
+def _weights(power: Tensor, model: Model) -> Tensor:
+    """Phi from the mean power over frequencies, shape (outputs, frames)."""
+    power = torch.maximum(power, FLOOR * power.mean(-1, keepdim=True) + 1e-30)
+    return power.reciprocal() if model == "gauss" else 0.5 * power.rsqrt()
+
+
+def _update(z: Tensor, unmixing: Tensor, model: Model) -> Tensor:
+    """Each output's vector in turn, in all frequencies at once."""
+    _, K, T = z.shape
+    weights = _weights((unmixing @ z).abs().square().mean(0), model)
+    ridge = 1e-7 * torch.eye(K, dtype=z.dtype, device=z.device)
+    for k in range(K):
+        covariance = (z * weights[k]) @ z.mH / T
+        covariance = covariance + ridge * covariance.diagonal(dim1=1, dim2=2).real.sum(1)[:, None, None]
+        unmixing = _project(unmixing, covariance, k)
+    return unmixing
+
+
+def _project(unmixing: Tensor, covariance: Tensor, k: int) -> Tensor:
+    """Iterative projection: the vector that no other output's covariance sees, at the scale where its own sees one."""
+    unit = torch.zeros(unmixing.shape[1], dtype=unmixing.dtype, device=unmixing.device)
+    unit[k] = 1.0
+    vector = torch.linalg.solve(unmixing @ covariance, unit.expand(len(unmixing), -1))
+    size = torch.einsum("fi,fij,fj->f", vector.conj(), covariance, vector).real.clamp_min(1e-30)
+    row = (vector * size.rsqrt().unsqueeze(1)).conj()
+    return torch.cat([unmixing[:, :k], row.unsqueeze(1), unmixing[:, k + 1 :]], 1)
+
+
+class OnlineIVA:
+    r"""The same as frames come: covariances forget, and matrices follow.
+
+    .. math:: V_{fk} \leftarrow \alpha V_{fk} + (1 - \alpha)\, \langle \varphi(\lVert u_k \rVert)\, x_f x_f^H \rangle
+
+    with the mean over the frames of a block, after each of which every vector is updated.
+
+    Args:
+        frequencies: Bins.
+        channels: Microphones, and sources.
+        forgetting: alpha for one frame; a block of n frames forgets by its n-th power.
+        updates: Of all vectors, a block.
+        model: ``"gauss"`` or ``"laplace"``.
+        reference: The microphone whose scale the outputs have; None for each output's own.
+
+    Attributes:
+        matrices: What the last block was separated by, shape (frequencies, channels, channels).
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> online = OnlineIVA(frequencies=9, channels=2)
+        >>> online.process(torch.randn(2, 9, 4, dtype=torch.complex64)).shape
+        torch.Size([2, 9, 4])
+    """
+
+    def __init__(
+        self,
+        frequencies: int,
+        channels: int = 2,
+        *,
+        forgetting: float = 0.98,
+        updates: int = 2,
+        model: Model = "gauss",
+        reference: int | None = 0,
+    ) -> None:
+        _check(model, updates)
+        if not (frequencies >= 1 and channels >= 2 and 0 < forgetting < 1):
+            raise InputError(
+                f"frequencies must be 1 or more, channels 2 or more, forgetting between 0 and 1; got {frequencies}, "
+                f"{channels}, {forgetting}"
+            )
+        self.forgetting = forgetting
+        self.updates = updates
+        self.model: Model = model
+        self.reference = reference
+        eye = torch.eye(channels, dtype=torch.complex64)
+        self.matrices = eye.repeat(frequencies, 1, 1)
+        self._unmixing = self.matrices.clone()
+        self._covariance = torch.zeros(channels, frequencies, channels, channels, dtype=torch.complex64)
+        self._level = torch.zeros(())
+        self._seen = 0.0
+
+    def process(self, spectra: Tensor) -> Tensor:
+        """Separate the next frames, by matrices that have already learned from them.
+
+        Args:
+            spectra: Complex, shape (channels, frequencies, frames).
+
+        Returns:
+            Shape (channels, frequencies, frames).
+
+        Raises:
+            InputError: If a value is not finite.
+            ShapeError: If there are other channels or frequencies.
+        """
+        x, _ = inside(spectra)
+        F, K, T = x.shape
+        if tuple(self._unmixing.shape[:2]) != (F, K):
+            raise ShapeError(
+                f"spectra have {K} channels and {F} frequencies; "
+                f"{self._unmixing.shape[1]} and {len(self._unmixing)} are expected"
+            )
+        keep = self.forgetting**T
+        self._seen = keep * self._seen + 1 - keep
+        level = x.abs().square().mean()
+        if not bool(level > 0):  # silence teaches nothing
+            return (self.matrices @ x).transpose(0, 1)
+        self._level = keep * self._level + (1 - keep) * level
+        past = self._covariance
+        for _ in range(self.updates):
+            power = (self._unmixing @ x).abs().square().mean(0)
+            power = torch.maximum(power, 1e-3 * power.mean() + 1e-12 * self._level)
+            weights = power.reciprocal() if self.model == "gauss" else 0.5 * power.rsqrt()
+            fresh = torch.stack([(x * weights[k]) @ x.mH / T for k in range(K)])
+            self._covariance = keep * past + (1 - keep) * fresh
+            for k in range(K):
+                covariance = self._covariance[k] / self._seen
+                trace = covariance.diagonal(dim1=1, dim2=2).real.sum(1)[:, None, None]
+                ridge = 1e-5 * torch.eye(K, dtype=x.dtype)
+                self._unmixing = _project(self._unmixing, covariance + ridge * (trace + 1e-6 * trace.mean()), k)
+        self.matrices = minimal_distortion(self._unmixing, self.reference)
+        return (self.matrices @ x).transpose(0, 1)

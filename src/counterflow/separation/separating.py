@@ -1,0 +1,171 @@
+"""From a recording to its sources."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from counterflow.audio import ShortTime
+from counterflow.exceptions import InputError, ShapeError
+from counterflow.separation.attention import attend as retrain
+from counterflow.separation.classifier import WordClassifier
+from counterflow.separation.ica import FrequencyICA
+from counterflow.separation.iva import OnlineIVA, auxiliary_iva
+
+__all__ = ["check_mixture", "separate"]
+
+SILENT = 1e-5
+ALIKE = 1e-7
+
+
+def check_mixture(mixture: Tensor, rate: int) -> None:
+    """Refuse what no separation can be made of.
+
+    Args:
+        mixture: Shape (channels, samples).
+        rate: Samples a second.
+
+    Raises:
+        ShapeError: If it has one channel, or is too short.
+        InputError: If it is not of floating point or not finite, silent, or some channels are copies of others.
+    """
+    if mixture.ndim != 2 or mixture.shape[0] < 2:
+        channels = mixture.shape[0] if mixture.ndim == 2 else 1
+        raise ShapeError(
+            f"mixture has {channels} channel, shape {tuple(mixture.shape)}; two microphones or more are needed"
+        )
+    if rate < 1:
+        raise InputError(f"rate must be 1 or more, got {rate}")
+    if not mixture.is_floating_point():
+        raise InputError(
+            f"mixture must be of floating point in [-1, 1], got {mixture.dtype}; divide by its largest number"
+        )
+    if not bool(mixture.isfinite().all()):
+        raise InputError("mixture holds samples that are not finite; mend the recording")
+    levels = mixture.double().square().mean(1).sqrt()
+    if bool((levels < SILENT).any()):
+        quiet = int(levels.argmin())
+        raise InputError(f"channel {quiet} of mixture is silent; record it louder, or leave it out")
+    if mixture.shape[1] < 0.2 * rate:
+        raise ShapeError(f"mixture lasts {mixture.shape[1] / rate:.3f} s; 0.2 s is the least")
+    scaled = mixture.double() / levels[:, None]
+    likeness = (scaled @ scaled.T / mixture.shape[1]).abs().fill_diagonal_(0.0)
+    if float(likeness.max()) > 1 - ALIKE:
+        one, two = divmod(int(likeness.argmax()), len(mixture))
+        raise InputError(
+            f"channels {one} and {two} of mixture are copies of each other but for their level; record with "
+            "microphones apart, or leave one out"
+        )
+
+
+def separate(
+    mixture: Tensor,
+    rate: int,
+    *,
+    sources: int | None = None,
+    method: Literal["iva", "ica"] = "iva",
+    attend: WordClassifier | None = None,
+    online: bool = False,
+    transform: ShortTime | None = None,
+    iterations: int | None = None,
+    gamma: float = 30.0,
+    passes: int = 5,
+) -> Tensor:
+    """Separate a recording of several microphones into its sources.
+
+    Args:
+        mixture: Shape (channels, samples), in [-1, 1].
+        rate: Samples a second.
+        sources: As many as channels if not given. Fewer: separation in the strongest principal components.
+        method: ``"iva"``: independent vector analysis by the auxiliary function (`auxiliary_iva`); ``"ica"``: the
+            natural gradient (`FrequencyICA`).
+        attend: A classifier of words, whose expectation retrains the matrices (`counterflow.separation.attend`). It
+            begins from what ``method`` has found, in the classifier's transform, and puts the output that it hears a
+            word in first.
+        online: Separate as frames come (`OnlineIVA`), after each quarter of a second by what was heard so far.
+        transform: By default frames of 128 ms to the next power of two, every quarter of that, with Hann's window.
+        iterations: Of ``method``; 50 and 100 by default.
+        gamma: The weight of attention.
+        passes: Of attention.
+
+    Returns:
+        Shape (sources, samples): what each source leaves at the first microphone. They add up to that microphone's
+        signal where there are as many as channels.
+
+    Raises:
+        InputError, ShapeError: If the mixture cannot be separated (`check_mixture`), or an argument is out of range.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> loud = (torch.rand(2, 20, generator=generator) ** 4).repeat_interleave(800, 1)
+        >>> voices = loud * torch.randn(2, 16000, generator=generator)
+        >>> heard = torch.tensor([[1.0, 0.7], [0.6, 1.0]]) @ voices
+        >>> sources = separate(heard, 16000)
+        >>> sources.shape, bool((sources.sum(0) - heard[0]).abs().max() < 1e-3)
+        (torch.Size([2, 16000]), True)
+    """
+    check_mixture(mixture, rate)
+    channels, samples = mixture.shape
+    count = channels if sources is None else sources
+    if not 1 <= count <= channels:
+        raise InputError(f"sources={count}, and there are {channels} channels; there cannot be more sources than those")
+    if method not in ("iva", "ica"):
+        raise InputError(f"method must be 'iva' or 'ica', got {method!r}")
+    if online and (attend is not None or method != "iva" or count < channels or iterations is not None):
+        raise InputError(
+            "online=True is for method='iva' with as many sources as channels, without attend and iterations"
+        )
+    if attend is not None and attend.rate != rate:
+        raise InputError(f"the classifier has learned at {attend.rate} Hz, and the mixture has {rate}; resample it")
+    if attend is not None and transform is not None and transform != attend.transform:
+        raise InputError("with attend the transform is the classifier's; leave transform out")
+    chosen = attend.transform if attend is not None else transform or default_transform(rate)
+    spectrum = chosen(mixture)
+    if online:
+        separated = _online(spectrum, max(round(0.25 * rate / chosen.hop), 1))
+    elif attend is None and method == "iva":
+        matrices = auxiliary_iva(spectrum, count, iterations=50 if iterations is None else iterations)
+        separated = (matrices @ spectrum.transpose(0, 1)).transpose(0, 1)
+    else:
+        ica = FrequencyICA(count, iterations=100 if iterations is None else iterations)
+        if method == "ica":
+            ica.fit(spectrum)
+        else:
+            ica.start(spectrum)
+            _, whitening = ica._known()
+            matrices = auxiliary_iva(spectrum, count, iterations=50 if iterations is None else iterations, scaled=False)
+            # equation 4's fixed point has outputs of a scale of its own: a few updates bring them there
+            ica.unmixing = matrices @ torch.linalg.pinv(whitening)
+            z = ica.whitened(spectrum)
+            ica.unmixing = ica.unmixing / (ica.unmixing @ z).abs().square().mean(-1).sqrt().clamp_min(1e-12).unsqueeze(
+                -1
+            )
+            for _ in range(20):
+                ica.update(z)
+        if attend is not None:
+            found = retrain(ica, [spectrum], attend, gamma=gamma, passes=passes)
+            separated = found.ica.separate(spectrum)
+            order = [found.voice, *(k for k in range(count) if k != found.voice)]
+            separated = separated[order]
+        else:
+            separated = ica.separate(spectrum)
+    return chosen.inverse(separated, samples)
+
+
+def default_transform(rate: int) -> ShortTime:
+    """Frames of 128 ms, to the next power of two, every quarter of that."""
+    size = 1 << max(round(0.128 * rate) - 1, 63).bit_length()
+    return ShortTime(size, size // 4, "hann")
+
+
+def default_words_transform(rate: int) -> ShortTime:
+    """What words are heard by: frames of 64 ms, to the next power of two, every quarter of that, Hamming's window."""
+    size = 1 << max(round(0.064 * rate) - 1, 63).bit_length()
+    return ShortTime(size, size // 4)
+
+
+def _online(spectrum: Tensor, block: int) -> Tensor:
+    online = OnlineIVA(spectrum.shape[1], spectrum.shape[0])
+    return torch.cat([online.process(part) for part in torch.split(spectrum, block, -1)], -1)

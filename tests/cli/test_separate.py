@@ -1,0 +1,132 @@
+"""``counterflow separate``, on recordings that are made here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from counterflow.audio import Room, images, read, read_channels, write
+from counterflow.cli import main
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of a word and a noise, what each leaves at the first microphone, clips of words, and their model."""
+    folder = tmp_path_factory.mktemp("place")
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(4000) / RATE
+
+    def word(rising: bool) -> torch.Tensor:
+        sweep = 400 + 1800 * (time if rising else 0.5 - time)
+        tone = (2 * torch.pi * torch.cumsum(sweep, 0) / RATE).sin() * (torch.pi * time / 0.5).sin()
+        return 0.3 * tone + 0.01 * torch.randn(4000, generator=generator)
+
+    for name in ("down", "up"):
+        (folder / "words" / name).mkdir(parents=True)
+        for number in range(8):
+            write(folder / "words" / name / f"{number}.wav", word(name == "up"), RATE)
+    loud = (torch.rand(40, generator=generator) ** 2).repeat_interleave(100)
+    noise = 0.2 * loud * torch.randn(4000, generator=generator)
+    sources = torch.stack([word(True), noise]).repeat(1, 4)
+    parts = images(sources, Room.draw(0.05, seed=2).responses(RATE))
+    write(folder / "two.wav", parts.sum(0), RATE)
+    for number, part in enumerate(parts, 1):
+        write(folder / f"part-{number}.wav", part[0], RATE)
+    model = ["--out", str(folder / "model"), "--epochs", "15"]
+    assert main(["separate", "train", str(folder / "words"), *model]) == 0
+    return folder
+
+
+def test_sources_are_written_scored_and_drawn(place, tmp_path, capsys):
+    references = [str(place / f"part-{n}.wav") for n in (1, 2)]
+    extra = ["--references", *references, "--plot", str(tmp_path / "picture.png"), "--json", "-"]
+    assert main(["separate", "run", str(place / "two.wav"), "--out", str(tmp_path / "out"), *extra]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["sources"] == [str(tmp_path / "out" / f"source-{n}.wav") for n in (1, 2)]
+    waves = torch.stack([read(each)[0] for each in found["sources"]])
+    torch.testing.assert_close(waves.sum(0), read_channels(place / "two.wav")[0][0], atol=1e-3, rtol=0)
+    assert [row["reference"] for row in found["improvement"]] == [1, 2]
+    assert sorted(row["source"] for row in found["improvement"]) == [1, 2]
+    assert sum(row["sdr_improvement"] for row in found["improvement"]) > 2, found["improvement"]
+    assert "SIR" in captured.err
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("method", ["iva", "ica"])
+def test_a_classifier_finds_the_voice_and_names_the_word(method, place, tmp_path, capsys):
+    extra = ["--attend", str(place / "model"), "--passes", "2", "--method", method]
+    json_path = tmp_path / "found.json"
+    arguments = [str(place / "two.wav"), "--out", str(tmp_path), *extra, "--json", str(json_path)]
+    assert main(["separate", "run", *arguments]) == 0
+    found = json.loads(json_path.read_text())
+    assert found["word"] in ("down", "up")
+    assert f"heard in source 1: {found['word']}" in capsys.readouterr().out
+
+
+def test_training_says_what_is_to_be_expected(place, tmp_path, capsys):
+    model = ["--out", str(tmp_path / "again"), "--epochs", "15"]
+    assert main(["separate", "train", str(place / "words"), *model, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["words"] == ["down", "up"]
+    assert found["held_out"] == 4
+    assert found["held_out_accuracy"] == 1.0
+    assert "100.0% of 4 right" in captured.err
+    for name in ("model.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (place / "model" / name).read_bytes()
+
+
+def test_clipped_samples_are_told_of_and_on_line_works(place, tmp_path, capsys):
+    wave, rate = read_channels(place / "two.wav")
+    write(tmp_path / "clipped.wav", (20 * wave).clamp(-1, 1), rate)
+    assert main(["separate", "run", str(tmp_path / "clipped.wav"), "--out", str(tmp_path / "out"), "--online"]) == 0
+    assert "are clipped" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["run", "{place}/part-1.wav", "--out", "{tmp}"], "two microphones"),
+        (["run", "{tmp}/copies.wav", "--out", "{tmp}"], "copies.wav: channels 0 and 1 of mixture are copies"),
+        (["run", "{tmp}/silent.wav", "--out", "{tmp}"], "silent"),
+        (["run", "{tmp}/nan.wav", "--out", "{tmp}"], "not finite"),
+        (["run", "{tmp}/none.wav", "--out", "{tmp}"], "none.wav cannot be read"),
+        (["run", "{place}/two.wav"], "needs --out"),
+        (["run", "{place}/two.wav", "--out", "{place}/two.wav"], "this is a file"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--sources", "3"], "sources=3"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--attend", "{place}/words"], "holds no model"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--gamma", "3"], "--attend"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--epochs", "3"], "not for separate run"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--plot", "{tmp}/x.txt"], "suffix"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--references", "{place}/part-1.wav"], "names 1 files"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--references", "{place}/words/up/0.wav"], "must be alike"),
+        (["train", "{place}/words"], "needs --out"),
+        (["train", "{place}/words/up", "--out", "{tmp}/m"], "0 folders of words"),
+        (["train", "{place}/none", "--out", "{tmp}/m"], "is no folder"),
+        (["train", "{place}/words", "--out", "{tmp}/m", "--plot", "x.png"], "not for separate train"),
+        (["train", "{place}/words", "--out", "{tmp}/m", "--epochs", "0"], "1 or more"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_status_2(arguments, complaint, place, tmp_path, capsys):
+    wave, rate = read_channels(place / "two.wav")
+    write(tmp_path / "copies.wav", torch.stack([wave[0], 0.5 * wave[0]]), rate)
+    write(tmp_path / "silent.wav", 0 * wave, rate)
+    write(tmp_path / "nan.wav", wave * torch.nan, rate)
+    filled = [each.format(place=place, tmp=tmp_path) for each in arguments]
+    assert main(["separate", *filled]) == 2
+    captured = capsys.readouterr()
+    assert complaint in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["separate", "--help"])
+    assert "separate run two.wav --out sources --attend model" in capsys.readouterr().out

@@ -1,0 +1,211 @@
+"""Independent components and vectors of known mixtures: found, equivariant, and as a slow transliteration has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from counterflow.exceptions import InputError, ShapeError
+from counterflow.separation import FrequencyICA, OnlineIVA, align_envelopes, auxiliary_iva, minimal_distortion, score
+
+from .mixtures import aligned, complex_sources, leak, mixing
+
+
+def outside(x):
+    return x.transpose(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["cartesian", "polar", "vector"])
+@pytest.mark.parametrize("permutation", ["vector", "envelope"])
+def test_an_instantaneous_complex_mixture_is_undone_to_permutation_and_scale(kind, permutation):
+    s, A = complex_sources(0), mixing(0)
+    ica = FrequencyICA(score=kind, rate=0.3, permutation=permutation, iterations=120).fit(outside(A @ s))
+    assert leak(ica.matrices(), A) < 0.2
+    assert aligned(ica.matrices(), A)
+    torch.testing.assert_close(ica.separate(outside(A @ s)).sum(0), (A @ s)[:, 0])
+
+
+@pytest.mark.parametrize(("channels", "model"), [(2, "gauss"), (2, "laplace"), (3, "gauss")])
+def test_vectors_are_found_whatever_the_channels(channels, model):
+    s, A = complex_sources(1, count=channels), mixing(1, channels=channels, sources=channels)
+    W = auxiliary_iva(outside(A @ s), model=model)
+    assert leak(W, A) < 0.2
+    assert aligned(W, A)
+
+
+def test_the_compiled_loop_and_torch_agree_where_they_end():
+    s, A = complex_sources(2), mixing(2)
+    fast, slow = (auxiliary_iva(outside(A @ s), iterations=60, compiled=c) for c in (True, False))
+    if not torch.allclose(fast, slow, atol=1e-2):
+        fast = fast.flip(1)
+    torch.testing.assert_close(fast, slow, atol=1e-2, rtol=0)
+
+
+def reference_pair(x, w, iterations):
+    """Independent vector analysis of two channels, line by line: both generalized eigenvectors of V1 and V2."""
+    import scipy.linalg
+
+    F, _, T = x.shape
+    for _ in range(iterations):
+        u = w @ x
+        r = np.maximum((np.abs(u) ** 2).mean(0), 1e-3 * (np.abs(u) ** 2).mean(0).mean(-1, keepdims=True))
+        for f in range(F):
+            V = [(x[f] / r[k]) @ x[f].conj().T / T for k in range(2)]
+            _, vectors = scipy.linalg.eigh(V[0], V[1])
+            for k in range(2):
+                v = vectors[:, k]
+                w[f, k] = v.conj() / np.sqrt((v.conj() @ V[k] @ v).real)
+    return w
+
+
+def test_one_update_in_closed_form_is_what_scipys_eigenvectors_give():
+    from counterflow.separation import kernels
+
+    A = torch.eye(2) + 0.3 * mixing(3)
+    x = (A @ complex_sources(3, frames=200)).numpy()
+    w = np.tile(np.eye(2, dtype=complex), (9, 1, 1))
+    cost = kernels.iterate_pair(kernels.products(x), w, 3, kernels.GAUSS, 1e-3)
+    wanted = reference_pair(x.astype(complex), np.tile(np.eye(2, dtype=complex), (9, 1, 1)), 3)
+    turn = w[:, :, :1] / wanted[:, :, :1]
+    np.testing.assert_allclose(np.abs(turn), 1, atol=2e-3)  # a vector's phase is free
+    np.testing.assert_allclose(w, wanted * turn / np.abs(turn), atol=1e-2)
+    assert cost[0] > cost[1] > cost[2]
+
+
+def test_the_natural_gradient_is_the_papers_equation():
+    z = complex_sources(4, frames=50).to(torch.complex128)
+    ica = FrequencyICA(rate=0.1, permutation="none", whiten=False, iterations=3).fit(outside(z))
+    for f in range(9):
+        x = z[f].numpy()
+        x = x / np.sqrt((np.abs(x) ** 2).mean())
+        W = np.eye(2, dtype=complex)
+        for _ in range(3):
+            u = W @ x
+            phi = np.tanh(u.real) + 1j * np.tanh(u.imag)
+            W = W + 0.1 * (np.eye(2) - phi @ u.conj().T / 50) @ W
+        np.testing.assert_allclose(ica.unmixing[f], W, atol=1e-10)
+
+
+def test_learning_is_equivariant():
+    """With W0 moved along, what an invertible mixing is applied to the input is of no consequence."""
+    x = complex_sources(5, dtype=torch.complex128)
+    A = mixing(5, dtype=torch.complex128)
+    plain, mixed = FrequencyICA(permutation="none"), FrequencyICA(permutation="none")
+    eye = torch.eye(2, dtype=x.dtype).repeat(9, 1, 1)
+    plain.unmixing, plain.whitening, mixed.whitening = eye, eye, eye
+    mixed.unmixing = torch.linalg.inv(A)
+    for _ in range(30):
+        plain.update(x)
+        mixed.update(A @ x)
+    torch.testing.assert_close(mixed.unmixing @ A, plain.unmixing)
+    found = [auxiliary_iva(outside(B @ x.to(torch.complex64))) @ B for B in (mixing(6), mixing(7))]
+    pictures = [(W @ x.to(torch.complex64)).abs() for W in found]
+    pictures = [p / p.mean(-1, keepdim=True) for p in pictures]
+    if float((pictures[0] - pictures[1]).abs().mean()) > 0.2:
+        pictures[1] = pictures[1].flip(1)
+    assert float((pictures[0] - pictures[1]).abs().mean()) < 0.05
+
+
+@settings(deadline=None, max_examples=15)
+@given(channels=st.integers(2, 4), frames=st.integers(1, 40), frequencies=st.integers(1, 6), seed=st.integers(0, 99))
+def test_outputs_add_up_to_the_reference_whatever_the_shape(channels, frames, frequencies, seed):
+    x = torch.randn(frequencies, channels, frames, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed))
+    for W in (auxiliary_iva(outside(x), iterations=3), FrequencyICA(iterations=3).fit(outside(x)).matrices()):
+        assert bool(torch.isfinite(torch.view_as_real(W)).all())
+        if frames >= 4 * channels:
+            torch.testing.assert_close((W @ x).sum(1), x[:, 0], atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_envelopes_put_outputs_in_one_order(count):
+    s = complex_sources(8, frequencies=20, count=count)
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.stack([torch.randperm(count, generator=generator) for _ in range(20)])
+    found = align_envelopes(torch.take_along_dim(s, orders[:, :, None], 1))
+    back = torch.take_along_dim(orders, found, 1)
+    assert bool((back == back[0]).all())
+
+
+def test_matrices_of_a_set_are_applied_to_its_items():
+    s, A = complex_sources(9), mixing(9)
+    items = list(outside(A @ s).split([200, 300, 100], -1))
+    ica = FrequencyICA().fit(items)
+    torch.testing.assert_close(ica.matrices(), FrequencyICA().fit(outside(A @ s)).matrices())
+    assert ica.separate(items[2]).shape == (2, 9, 100)
+
+
+def test_on_line_both_come_to_the_batchs_solution():
+    s, A = complex_sources(10, frames=3000), mixing(10)
+    ica = FrequencyICA(rate=0.1, score="vector", permutation="none")
+    online = OnlineIVA(9, 2)
+    for part in outside(A @ s).split(20, -1):
+        ica.partial_fit(part)
+        online.process(part)
+    assert leak(ica.matrices(), A) < 0.4
+    assert leak(online.matrices, A) < 0.3
+    assert aligned(online.matrices, A)
+
+
+def test_scores():
+    u = torch.tensor([[[1 - 2j, 0j]], [[0.5j, 0j]]])
+    torch.testing.assert_close(score(u, "polar").abs(), u.abs().tanh())
+    torch.testing.assert_close(score(u, "vector")[:, 0, 0], u[:, 0, 0] / ((5 + 0.25) / 2) ** 0.5)
+    assert bool((score(u, "polar")[:, :, 1] == 0).all())
+    with pytest.raises(InputError, match="score must be"):
+        score(u, "square")
+
+
+def test_fewer_sources_than_channels_are_sought_in_principal_components():
+    s, A = complex_sources(11), mixing(11, channels=3)
+    x = A @ s + 1e-3 * torch.randn(9, 3, 600, dtype=torch.complex64)
+    for W in (auxiliary_iva(outside(x), 2), FrequencyICA(2).fit(outside(x)).matrices()):
+        assert W.shape == (9, 2, 3)
+        assert leak(W, A) < 0.2
+
+
+def test_scale_is_that_of_a_microphone():
+    W = mixing(12, dtype=torch.complex128)
+    for reference in (0, 1):
+        A = torch.linalg.inv(minimal_distortion(W, reference))
+        torch.testing.assert_close(A[:, reference], torch.ones(9, 2, dtype=A.dtype))
+    A = torch.linalg.inv(minimal_distortion(W, None))
+    torch.testing.assert_close(A.diagonal(dim1=1, dim2=2), torch.ones(9, 2, dtype=A.dtype))
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda x: FrequencyICA(3).fit(x), "outputs=3"),
+        (lambda x: FrequencyICA(rate=0.0), "rate must be positive"),
+        (lambda x: FrequencyICA(score="none"), "score"),
+        (lambda x: FrequencyICA(permutation="all"), "permutation"),
+        (lambda x: FrequencyICA().separate(x), "nothing has been learned"),
+        (lambda x: FrequencyICA().fit([]), "empty"),
+        (lambda x: FrequencyICA().fit(x * torch.nan), "not finite"),
+        (lambda x: FrequencyICA().fit(x.real), "complex"),
+        (lambda x: FrequencyICA().fit([x, x[:, :3]]), r"spectra\[1\]"),
+        (lambda x: FrequencyICA().fit(x).separate(x[:, :3]), "learned from"),
+        (lambda x: auxiliary_iva(x, 3), "outputs=3"),
+        (lambda x: auxiliary_iva(x, model="cauchy"), "model"),
+        (lambda x: auxiliary_iva(x, iterations=-1), "iterations"),
+        (lambda x: auxiliary_iva(x.to(torch.complex128), compiled=True), "compiled"),
+        (lambda x: OnlineIVA(5, 2, forgetting=1.0), "forgetting"),
+        (lambda x: OnlineIVA(5, 2).process(x), "are expected"),
+        (lambda x: minimal_distortion(mixing(0), 2), "microphone"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(call, complaint):
+    x = torch.randn(2, 9, 30, dtype=torch.complex64)
+    with pytest.raises((InputError, ShapeError), match=complaint):
+        call(x)
+
+
+def test_silence_stays_silent():
+    x = torch.zeros(2, 5, 20, dtype=torch.complex64)
+    for W in (auxiliary_iva(x), FrequencyICA(iterations=3).fit(x).matrices()):
+        assert bool(torch.isfinite(torch.view_as_real(W)).all())
+    online = OnlineIVA(5, 2)
+    assert not bool(online.process(x).any())

@@ -1,0 +1,118 @@
+"""From a recording to its sources: rooms, microphones, and recordings that nothing can be made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from counterflow.audio import Room, ShortTime, images
+from counterflow.exceptions import InputError, ShapeError
+from counterflow.separation import Microphones, WordClassifier, saturation, separate
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def recording() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two sources that stop and go, in a room: images (sources, microphones, samples) and their sum."""
+    generator = torch.Generator().manual_seed(0)
+    loud = (torch.rand(2, 60, generator=generator) ** 4).repeat_interleave(400, 1)
+    sources = loud * torch.randn(2, 24000, generator=generator)
+    found = images(sources, Room.draw(0.1, seed=1).responses(RATE))
+    return found, found.sum(0)
+
+
+def ratio(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """Decibels of truth over what is not truth, of the better order of outputs."""
+
+    def one(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return 10 * (b.square().sum(-1) / (a - b).square().sum(-1)).log10().mean()
+
+    return float(max(one(found, truth), one(found.flip(0), truth)))
+
+
+@pytest.mark.parametrize(("options", "least"), [({}, 8.0), ({"method": "ica"}, 5.0), ({"online": True}, 2.0)])
+def test_sources_in_a_room_are_separated(recording, options, least):
+    truth, heard = recording
+    found = separate(heard, RATE, **options)
+    assert found.shape == heard.shape
+    assert ratio(found, truth[:, 0]) > ratio(heard[:1].expand(2, -1), truth[:, 0]) + least
+    torch.testing.assert_close(found.sum(0), heard[0], atol=1e-3 * float(heard.abs().max()), rtol=0)
+
+
+def test_with_a_classifier_the_voice_comes_first(recording):
+    _, heard = recording
+    torch.manual_seed(0)
+    words = WordClassifier(["a", "b"], RATE, ShortTime(512, 128)).eval()
+    for method in ("iva", "ica"):
+        found = separate(heard, RATE, attend=words, method=method, iterations=10, passes=2)
+        assert found.shape == heard.shape
+        torch.testing.assert_close(found.sum(0), heard[0], atol=1e-3 * float(heard.abs().max()), rtol=0)
+    with pytest.raises(InputError, match="8000 Hz"):
+        separate(heard, 16000, attend=words)
+    with pytest.raises(InputError, match="leave transform out"):
+        separate(heard, RATE, attend=words, transform=ShortTime(256, 64))
+
+
+def test_three_channels_and_fewer_sources():
+    generator = torch.Generator().manual_seed(0)
+    loud = (torch.rand(3, 60, generator=generator) ** 4).repeat_interleave(200, 1)
+    sources = loud * torch.randn(3, 12000, generator=generator)
+    A = torch.tensor([[1.0, 0.5, 0.2], [0.4, 1.0, 0.3], [0.1, 0.6, 1.0]])
+    truth = A[0, :, None] * sources
+    found = separate(A @ sources, RATE)
+    best = [max(float(torch.corrcoef(torch.stack([f, t]))[0, 1]) for f in found) for t in truth]
+    assert min(best) > 0.95
+    two = separate(A[:, :2] @ sources[:2], RATE, sources=2)
+    assert two.shape == (2, 12000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda x: x[:1], "two microphones"),
+        (lambda x: x[0], "two microphones"),
+        (lambda x: x * 0, "channel 0 of mixture is silent"),
+        (lambda x: torch.stack([x[0], 0 * x[1]]), "channel 1 of mixture is silent"),
+        (lambda x: torch.cat([x, torch.full((2, 1), torch.nan)], 1), "not finite"),
+        (lambda x: torch.stack([x[0], 0.3 * x[0]]), "copies of each other"),
+        (lambda x: x[:, :900], "0.2 s is the least"),
+        (lambda x: (x * 1000).to(torch.int16), "floating point"),
+    ],
+)
+def test_recordings_that_nothing_can_be_made_of_are_refused(spoil, complaint, recording):
+    with pytest.raises((InputError, ShapeError), match=complaint):
+        separate(spoil(recording[1]), RATE)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"sources": 3}, "sources=3"),
+        ({"sources": 0}, "sources=0"),
+        ({"method": "pca"}, "method"),
+        ({"online": True, "method": "ica"}, "online"),
+        ({"online": True, "iterations": 3}, "online"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, complaint, recording):
+    with pytest.raises(InputError, match=complaint):
+        separate(recording[1], RATE, **options)
+
+
+def test_a_microphone_that_saturates_leaves_outputs_dependent():
+    """G keeps sources independent, h does not: section 2.2 of the paper, by the correlation of powers."""
+    generator = torch.Generator().manual_seed(3)
+    sources = torch.randn(2, 40000, generator=generator)
+    responses = torch.eye(2)[:, :, None] + 0.6 * (1 - torch.eye(2))[:, :, None]
+
+    def dependence(microphones: Microphones) -> float:
+        x = microphones.record(sources, responses)
+        u = torch.linalg.inv(responses[:, :, 0]) @ x
+        return abs(float(torch.corrcoef(u.square())[0, 1]))
+
+    assert dependence(Microphones()) < 0.02
+    assert dependence(Microphones(g=saturation(1.0))) < 0.02
+    assert dependence(Microphones(h=saturation(1.0))) > 0.05
+    with pytest.raises(InputError, match="drive"):
+        saturation(0.0)
