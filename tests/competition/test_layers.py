@@ -79,6 +79,36 @@ def test_the_error_goes_through_winners_alone_and_to_the_first_at_a_tie() -> Non
     assert x.grad.tolist() == [[0, 1, 1, 0]]
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    blocks=st.integers(1, 4),
+    block=st.integers(1, 5),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    layouts=st.tuples(*[st.sampled_from(["contiguous", "channels last", "transposed", "gaps", "expanded"])] * 2),
+    ties=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_the_way_back_in_any_layout_of_net_inputs_and_errors(blocks, block, dtype, layouts, ties, seed):
+    """Winners get the error that arrives, to the bit, and others zero, however both lie in memory."""
+    torch.manual_seed(seed)
+    shape = (2, blocks * block, 1, 2)
+
+    def laid_out(x: Tensor, layout: str) -> Tensor:
+        if layout == "channels last":
+            return x.contiguous(memory_format=torch.channels_last)
+        if layout == "transposed":
+            return x.mT.contiguous().mT
+        return torch.stack([x, x], -1)[..., 0] if layout == "gaps" else x
+
+    values = torch.randint(-2, 3, shape) if ties else torch.randn(shape)
+    x = laid_out(values.to(dtype), layouts[0]).requires_grad_()
+    error = laid_out(torch.randn(shape).to(dtype), layouts[1])
+    if layouts[1] == "expanded":  # as a sum hands it down
+        error = torch.ones((), dtype=dtype).expand(shape)
+    lwta(x, block).backward(error)
+    assert torch.equal(x.grad, torch.where(reference(x.detach(), block, 1), error, 0.0))
+
+
 def draw(*shape: int) -> Tensor:
     torch.manual_seed(0)
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)

@@ -176,7 +176,7 @@ class Conv:
 
 CONV: Mapping[Profile, Conv] = {
     "smoke": Conv(500, 100, 500, (1, 1), (0, 1), 0.6),
-    "laptop": Conv(60_000, 10_000, 10_000, (15, 3), (0, 1, 2), 16.0),
+    "laptop": Conv(60_000, 10_000, 10_000, (12, 3), (0, 1, 2), 16.0),
     "paper": Conv(60_000, 10_000, 10_000, (100, 10), (0, 1, 2, 3, 4), 16.0),
 }
 # A weight decay of .05 can stand beside the batch's mean error or beside its sum, which is 100 times as large.
@@ -310,8 +310,9 @@ FORGETTING: Mapping[Profile, Memory] = {
     "laptop": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 25.0),
     "paper": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 25.0),
 }
-# Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table.
-CELLS: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.2, 0.5), (0.05, 0.9))
+# Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table. Rates are about
+# as high as competing nets bear: at rate .05 and momentum .9 the training error of a small one was NaN after an epoch.
+CELLS: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.05, 0.7), (0.02, 0.9))
 MAIN = CELLS[0]
 FEWER: Mapping[Profile, int] = {"smoke": 2, "laptop": 3, "paper": 10}  # seeds of the other cells
 
