@@ -41,12 +41,12 @@ browser:  # the report is tested in headless Chromium, with axe-core for its acc
 torture: $(INSTALLED)  ## Kill a running reproduction 300 times, and count what was lost or repeated
 	COUNTERFLOW_KILLS=300 $(BIN)/pytest tests/lab/trials/test_torture.py -q
 
-# Peers are for benchmarks alone. What mup and curvlinops declare would exchange torch or bring torchvision, which does
-# not import beside its CPU build, so they come without.
+# Peers are for benchmarks alone. What mup, curvlinops and torchensemble declare would exchange torch or bring torchvision,
+# which does not import beside its CPU build, so they come without.
 $(PEERS): $(INSTALLED)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps mup \
 		curvlinops-for-pytorch backpack-for-pytorch unfoldNd einconv \
-		cplxmodule bayesian-torch blitz-bayesian-pytorch torchbnn
+		cplxmodule bayesian-torch blitz-bayesian-pytorch torchbnn torchensemble
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pandas seaborn tqdm pyyaml \
 		checkpoint-schedules pyrevolve pytorch-optimizer einops opt-einsum scipy linear_operator
 	touch $@

@@ -392,6 +392,42 @@ def benchmark_of_competition() -> str:
     return f"{machine}\n\n{table(head, rows)}"
 
 
+def benchmark_of_choice() -> str:
+    """What ``benchmarks/choice.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "choice.json").read_text())
+    rows = [
+        (
+            str(row["members"]),
+            str(row["batch"]),
+            row["format"],
+            f"{row['naive ms']:.0f} ms",
+            f"{row['again']:.2f}",
+            f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+            f"{row['floor']:.2f}",
+            f"{row['bar']:g}",
+            f"{size_text(row['bytes'])} of {size_text(row['naive bytes'])}",
+            "met" if row["pass"] else "missed",
+        )
+        for row in found["rows"]
+    ]
+    head = (
+        "members",
+        "batch",
+        "naive step",
+        "naive again",
+        "ours over it",
+        "floor",
+        "at most",
+        "peak memory",
+        "target",
+    )
+    beside = found["peer"]
+    told = beside.get("missing") or f"{beside['ratio']:.2f} ({beside['low']:.2f} to {beside['high']:.2f})"
+    epoch = f"An epoch of a plain ensemble of {beside['members']}, over that of {beside['peer']}: {told}."
+    machine = f"Medians and quartiles within one run, {found['threads']} thread, torch {found['torch']}."
+    return f"{machine}\n\n{table(head, rows)}\n\n{epoch}"
+
+
 def benchmark_of_noise() -> str:
     """What ``benchmarks/variational.py`` found when its committed results were made."""
     found = json.loads((EVIDENCE / "benchmarks" / "variational.json").read_text())
@@ -511,6 +547,7 @@ def size_text(size: int) -> str:
 
 PARTS: dict[str, Callable[..., str]] = {
     "benchmark_bptt": benchmark_of_budgets,
+    "benchmark_choice": benchmark_of_choice,
     "benchmark_competition": benchmark_of_competition,
     "benchmark_noise_control": benchmark_of_noise_control,
     "benchmark_speech": benchmark_of_speech,

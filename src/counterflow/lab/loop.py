@@ -71,7 +71,7 @@ def points(updates: int, count: int) -> list[int]:
 def train(
     model: nn.Module,
     optimizer: Optimizer,
-    loss: Callable[[int], Tensor],
+    loss: Callable[[int], Tensor | None],
     measure: Callable[[], dict[str, float]],
     at: Sequence[int],
     context: Context,
@@ -85,7 +85,7 @@ def train(
     Args:
         model: In training mode; it may be whitened.
         optimizer: Its optimizer.
-        loss: From the number of the update to the loss of its batch.
+        loss: From the number of the update to the loss of its batch; None if it has run the backward pass itself.
         measure: What the curves are of; ``"error"`` decides whether the run has diverged, and ends it.
         at: After how many updates to measure, rising from 0 to the last.
         context: Where checkpoints go, and progress.
@@ -108,7 +108,9 @@ def train(
         while done < point:
             _seed(noise, "update", done)
             optimizer.zero_grad()
-            loss(done).backward()  # type: ignore[no-untyped-call]
+            of_batch = loss(done)
+            if of_batch is not None:
+                of_batch.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             done += 1
             context.progress(done / at[-1], f"update {done}")

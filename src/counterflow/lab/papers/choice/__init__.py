@@ -1,0 +1,1 @@
+"""Stochastic multiple choice learning: the trials, and what is measured from them."""
