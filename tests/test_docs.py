@@ -75,6 +75,7 @@ EXAMPLES = {
     "own_transform": (),
     "temper_family_relations": (20,),
     "three_architectures": (),
+    "train_on_a_chip": (1,),
     "whiten_digits": (20,),
 }
 

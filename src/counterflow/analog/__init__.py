@@ -13,20 +13,33 @@ converters of the GDAB          ``output_bits`` and ``input_bits`` of a `DeviceM
 ==============================  ==================================================================================
 
 Vectors are ``(inputs,)`` and ``(outputs,)``, one example at a time, as on the board; weights are ``(neurons, inputs)``.
+A `Chip` is what keeps a small protocol, `Recorder` and `Replay` among them, and `learn` trains one in the loop. In
+PyTorch, where batches are ``(..., in_features)``, `AnalogLinear` is a layer on a device, and `deploy` puts the layers
+of a model on one.
 """
 
+from counterflow.analog import methods as _methods  # noqa: F401 - enters them in the registry
 from counterflow.analog.arrays import NeuronBank, SynapseArray
 from counterflow.analog.board import Board, Chip, Rule, chips_needed
+from counterflow.analog.deployment import Deployment, deploy
 from counterflow.analog.device import DeviceModel
+from counterflow.analog.linear import AnalogLinear
 from counterflow.analog.perceptron import ChipPerceptron
+from counterflow.analog.traces import Recorder, Replay, learn
 
 __all__ = [
+    "AnalogLinear",
     "Board",
     "Chip",
     "ChipPerceptron",
+    "Deployment",
     "DeviceModel",
     "NeuronBank",
+    "Recorder",
+    "Replay",
     "Rule",
     "SynapseArray",
     "chips_needed",
+    "deploy",
+    "learn",
 ]

@@ -28,7 +28,7 @@ __all__ = ["NeuronBank", "SynapseArray"]
 
 def vector(values: ArrayLike, size: int, name: str) -> Array:
     """So many finite numbers."""
-    array = np.array(values, dtype=np.float64)
+    array = np.asarray(values, dtype=np.float64).copy()
     if array.shape != (size,):
         raise ShapeError(f"{name} has shape {array.shape}; give ({size},)")
     if not np.isfinite(array).all():
@@ -90,7 +90,7 @@ class SynapseArray:
         self.device = DeviceModel.ideal() if device is None else device
         shape = (self.neurons, self.inputs)
         self.cells = cells(self.device, shape, seed, purpose)
-        start = np.zeros(shape) if weights is None else np.array(weights, dtype=np.float64)
+        start = np.zeros(shape) if weights is None else np.asarray(weights, dtype=np.float64)
         if start.shape != shape:
             raise ShapeError(f"weights have shape {start.shape}; give (neurons, inputs), {shape}")
         if not np.isfinite(start).all():

@@ -1,0 +1,324 @@
+"""`deploy`: the linear layers and sigmoids of a model go through an analog device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from counterflow.adaptive import positive
+from counterflow.analog.circuits import neurons
+from counterflow.analog.device import DeviceModel
+from counterflow.analog.linear import AnalogLinear, analog_linear, analog_sigmoid, equip, write
+from counterflow.backward import Adjoint
+from counterflow.exceptions import InputError, UnsupportedError
+from counterflow.handle import Handle, Row, Table, reset_compiler, select
+
+__all__ = ["Deployment", "deploy"]
+
+_BUFFERS = ("analog_cells", "analog_sums", "analog_writes")
+
+
+class Deployment(Handle):
+    """The `counterflow.handle.Handle` of `deploy`, which writes weights, too.
+
+    Args:
+        model: The model.
+        table: What was done per layer.
+        undo: What takes it back.
+        arrays: The layers whose weights are on the device.
+        device: The device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        table: Table,
+        undo: Sequence[Callable[[], None]],
+        arrays: Sequence[nn.Linear],
+        device: DeviceModel,
+    ) -> None:
+        super().__init__(model, table, undo)
+        self.device = device
+        self._arrays = tuple(arrays)
+
+    def write(self, generator: torch.Generator | None = None) -> None:
+        """What the capacitors make of a step: leakage, range, noise, and the refresh of those weights in turn.
+
+        It takes one sample's time. With ``optimizer=...`` it is called after each step.
+
+        Args:
+            generator: For the noise; torch's own by default.
+        """
+        for module in self._arrays:
+            write(module, self.device, generator)
+
+
+def deploy(
+    model: nn.Module,
+    device: DeviceModel,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    inputs: Tensor | None = None,
+    layers: str = "**",
+    error_scale: float = 1.0,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+) -> Deployment:
+    r"""Put a model's linear layers, and the sigmoids behind them, on an analog device.
+
+    Forward, backward and the weights' gradients go through the device's multipliers, as for `AnalogLinear`; a
+    `torch.nn.Tanh` or `torch.nn.Sigmoid` that is called on a deployed layer's output becomes a row of neurons; what the
+    model is given and what it returns go through the converters, the gradient straight through them; and with an
+    optimizer, each step writes the weights: learning rates are rounded to those that the device has, charges leak, are
+    clipped, get noise and are refreshed. Parameters, keys and types stay. Do it before ``torch.compile`` and
+    DistributedDataParallel.
+
+    ``tap_offset`` does nothing here, since a layer has no delay line.
+
+    Args:
+        model: Changed in place; the buffers ``analog_...`` of a layer are what differs from cell to cell.
+        device: The imperfections.
+        optimizer: Whose steps write; None if the handle's ``write()`` is called by hand.
+        inputs: An example, for a trial forward pass that finds the sigmoids; None leaves them alone.
+        layers: A pattern of the modules that are meant; all by default.
+        error_scale: As for `AnalogLinear`: with a mean over the batch, the batch's size.
+        seed: Of what differs from cell to cell.
+        generator: For the noise of writes; torch's own by default.
+
+    Returns:
+        A `Deployment`: ``table()``, ``write()``, ``undo()``, which keeps the weights.
+
+    Raises:
+        InputError: If an argument cannot be used, or the optimizer holds none of the deployed weights.
+        PatternError: If ``layers`` matches no module.
+        UnsupportedError: If there is nothing to deploy. In the forward pass: under float16 autocast.
+
+    References:
+        Cho and Lee (1998), section 2.
+
+    Example:
+        >>> import counterflow as cf
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+        >>> print(cf.analog.deploy(model, cf.analog.DeviceModel.paper(), inputs=torch.zeros(2, 4)).table())
+        Analog device
+        layer  kind    cells  done
+        0      Linear  15     synapses
+        1      Tanh    3      neurons
+        2      Linear  4      synapses
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(device, DeviceModel):
+        raise InputError(f"device must be a DeviceModel such as DeviceModel.paper(), got {type(device).__name__}")
+    positive(error_scale, "error_scale")
+    chosen = select(model, layers)
+    rows: list[Row] = []
+    undo: list[Callable[[], None]] = []
+    arrays: list[nn.Linear] = []
+    reasons = {id(module): _why_not(module) for _, module in chosen}
+    suited = [module for _, module in chosen if isinstance(module, nn.Linear) and not reasons[id(module)]]
+    widths = {} if inputs is None else _widths(model, inputs, suited)
+    for name, module in chosen:
+        kind = type(module).__name__
+        reason = reasons[id(module)]
+        if isinstance(module, nn.Linear) and not reason:
+            equip(module, device, seed, name)
+            arrays.append(module)
+            undo += [_unbuffer(module, each) for each in _BUFFERS]
+            undo.append(
+                module.register_forward_hook(_Array(device, error_scale), prepend=True, with_kwargs=True).remove
+            )
+            size = module.get_buffer("analog_cells")[0].numel()
+            rows.append(Row(name, kind, "synapses", values={"cells": size}))
+        elif isinstance(module, nn.Tanh | nn.Sigmoid):
+            found = widths.get(id(module), set())
+            if len(found) == 1 and (width := next(iter(found))) is not None:
+                like = next(model.parameters())
+                parts = torch.as_tensor(neurons(device, width, seed, name), dtype=like.dtype, device=like.device)
+                module.register_buffer("analog_neurons", parts)
+                undo.append(_unbuffer(module, "analog_neurons"))
+                undo.append(
+                    module.register_forward_hook(_Sigmoid(device, error_scale), prepend=True, with_kwargs=True).remove
+                )
+                rows.append(Row(name, kind, "neurons", values={"cells": width}))
+            else:
+                why = "its neurons are not known; give inputs=" if inputs is None else "it is not right behind a layer"
+                rows.append(Row(name, kind, "left alone", why))
+        elif reason:
+            rows.append(Row(name, kind, "left alone", reason))
+    if not arrays:
+        left = next((row for row in rows if row.why), None)
+        why = f"{left.layer!r} ({left.kind}): {left.why}" if left else "it holds no linear layer"
+        raise UnsupportedError(f"{type(model).__name__} has nothing to deploy for layers={layers!r}; {why}")
+    undo += _converters(model, device)
+    handle = Deployment(model, Table("Analog device", rows), undo, arrays, device)
+    if optimizer is not None:
+        try:
+            handle._undo += _hook(optimizer, handle, generator)
+        except InputError:
+            handle.undo()
+            raise
+    reset_compiler()
+    return handle
+
+
+def _why_not(module: nn.Module) -> str:
+    """Why a module is left alone; empty if it can be deployed, or has nothing that could be."""
+    if "analog_cells" in module._buffers or "analog_neurons" in module._buffers:
+        return "it is on a device already"
+    if any(isinstance(hook, Adjoint) for hook in module._forward_hooks.values()):
+        return "its backward pass has been replaced already, and it has one"
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return "attention uses its weights without calling it"
+    if isinstance(module, AnalogLinear | nn.Linear | nn.Tanh | nn.Sigmoid):
+        return "it has no weights yet" if isinstance(module, nn.modules.lazy.LazyModuleMixin) else ""
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return "its products are inside PyTorch's recurrent kernel; write the cell out with linear layers"
+    if isinstance(module, nn.MultiheadAttention):
+        return "its products are inside PyTorch's attention; write it out with linear layers"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return "it uses a weight many times an example, and a synapse is used once"
+    if module._parameters:
+        return "it is no product of signals and weights that a synapse array makes"
+    return ""
+
+
+class _Array(Adjoint):
+    """A linear layer's forward hook: its output is the array's. An adjoint, so that no other one takes its place."""
+
+    def __init__(self, device: DeviceModel, scale: float) -> None:
+        self.device, self.scale = device, scale
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return output
+        return self.replace(module, args[0] if args else kwargs["input"], output)
+
+    def supports(self, module: nn.Module) -> str:
+        """Linear layers."""
+        return "" if isinstance(module, nn.Linear) else "it is no linear layer"
+
+    def replace(self, module: Any, inputs: Tensor, output: Tensor) -> Tensor:
+        """The array's output."""
+        return analog_linear(module, inputs, self.device, self.scale).to(output.dtype)
+
+    def __repr__(self) -> str:
+        return "an analog device"
+
+
+class _Sigmoid:
+    """A sigmoid's forward hook: its output is that of neurons."""
+
+    def __init__(self, device: DeviceModel, scale: float) -> None:
+        self.device, self.scale = device, scale
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return output
+        x = args[0] if args else kwargs["input"]
+        kind = nn.Sigmoid if isinstance(module, nn.Sigmoid) else nn.Tanh
+        return analog_sigmoid(kind, x, module.get_buffer("analog_neurons"), self.device, self.scale).to(output.dtype)
+
+
+def _convert(x: Tensor, bits: int, used: float) -> Tensor:
+    """Through a converter of the range [-1, 1), with a straight way back."""
+    levels = 2.0 ** (bits - 1)
+    rounded = torch.clamp(torch.round(x.detach() * (used * levels)), -levels, levels - 1) / (levels * used)
+    return x + (rounded - x.detach())
+
+
+def _converters(model: nn.Module, device: DeviceModel) -> list[Callable[[], None]]:
+    undo = []
+    sent, read, used = device.output_bits, device.input_bits, device.converter_used
+    if sent is not None:
+        undo.append(model.register_forward_pre_hook(_Sends(sent, used)).remove)
+    if read is not None:
+        undo.append(model.register_forward_hook(_Reads(read, used)).remove)
+    return undo
+
+
+class _Sends:
+    """What the computer sends to the model."""
+
+    def __init__(self, bits: int, used: float) -> None:
+        self.bits, self.used = bits, used
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        if torch.compiler.is_exporting():
+            return args
+        return tuple(
+            _convert(each, self.bits, self.used) if isinstance(each, Tensor) and each.is_floating_point() else each
+            for each in args
+        )
+
+
+class _Reads(_Sends):
+    """What it reads from it."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> Any:
+        converts = isinstance(output, Tensor) and not torch.compiler.is_exporting()
+        return _convert(output, self.bits, self.used) if converts else output
+
+
+def _unbuffer(module: nn.Module, name: str) -> Callable[[], None]:
+    return lambda: delattr(module, name)
+
+
+def _widths(model: nn.Module, inputs: Tensor, suited: Sequence[nn.Linear]) -> dict[int, set[int | None]]:
+    """How many neurons each sigmoid is in its calls, by a trial forward pass; None where no suited layer feeds it."""
+    made: list[Tensor] = []
+    found: dict[int, set[int | None]] = {}
+
+    def remember(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        made.append(output)
+
+    def look(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        fed = any(args[0] is each for each in made)
+        found.setdefault(id(module), set()).add(output.shape[-1] if fed else None)
+
+    hooks = [module.register_forward_hook(remember) for module in suited]
+    hooks += [each.register_forward_hook(look) for each in model.modules() if isinstance(each, nn.Tanh | nn.Sigmoid)]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(inputs)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _hook(
+    optimizer: torch.optim.Optimizer, handle: Deployment, generator: torch.Generator | None
+) -> list[Callable[[], None]]:
+    """Have an optimizer's steps take the device's rates and write the weights."""
+    own = {id(parameter) for module in handle._arrays for parameter in module.parameters(recurse=False)}
+
+    def held() -> list[dict[str, Any]]:
+        return [group for group in optimizer.param_groups if any(id(each) in own for each in group["params"])]
+
+    if not held():
+        raise InputError("the optimizer holds none of the deployed weights; give the one that trains the model")
+    for group in held():
+        handle.device.rate(float(group["lr"]))
+    rates: list[tuple[dict[str, Any], Any]] = []
+
+    def before(*_: Any) -> None:
+        rates[:] = [(group, group["lr"]) for group in held()]
+        if handle.device.rate_resolution:
+            for group, rate in rates:
+                group["lr"] = handle.device.rate(float(rate))
+
+    def after(*_: Any) -> None:
+        for group, rate in rates:
+            group["lr"] = rate
+        handle.write(generator)
+
+    hooks = optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
+    return [hook.remove for hook in hooks]

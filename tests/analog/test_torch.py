@@ -1,0 +1,260 @@
+"""Layers and models on a device: against PyTorch's without imperfections, against the chips with them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import counterflow as cf
+from counterflow import backward
+from counterflow.analog import AnalogLinear, Board, DeviceModel, SynapseArray, deploy
+from counterflow.analog.circuits import Neuron
+from counterflow.exceptions import InputError, UnsupportedError
+
+PAPER = DeviceModel.paper()
+STATIC = PAPER.without("output_bits", "input_bits", "leakage", "write_noise", "weight_resolution")
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+
+
+X = torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+T = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def gradients(model: nn.Module, factor: float = 1.0) -> list[torch.Tensor]:
+    model.zero_grad()
+    (factor * 0.5 * (model(X) - T).square().sum()).backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_an_ideal_device_is_the_plain_model() -> None:
+    plain, model = net(), net()
+    deploy(model, DeviceModel.ideal(), inputs=X)
+    torch.testing.assert_close(model(X), plain(X), rtol=0, atol=1e-12)
+    for got, wanted in zip(gradients(model), gradients(plain), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layers_batch_is_the_sum_of_what_the_array_makes_of_its_examples(bias: bool) -> None:
+    layer = AnalogLinear(4, 3, bias, STATIC, seed=5, dtype=torch.float64)
+    weights = layer.weight.detach() if not bias else torch.cat([layer.weight, layer.bias[:, None]], 1).detach()
+    array = SynapseArray(4 + bias, 3, STATIC, weights=weights.numpy())
+    array.cells = layer.get_buffer("analog_cells").numpy()
+    x, errors = X[:, :4].clone().requires_grad_(), 0.7 * torch.cat([T, T[:, :1]], 1)
+    out = layer(x)
+    out.backward(-errors)
+    change, back = np.zeros(array.weights.shape), []
+    for i in range(len(x)):
+        given = np.append(x[i].detach(), np.ones(int(bias)))
+        sums = array.forward(given) + layer.get_buffer("analog_sums").numpy()
+        np.testing.assert_allclose(out[i].detach(), sums, rtol=0, atol=1e-12)
+        back.append(array.backward(errors[i])[:4])
+        start = array.weights
+        array.update(1.0)
+        change += array.weights - start
+        array.weights = start
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad, -np.array(back), rtol=0, atol=1e-12)
+    got = layer.weight.grad if not bias else torch.cat([layer.weight.grad, layer.bias.grad[:, None]], 1)
+    np.testing.assert_allclose(got, -change, rtol=0, atol=1e-12)
+
+
+def test_a_deployed_perceptron_learns_as_the_board_does_step_by_step() -> None:
+    device = STATIC.without("amplifier_offset", "rate_resolution")
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    deploy(model, device, optimizer=optimizer, inputs=X)
+    board = Board(4, 6, 2, device)
+    for layer, index in zip(board.layers, (0, 2), strict=True):
+        module = model[index]
+        layer.weights = torch.cat([module.weight, module.bias[:, None]], 1).detach().numpy()
+        layer.cells = module.get_buffer("analog_cells").numpy()
+    board._hidden.parts = model[1].get_buffer("analog_neurons").numpy().copy()
+    board._hidden.parts[Neuron.INPUT] = model[0].get_buffer("analog_sums").numpy()
+    board._output.parts[Neuron.INPUT] = model[2].get_buffer("analog_sums").numpy()
+    for i in np.random.default_rng(0).integers(0, 8, 40):
+        y = model(X[i : i + 1])
+        np.testing.assert_allclose(y[0].detach(), board.forward(X[i].numpy()), rtol=0, atol=1e-10)
+        optimizer.zero_grad()
+        (0.5 * (T[i : i + 1] - y).square().sum()).backward()
+        optimizer.step()
+        board.backward(T[i].numpy() - y[0].detach().numpy())
+        board.update(0.1)
+
+
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.Sigmoid])
+def test_sigmoids_have_the_bell_of_a_differential_pair(kind: type[nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), kind()).double()
+    nn.init.eye_(model[0].weight)
+    wanted = model[1](X[:, :3])
+    deploy(model, DeviceModel(min_select=True), inputs=X[:, :3])
+    x = X[:, :3].clone().requires_grad_()
+    y = model(x)
+    torch.testing.assert_close(y, wanted, rtol=0, atol=1e-14)
+    y.sum().backward()
+    bell = 1 - y.abs() if kind is nn.Tanh else torch.minimum(y, 1 - y) / 2
+    torch.testing.assert_close(x.grad, bell.detach())
+
+
+def test_a_mean_over_the_batch_needs_its_size_for_the_errors_scale() -> None:
+    # All that depends on the error's size alone; a write's charge comes with each example.
+    device = STATIC.without("update_offset")
+    one, other = net(), net()
+    deploy(one, device, inputs=X)
+    deploy(other, device, inputs=X, error_scale=8.0)
+    for got, wanted in zip(gradients(other, 1 / 8), gradients(one), strict=True):
+        torch.testing.assert_close(8 * got, wanted)
+    assert not torch.allclose(8 * gradients(one, 1 / 8)[0], gradients(one)[0], rtol=1e-3)
+
+
+def test_steps_write_the_weights() -> None:
+    model = nn.Sequential(nn.Linear(100, 100)).double()
+    weight, bias = model[0].weight, model[0].bias
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    device = DeviceModel(leakage=5.0, sample_rate=100.0, weight_range=0.5, write_noise=0.01)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        weight.fill_(0.2)
+        bias.fill_(7.0)
+    h = deploy(model, device, optimizer=optimizer, generator=generator)
+    optimizer.zero_grad()
+    model(torch.zeros(1, 100, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    assert weight.mean().item() == pytest.approx(0.2 * math.exp(-0.05), abs=5 * 0.01 / 100)
+    assert weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert bias.max().item() <= 0.5 < bias.max().item() + 0.05
+    kept = weight.clone()
+    h.undo()
+    assert torch.equal(weight, kept)
+    optimizer.step()
+    assert weight.std().item() == pytest.approx(kept.std().item(), rel=1e-6)
+
+
+def test_weights_are_refreshed_in_turn() -> None:
+    model = nn.Sequential(nn.Linear(10, 10, bias=False)).double()
+    q = 1 / 32
+    h = deploy(model, DeviceModel(weight_resolution=q, refresh_interval=0.05, sample_rate=100.0))
+    for turn in range(1, 6):
+        h.write()
+        rounded = torch.isclose(model[0].weight / q, torch.round(model[0].weight / q), atol=1e-9)
+        assert int(rounded.sum()) == 20 * turn
+
+
+def test_an_optimizers_rate_is_one_that_the_chip_has() -> None:
+    model = nn.Sequential(nn.Linear(2, 1, bias=False)).double()
+    nn.init.zeros_(model[0].weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.014)
+    deploy(model, DeviceModel(rate_resolution=0.01), optimizer=optimizer)
+    model(torch.ones(1, 2, dtype=torch.float64)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(model[0].weight.detach(), torch.full((1, 2), -0.01, dtype=torch.float64))
+    assert optimizer.param_groups[0]["lr"] == 0.014
+    other = net()
+    with pytest.raises(InputError, match="rounds to zero"):
+        deploy(other, DeviceModel(rate_resolution=0.1), optimizer=torch.optim.SGD(other.parameters(), lr=0.01))
+    assert not other[0]._forward_hooks
+
+
+def test_converters_stand_at_both_ends_of_the_model() -> None:
+    plain, model = net(), net()
+    deploy(model, DeviceModel(output_bits=4, input_bits=8, converter_used=0.5))
+    x = (0.5 * X).requires_grad_()
+    sent = (torch.round(0.5 * X * 4) / 4).clamp(-2, 1.75)
+    read = (torch.round(plain(sent) * 64) / 64).clamp(-2, 2 - 1 / 64)
+    y = model(x)
+    torch.testing.assert_close(y, read, rtol=0, atol=1e-12)
+    y.sum().backward()
+    sent.requires_grad_()
+    plain(sent).sum().backward()
+    torch.testing.assert_close(x.grad, sent.grad)  # straight through
+
+
+def test_what_is_left_alone_is_said() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lstm = nn.Conv1d(1, 2, 3), nn.LSTM(2, 3)
+            self.attention, self.norm = nn.MultiheadAttention(4, 1), nn.LayerNorm(4)
+            self.head, self.gate = nn.Linear(4, 4), nn.Tanh()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.gate(self.head(x) + x)
+
+    found = {row.layer: row.why for row in deploy(Parts(), PAPER, inputs=torch.zeros(1, 4)).table()}
+    assert found == {
+        "conv": "it uses a weight many times an example, and a synapse is used once",
+        "lstm": "its products are inside PyTorch's recurrent kernel; write the cell out with linear layers",
+        "attention": "its products are inside PyTorch's attention; write it out with linear layers",
+        "attention.out_proj": "attention uses its weights without calling it",
+        "norm": "it is no product of signals and weights that a synapse array makes",
+        "head": "",
+        "gate": "it is not right behind a layer",
+    }
+    assert deploy(net(), PAPER).table()["1"].why == "its neurons are not known; give inputs="
+
+
+def test_what_cannot_be_used_is_said_in_one_line() -> None:
+    model = net()
+    for call, words in {
+        lambda: deploy(model, "paper"): "device must be a DeviceModel such as",  # type: ignore[arg-type]
+        lambda: deploy("model", PAPER): "model must be a torch.nn.Module, got str",  # type: ignore[arg-type]
+        lambda: deploy(model, PAPER, error_scale=0.0): "error_scale is 0.0",
+        lambda: deploy(model, PAPER, optimizer=torch.optim.SGD(net().parameters(), lr=0.1)): "holds none of the",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            call()
+    assert "analog_cells" not in dict(model[0].named_buffers())
+    deploy(model, PAPER)
+    with pytest.raises(UnsupportedError, match=r"nothing to deploy .* it is on a device already"):
+        deploy(model, PAPER)
+    with pytest.raises(UnsupportedError, match="it holds no linear layer"):
+        deploy(nn.Sequential(nn.ReLU()), PAPER)
+    with pytest.raises(UnsupportedError, match="float16 loss scaling"), torch.autocast("cpu", torch.float16):
+        model(X)
+    with pytest.raises(UnsupportedError, match="it has an analog device already"):
+        cf.attach(model, {"0": backward.shunt()})
+
+
+# Together with other methods
+
+
+@pytest.mark.parametrize("first", ["temper", "deploy"])
+def test_a_tempered_net_keeps_its_attenuation_on_a_device_in_either_order(first: str) -> None:
+    def temper(model: nn.Module) -> None:
+        cf.temper(model, X, loss="cross_entropy_sum", input_power={"0": 4.0}, local_output=False, shunt=False)
+
+    def on_chip(model: nn.Module) -> None:
+        deploy(model, DeviceModel.ideal(), inputs=X)
+
+    wanted, plain = net(), net()
+    temper(wanted)
+    model = net()
+    for each in (temper, on_chip) if first == "temper" else (on_chip, temper):
+        each(model)
+    tempered = gradients(wanted)
+    for got, want in zip(gradients(model), tempered, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+    assert not torch.allclose(tempered[0], gradients(plain)[0])
+
+
+def test_a_probe_sees_the_error_that_the_chip_sends_back() -> None:
+    model = net()
+    deploy(model, STATIC, inputs=X)
+    with cf.probe(model, "*", every=1) as seen:
+        wanted = gradients(model)
+    rms = {row.layer: row.values["rms"] for row in seen.table()}
+    model.zero_grad()
+    hidden = model[1](model[0](X)).detach().requires_grad_()
+    (0.5 * (model[2](hidden) - T).square().sum()).backward()
+    assert hidden.grad is not None
+    assert rms["1"] == pytest.approx(hidden.grad.square().mean().sqrt().item())
+    assert rms["1"] != pytest.approx(0.0)
+    assert len(wanted) == 4
