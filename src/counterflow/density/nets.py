@@ -60,7 +60,7 @@ class DensityNet(nn.Module):
 
     def scores(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The log-likelihood of each sequence under each model, averaged over time or not, (batch, models)."""
-        found = self.bank.log_likelihood(x, lengths)
+        found: Tensor = self.bank(x, lengths)
         if not self.time_average:
             return found
         if lengths is None:

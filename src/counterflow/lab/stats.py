@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
@@ -40,6 +40,7 @@ __all__ = [
     "Term",
     "contrast",
     "contrast_p",
+    "corrected_t_p",
     "mann_whitney_p",
     "paired_t_p",
     "published_term",
@@ -294,3 +295,39 @@ def paired_t_p(first: Sequence[float], second: Sequence[float], scale: Scale = "
     else:
         differences = [a - b for a, b in zip(first, second, strict=True)]
     return contrast_p([sample_term(differences, scale="linear")])
+
+
+def corrected_t_p(first: Sequence[float], second: Sequence[float], ratio: float) -> tuple[float, float]:
+    r"""One-sided p values of the corrected resampled t test: the first is less, or greater, than the second.
+
+    Random splits of one data set overlap, so that the paired t test takes them for more than they are. The variance of
+    the mean difference is taken larger for it,
+
+    .. math::
+
+       t = \frac{\bar d}{s_d \sqrt{1/n + n_{test} / n_{train}}}
+
+    with n - 1 degrees of freedom.
+
+    Args:
+        first: One number a split.
+        second: One number for each of the same splits.
+        ratio: Test examples over training examples.
+
+    Raises:
+        InputError: The groups differ in length, or the ratio is negative.
+
+    References:
+        C. Nadeau, Y. Bengio, "Inference for the generalization error", Machine Learning 52, 2003.
+
+    Example:
+        >>> less, greater = corrected_t_p([1.0, 2.0, 3.0], [2.0, 3.1, 4.2], ratio=0.5)
+        >>> round(less, 4), round(greater, 4)
+        (0.0036, 0.9964)
+    """
+    if len(first) != len(second):
+        raise InputError(f"a paired test needs as many samples of each, not {len(first)} and {len(second)}")
+    if ratio < 0:
+        raise InputError(f"ratio is {ratio:g}; it is test examples over training examples")
+    term = sample_term([a - b for a, b in zip(first, second, strict=True)], scale="linear")
+    return contrast_p([replace(term, error=term.error * math.sqrt(1 + len(first) * ratio))])
