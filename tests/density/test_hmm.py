@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from counterflow.density import GaussianHMM, pad, use_backend
+from counterflow.density import GaussianHMM, fused, pad, use_backend
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
 from .reference import derivatives, enumerate_paths
@@ -310,9 +310,10 @@ def test_a_backend_is_chosen_for_all_banks_and_taken_back():
     assert bank.backend == "torch"
 
 
-def test_memory_that_is_kept_is_the_posteriors():
+@pytest.mark.parametrize("through_frames", [False, True])
+def test_memory_that_is_kept_is_at_most_twice_the_posteriors(through_frames):
     bank = bank_of(6, 4, 8)
-    x = torch.randn(4, 200, 8, dtype=DOUBLE)
+    x = torch.randn(4, 200, 8, dtype=DOUBLE, requires_grad=through_frames)
     kept = {}
 
     def note(tensor):
@@ -321,8 +322,55 @@ def test_memory_that_is_kept_is_the_posteriors():
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         bank.log_likelihood(x)
-    posteriors = 8 * 4 * 200 * 6 * 4
-    assert posteriors <= sum(kept.values()) <= 2 * posteriors
+    posteriors, sums = 8 * 4 * 200 * 6 * 4, 8 * 4 * 6 * 4 * (2 * 8 + 1)
+    assert (posteriors if through_frames else sums) <= sum(kept.values()) <= 2 * posteriors
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_keeps_no_posteriors_computes_the_same(variant, dtype):
+    sizes, options = VARIANTS[variant]
+    bank = bank_of(*sizes, **options).to(dtype)
+    lengths = torch.randint(1, 41, (70,), generator=torch.Generator().manual_seed(0))  # several rounds of the lanes
+    x = torch.randn(70, 41, sizes[2], dtype=dtype)
+    x[torch.arange(41) >= lengths[:, None]] = float("nan")
+    weights = torch.randn(70, sizes[0], dtype=dtype)
+    assert bank._fused(x, lengths) is not None
+    results = []
+    for backend in ("auto", "torch"):
+        bank.backend = backend
+        if backend == "torch":
+            bank, x, weights = bank.double(), x.double(), weights.double()
+        likelihood = bank.log_likelihood(x, lengths)
+        with torch.no_grad():
+            alone = bank.log_likelihood(x, lengths)
+        gradients = torch.autograd.grad((likelihood * weights).sum(), list(bank.parameters()))
+        results.append([likelihood.detach(), alone, *gradients])
+    for got, wanted in zip(*results, strict=True):
+        # Logarithms of probabilities are of single precision, and count in each frame.
+        tolerance = 1e-10 if dtype == DOUBLE else 1e-3
+        torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_what_keeps_no_posteriors_refuses_a_second_derivative_and_frames_that_are_not_finite():
+    bank = bank_of(3, 2, 2)
+    x = torch.randn(4, 30, 2, dtype=DOUBLE)
+    (first,) = torch.autograd.grad(bank.log_likelihood(x).sum(), bank.means, create_graph=True)
+    with pytest.raises(UnsupportedError, match="autograd"):
+        first.sum().backward()
+    x[2, 7, 1] = float("inf")
+    with pytest.raises(InputError, match="sequence 2 is not finite at frame 7"):
+        bank.log_likelihood(x)
+
+
+def test_exponentials_are_exact_to_the_last_digits():
+    values = -torch.cat([torch.linspace(0, 700, 100_001, dtype=DOUBLE), torch.logspace(-20, 0, 999, dtype=DOUBLE)])
+    got, scratch = values.numpy().copy(), np.empty(len(values))
+    fused._exponentials(got, len(got), scratch, scratch.view(np.int64))
+    np.testing.assert_allclose(got, np.exp(values.numpy()), rtol=4e-16)
+    far = np.array([-709.0, -1e6, -np.inf])
+    fused._exponentials(far, 3, scratch, scratch.view(np.int64))
+    assert (far < 1e-300).all()
 
 
 # Draws and Baum-Welch

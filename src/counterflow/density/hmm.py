@@ -207,7 +207,8 @@ class GaussianHMM(nn.Module):
             ShapeError: If a shape does not fit.
             InputError: If a frame that is meant is not finite, or a length is not between 1 and the time.
         """
-        return self._run(x, lengths, want=torch.is_grad_enabled())[0]
+        found = self._fused(x, lengths)
+        return self._run(x, lengths, want=torch.is_grad_enabled())[0] if found is None else found
 
     @torch.no_grad()
     def posteriors(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -361,19 +362,50 @@ class GaussianHMM(nn.Module):
             generator=generator,
         )
 
-    def _checked(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The batch with zeros in place of what is not meant, and the lengths."""
+    def _sizes(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The batch in the bank's type, and the lengths, of which shapes and types are right."""
         if x.ndim != 3 or x.shape[2] != self.n_features or not x.shape[1]:
             needed = f"(batch, time, {self.n_features})"
             raise ShapeError(f"x has shape {tuple(x.shape)}; it needs {needed} with a time of 1 or more")
         x = x.to(self.means.dtype)
-        whole = lengths is None
         ends = lengths if lengths is not None else torch.full((x.shape[0],), x.shape[1], device=x.device)
         ends = ends.to(x.device)
         if ends.shape != x.shape[:1] or ends.is_floating_point() or ends.dtype == torch.bool:
             found = f"{ends.dtype} of shape {tuple(ends.shape)}"
             raise ShapeError(f"lengths must be whole numbers of shape ({x.shape[0]},), got {found}")
-        ends = ends.long()
+        return x, ends.long()
+
+    def _fused(self, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """The log-likelihood by the kernels that keep no posteriors; None where something forbids them."""
+        states = self.n_states * self.n_components
+        if self.backend not in ("auto", "numba") or x.requires_grad or x.is_cuda or x.device.type != "cpu":
+            return None
+        if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+            return None
+        if type(x) is not Tensor or self.means.dtype not in (torch.float32, torch.float64):
+            return None
+        from counterflow.density import fused
+
+        x, ends = self._sizes(x, lengths)
+        # Sums over frames are kept in the place of posteriors where they are fewer.
+        if states > fused.MOST_STATES or not len(x) or x.shape[1] < 2 * self.n_features + states + 2:
+            return None
+        if not (int(ends.min()) >= 1 and int(ends.max()) <= x.shape[1]):
+            return None
+        log_start, log_step = self.log_initial(), self.log_transitions()
+        if self.mixture_logits is not None:
+            # States with components are that many states: whoever goes to one draws the component too.
+            weights = self.mixture_logits.log_softmax(-1)
+            log_start = (log_start.unsqueeze(-1) + weights).flatten(1)
+            log_step = log_step[:, :, None, :, None] + weights[:, None, None]
+            log_step = log_step.expand(-1, -1, self.n_components, -1, -1).flatten(3).flatten(1, 2)
+        means, variances = (each.flatten(1, 2) for each in (self.means, self.log_variances.expand_as(self.means)))
+        return fused.likelihood(x, ends, log_start, log_step, means, variances)
+
+    def _checked(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The batch with zeros in place of what is not meant, and the lengths."""
+        x, ends = self._sizes(x, lengths)
+        whole = lengths is None
         # Under a transform there are no numbers to look at.
         looks = not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
         if looks and not whole and len(ends) and not (int(ends.min()) >= 1 and int(ends.max()) <= x.shape[1]):
