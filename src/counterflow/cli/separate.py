@@ -71,7 +71,7 @@ def separate_command(
         sources: run: how many there are; as many as channels by default. Fewer are sought in the principal components.
         method: run: iva (the default), or ica, the natural gradient.
         online: run: separate as the sound comes, with what was heard so far.
-        gamma: run: the weight of attention; 30 by default.
+        gamma: run: the weight of attention; 100 by default.
         passes: run: of attention; 5 by default.
         plot: run: draw spectrograms before and after into this file (needs counterflow[plot]).
         epochs: train: passes over the clips; 60 by default.

@@ -36,7 +36,7 @@ def auxiliary_iva(
     spectra: Tensor,
     outputs: int | None = None,
     *,
-    iterations: int = 50,
+    iterations: int = 30,
     model: Model = "gauss",
     reference: int | None = 0,
     scaled: bool = True,
