@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from counterflow.exceptions import InputError
-from counterflow.variational.noise import below, downhill, has_loops
+from counterflow.variational.loops import flat, has_loops
+from counterflow.variational.noise import below, downhill
 
 __all__ = ["Approximation", "bounded_kl", "dropout_kl", "gaussian_kl"]
 
@@ -124,7 +125,7 @@ def _kl_on_cpu(rho: Tensor, bound: float | None) -> tuple[Tensor, Tensor]:
 
     out = torch.empty_like(rho)
     top = np.float32(0.0 if bound is None else math.log(bound))
-    total = kernels.divergence(rho.detach().view(-1).numpy(), bound is not None, top, out.view(-1).numpy())
+    total = kernels.divergence(flat(rho), bound is not None, top, flat(out))
     return torch.tensor(total, dtype=rho.dtype), out
 
 

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError
+from counterflow.variational.correlated import correlated, scaled_inputs
 from counterflow.variational.divergence import Approximation, bounded_kl, gaussian_kl
+from counterflow.variational.loops import of_one_type, standard_normal
 from counterflow.variational.noise import (
     Estimator,
     Product,
     below,
     gaussian,
     independent,
-    scaled_inputs,
     weights_of_batch,
     weights_of_examples,
 )
@@ -188,7 +189,10 @@ class Stochastic(nn.Module):
         if not self.noisy:
             return product(x, weight)
         if self.noise == "A":
-            return product(scaled_inputs(x, self.rate(), channels, self.estimator == "per_minibatch"), weight)
+            shared = self.estimator == "per_minibatch"
+            if not shared and product is F.linear and of_one_type(x, weight):
+                return correlated(x, weight, self.rate.rho, self.rate.max_alpha)
+            return product(scaled_inputs(x, self.rate(), channels, shared), weight)
         if self.prior is not None:
             variance = of_rows(self.log_variance).exp()
             if self.estimator == "local":
@@ -518,7 +522,7 @@ class GaussianDropout(nn.Module):
             return found
         if not self.training or self.p == 0:
             return x
-        return x * (1 + math.sqrt(self.p / (1 - self.p)) * torch.randn_like(x))
+        return x * (1 + math.sqrt(self.p / (1 - self.p)) * standard_normal(x.shape, x))
 
     def extra_repr(self) -> str:
         """Rate and type."""

@@ -1,4 +1,4 @@
-"""The two kinds of multiplicative noise, and the three estimators, as functions of inputs, means and rates."""
+"""Type B: independent noise on the weights (sections 2.3 and 3.1), and the estimators that section 2 compares."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
+
+from counterflow.variational.loops import flat, has_loops, of_one_type, standard_normal, takes_loop
 
 __all__ = [
     "Estimator",
@@ -20,9 +22,7 @@ __all__ = [
     "below",
     "downhill",
     "gaussian",
-    "has_loops",
     "independent",
-    "scaled_inputs",
     "weights_of_batch",
     "weights_of_examples",
 ]
@@ -34,6 +34,28 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 _CELLS = 2**24  # weights that are drawn at once, one set an example
 _TINY = 1e-12  # added to variances: where a row is all zeros, the root has no derivative
+
+
+def _spread(center: Tensor, variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Pre-activations and their deviations; it may overwrite what it gets."""
+    if takes_loop(center, variance, noise):
+        from counterflow.variational import kernels
+
+        kernels.spread(flat(center), flat(variance), flat(noise), _TINY)
+        return center, variance
+    deviation = variance.add_(_TINY).sqrt_()
+    return torch.addcmul(center, deviation, noise), deviation
+
+
+def _of_variance(grad: Tensor, noise: Tensor, deviation: Tensor) -> Tensor:
+    """The error of the variances: of the root, times what came down."""
+    if takes_loop(grad, noise, deviation):
+        from counterflow.variational import kernels
+
+        found = torch.empty_like(grad)
+        kernels.of_variance(flat(grad), flat(noise), flat(deviation), flat(found))
+        return found
+    return (grad * noise).div(deviation).mul_(0.5)
 
 
 class _Local(Function):
@@ -49,8 +71,8 @@ class _Local(Function):
     def forward(x: Tensor, weight: Tensor, log_alpha: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rated = x * x * _by_input(log_alpha).exp()
         squares = weight * weight
-        deviation = F.linear(rated, squares).add_(_TINY).sqrt_()
-        return torch.addcmul(F.linear(x, weight), deviation, noise), rated, squares, deviation
+        y, deviation = _spread(F.linear(x, weight), F.linear(rated, squares), noise)
+        return y, rated, squares, deviation
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -67,7 +89,7 @@ class _Local(Function):
         if torch.is_grad_enabled():  # the derivative is derived: what follows has to hang together
             rated, squares = x * x * _by_input(log_alpha).exp(), weight * weight
             deviation = (F.linear(rated, squares) + _TINY).sqrt()
-        of_variance = (grad * noise).div(deviation).mul_(0.5)
+        of_variance = _of_variance(grad, noise, deviation)
         needs_x, needs_weight, needs_rate, _ = ctx.needs_input_grad
         for_x = for_weight = for_rate = None
         if needs_rate and log_alpha.numel() == 1:  # the variance is the derivative of itself
@@ -92,23 +114,13 @@ def _by_input(log_alpha: Tensor) -> Tensor:
     return log_alpha.reshape(()) if log_alpha.numel() == 1 else log_alpha.reshape(-1)
 
 
-def has_loops(*tensors: Tensor) -> bool:
-    """Whether compiled loops can go over them: float32 on the processor, and not under torch.func."""
-    for each in tensors:
-        if type(each) not in (Tensor, nn.Parameter) or each.device.type != "cpu":
-            return False
-        if each.dtype != torch.float32 or not each.is_contiguous():
-            return False
-    return torch._C._functorch.maybe_current_level() is None
-
-
 def _rated_on_cpu(rho: Tensor, weight: Tensor, bound: float | None) -> tuple[Tensor, Tensor]:
     """Rates times weights, and times their squares."""
     from counterflow.variational import kernels
 
     scaled, variance = torch.empty_like(weight), torch.empty_like(weight)
     top = np.float32(0.0 if bound is None else math.log(bound))
-    rates, means, by_rate, by_square = (each.detach().view(-1).numpy() for each in (rho, weight, scaled, variance))
+    rates, means, by_rate, by_square = (flat(each) for each in (rho, weight, scaled, variance))
     kernels.rate(rates, means, bound is not None, top, by_rate, by_square)
     return scaled, variance
 
@@ -128,9 +140,7 @@ def _back_on_cpu(
     """Put what comes by the variances into the gradient by the weights, and that by rho into their own place."""
     from counterflow.variational import kernels
 
-    first, second, third, means, rates = (
-        each.detach().view(-1).numpy() for each in (of_weight, of_variance, scaled, weight, rho)
-    )
+    first, second, third, means, rates = (flat(each) for each in (of_weight, of_variance, scaled, weight, rho))
     kernels.rate_back(first, second, third, means, rates, bounded)
 
 
@@ -164,8 +174,8 @@ class _LocalByWeight(Function):
         x: Tensor, weight: Tensor, rho: Tensor, bound: float | None, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scaled, variance = _rated(rho, weight, bound)
-        deviation = F.linear(x * x, variance).add_(_TINY).sqrt_()
-        return torch.addcmul(F.linear(x, weight), deviation, noise), scaled, variance, deviation
+        y, deviation = _spread(F.linear(x, weight), F.linear(x * x, variance), noise)
+        return y, scaled, variance, deviation
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -182,7 +192,7 @@ class _LocalByWeight(Function):
         if torch.is_grad_enabled():  # the derivative is derived: what follows has to hang together
             scaled, variance = _rated(rho, weight, ctx.bound)
             deviation = (F.linear(x * x, variance) + _TINY).sqrt()
-        of_variance = (grad * noise).div(deviation).mul_(0.5)
+        of_variance = _of_variance(grad, noise, deviation)
         for_x = None
         if ctx.needs_input_grad[0]:
             for_x = torch.addcmul(grad @ weight, of_variance @ variance, x, value=2)
@@ -218,9 +228,9 @@ def independent(x: Tensor, weight: Tensor, rho: Tensor, bound: float | None, pro
         bound: The largest alpha; None where rho is log alpha itself.
         product: What the layer does.
     """
-    if product is not F.linear or x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+    if product is not F.linear or not of_one_type(x, weight):
         return gaussian(x, weight, below(rho, bound).exp() * weight.square(), product)
-    noise = torch.randn(*x.shape[:-1], len(weight), dtype=x.dtype, device=x.device)
+    noise = standard_normal((*x.shape[:-1], len(weight)), x)
     if rho.shape == weight.shape and len(weight) > 1:
         found: Tensor = _LocalByWeight.apply(x, weight, rho, bound, noise)[0]  # type: ignore[no-untyped-call]
     else:
@@ -261,27 +271,7 @@ def gaussian(x: Tensor, mean: Tensor, variance: Tensor, product: Product) -> Ten
     """Pre-activations of weights with these means and variances."""
     center = product(x, mean)
     spread = (product(x.square(), variance).float() + _TINY).sqrt().to(center.dtype)
-    return center + spread * torch.randn_like(center)
-
-
-def scaled_inputs(x: Tensor, log_alpha: Tensor, channels: int, shared: bool) -> Tensor:
-    r"""Type A: inputs times scales :math:`s \sim N(1, \alpha)`, one for an example and an input unit (equation 11).
-
-    Args:
-        x: Inputs.
-        log_alpha: One rate, or one an input unit.
-        channels: Which dimension has the units.
-        shared: One scale for the whole batch: the estimator with one sample a minibatch.
-    """
-    shape = list(x.shape)
-    place = channels % x.ndim
-    if place != x.ndim - 1:  # a unit of a convolution is a channel: one scale for all its positions
-        shape[place + 1 :] = [1] * (x.ndim - place - 1)
-    if shared:
-        shape[:place] = [1] * place
-    rates = log_alpha if log_alpha.numel() == 1 else log_alpha.reshape(-1, *[1] * (x.ndim - place - 1))
-    noise = torch.randn(shape, dtype=x.dtype, device=x.device)
-    return x * ((0.5 * rates).exp().to(x.dtype) * noise).add_(1)
+    return center + spread * standard_normal(center.shape, center)
 
 
 def weights_of_batch(x: Tensor, mean: Tensor, deviation: Tensor, product: Product) -> Tensor:
