@@ -178,8 +178,8 @@ class Trace:
         weights = [n for n in computed if n not in self._views and n in node.args[1:3]]
         if weights:
             raise UnsupportedError(
-                f"{place(node)} computes its weight from other parameters (as weight_norm does), and temper has no "
-                "rate for those; take the parametrization off first"
+                f"{place(node)} computes its weight from other parameters (as weight_norm does, and noise on weights), "
+                "and temper has no rate for those; take that off first"
             )
 
     # -- where values go --------------------------------------------------------------------------------------

@@ -147,10 +147,17 @@ def make_variational(
     return VariationalHandle(root, table, undo)
 
 
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
 def _reason(module: nn.Module) -> str | None:
     """Why a module is left alone; empty if it is not, None if it is nobody's business."""
     if isinstance(module, Stochastic | GaussianDropout):
         return "it has noise already"
+    if isinstance(module, nn.MultiheadAttention) or type(module) in _KINDS:
+        parts = module.modules()  # an attention block is exchanged with what is inside
+        if any(hooks for part in parts for name, hooks in vars(part).items() if name in _HOOKS):
+            return "a hook is on it, which the layer in its place would not have; undo that, and attach it afterwards"
     if isinstance(module, nn.MultiheadAttention):
         if type(module) is not nn.MultiheadAttention:
             return f"{type(module).__name__} may have a forward of its own"
