@@ -54,6 +54,7 @@ def test_rows_hold_ratios_to_the_plain_net_and_say_what_is_missing(
     bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench, "keep_memory", lambda: False)  # it would hold for all tests that follow
     target = tmp_path / "noise.json"
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--repeats", "2", "--json", str(target)])
     threads = torch.get_num_threads()
@@ -67,8 +68,25 @@ def test_rows_hold_ratios_to_the_plain_net_and_say_what_is_missing(
     assert all(row["ratio"] > 0 and row["low"] <= row["high"] for row in rows.values())
     assert all(row["pass"] == (row["ratio"] <= row["bar"]) for row in rows.values() if row["bar"] is not None)
     assert len(found["missing"]) == 4
+    assert found["in blocks"] > 0
+    assert found["keeps memory"] is False
     assert "cplxmodule is not installed" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["noise.json"]
+
+
+def test_loops_are_left_out_of_those_steps_alone(bench: Any) -> None:
+    seen: list[int] = []
+    layer = torch.nn.Linear(1, 1)
+
+    def loss() -> torch.Tensor:
+        seen.append(bench.loops._FEW)
+        return layer(torch.ones(1)).sum()
+
+    few = bench.loops._FEW
+    for with_loops in (False, True):
+        bench.step_of(layer, loss, with_loops)()
+        assert few == bench.loops._FEW
+    assert seen == [2**62, few]
 
 
 def test_a_folder_that_is_not_there_is_named(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
