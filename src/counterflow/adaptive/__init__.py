@@ -7,5 +7,6 @@ any size, of one sample too, give what one block gives.
 from counterflow.adaptive.checks import Signal, count, positive, signal
 from counterflow.adaptive.controller import Controller, follows
 from counterflow.adaptive.converters import quantize
+from counterflow.adaptive.sigmoids import tanh
 
-__all__ = ["Controller", "Signal", "count", "follows", "positive", "quantize", "signal"]
+__all__ = ["Controller", "Signal", "count", "follows", "positive", "quantize", "signal", "tanh"]

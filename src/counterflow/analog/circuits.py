@@ -18,9 +18,9 @@ __all__ = ["Cell", "Neuron", "cells", "compress", "neurons", "noise_key", "norma
 Array = NDArray[np.float64]
 
 # Where Lambert's continued fraction of the hyperbolic tangent reaches 1, nearly level.
-FULL = 6.297019181717491
-T1, T2, T3, T4 = (each / 34459425 for each in (4729725, 135135, 990, 1))
-B1, B2, B3, B4 = (each / 34459425 for each in (16216200, 945945, 13860, 45))
+FULL = 4.971786858528409
+T1, T2, T3 = (each / 135135 for each in (17325, 378, 1))
+B1, B2, B3 = (each / 135135 for each in (62370, 3150, 28))
 
 
 class Cell(enum.IntEnum):
@@ -70,8 +70,8 @@ def neurons(device: DeviceModel, count: int, seed: int, *purpose: str) -> Array:
 
 def fraction(u: Any, z: Any) -> Any:
     """The hyperbolic tangent of a number, u times a function of its square z; with z zero it is u to the bit."""
-    top = 1 + z * (T1 + z * (T2 + z * (T3 + z * T4)))
-    bottom = 1 + z * (B1 + z * (B2 + z * (B3 + z * B4)))
+    top = 1 + z * (T1 + z * (T2 + z * T3))
+    bottom = 1 + z * (B1 + z * (B2 + z * B3))
     return u * (top / bottom)
 
 

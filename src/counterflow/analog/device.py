@@ -31,7 +31,7 @@ class DeviceModel:
             to the product :math:`x \delta`. Section 2: the multiplier for updates "requires high precision".
         gain_error: Standard deviation of :math:`g` about 1.
         saturation: s, where an input stage of a Gilbert cell saturates, :math:`S(u) = s \tanh(u / s)`; infinite if it
-            is linear. Section 4: "nonlinearity". The hyperbolic tangent is taken to 1e-5.
+            is linear. Section 4: "nonlinearity". The hyperbolic tangent is taken to 1e-4.
         weight_range: The largest weight that a capacitor's charge stands for, to either side. Section 4: "limited
             dynamic ranges of synaptic weights".
         weight_resolution: The distance of the levels that a weight is rounded to when it is refreshed; 0 for none.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numba
 import numpy as np
 
-from counterflow.adaptive import Controller, Signal, count, follows, positive, quantize
+from counterflow.adaptive import Controller, Signal, count, follows, positive, quantize, tanh
 from counterflow.analog.board import SYNAPSE_CHIPS, Rule, check_rule, check_size, feedback_weights, initial_weights
 from counterflow.analog.circuits import (
     FULL,
@@ -171,25 +171,26 @@ def _signal(u: Any, signals: Any) -> Any:
 
 
 @numba.njit(cache=True, fastmath=_FAST, error_model="numpy")
-def _forward(z: Any, h: Any, tanh: Any, w: Any, v: Any, c1: Any, c2: Any, n1: Any, n2: Any,
+def _forward(z: Any, h: Any, sums: Any, squashed: Any, w: Any, v: Any, c1: Any, c2: Any, n1: Any, n2: Any,
              signals: Any, weights: Any, sigmoid: Any) -> Any:  # fmt: skip
     """Through both layers: writes the hidden units' tanh and what their synapses make of it; returns the output."""
     limit, inverse = weights[0], weights[2]
-    slope, amplitude, _, squashed = sigmoid
+    slope, amplitude, _, sigmoid_output = sigmoid
+    gain, signal, weight = c1[Cell.FORWARD_GAIN], c1[Cell.FORWARD_SIGNAL], c1[Cell.FORWARD_WEIGHT]
     for j in range(len(w)):
-        gain, signal, weight = c1[Cell.FORWARD_GAIN, j], c1[Cell.FORWARD_SIGNAL, j], c1[Cell.FORWARD_WEIGHT, j]
-        row = w[j]
         total = 0.0
         for k in range(len(z)):
-            total += gain[k] * (z[k] + signal[k]) * (_stage(row[k], limit, inverse) + weight[k])
-        tanh[j] = math.tanh(slope * (total + n1[Neuron.INPUT, j]))
-        h[j] = _signal(amplitude * tanh[j] + n1[Neuron.OUTPUT, j], signals)
-    out = 0.0
-    gain, signal, weight = c2[Cell.FORWARD_GAIN], c2[Cell.FORWARD_SIGNAL], c2[Cell.FORWARD_WEIGHT]
+            stage = _stage(w[j, k], limit, inverse)
+            total += gain[j, k] * (z[k] + signal[j, k]) * (stage + weight[j, k])
+        sums[j] = slope * (total + n1[Neuron.INPUT, j])
+    tanh(sums, squashed)
+    for j in range(len(w)):
+        h[j] = _signal(amplitude * squashed[j] + n1[Neuron.OUTPUT, j], signals)
+    out = n2[Neuron.INPUT]
     for j in range(len(h)):
-        out += gain[j] * (h[j] + signal[j]) * (_stage(v[j], limit, inverse) + weight[j])
-    out += n2[Neuron.INPUT]
-    if squashed:
+        stage = _stage(v[j], limit, inverse) + c2[Cell.FORWARD_WEIGHT, j]
+        out += c2[Cell.FORWARD_GAIN, j] * (h[j] + c2[Cell.FORWARD_SIGNAL, j]) * stage
+    if sigmoid_output:
         out = amplitude * math.tanh(slope * out) + n2[Neuron.OUTPUT]
     return out
 
@@ -216,36 +217,37 @@ def _backpropagate(line: Any, x: Any, d: Any, y: Any, w: Any, v: Any, feedback: 
     """Learn from all samples; returns how many went well."""
     hidden, width = w.shape
     taps = width - 1
-    z, h, tanh, delta = np.empty(width), np.empty(hidden + 1), np.empty(hidden), np.empty(hidden)
+    z, h, delta = np.empty(width), np.empty(hidden + 1), np.empty(hidden)
+    sums, squashed = np.empty(hidden), np.empty(hidden)
+    gain, signal = c1[Cell.UPDATE_GAIN], c1[Cell.UPDATE_SIGNAL]
+    error_offset, charge = c1[Cell.UPDATE_ERROR], c1[Cell.UPDATE_CHARGE]
     z[taps] = h[hidden] = bias
-    slope, amplitude, min_select, squashed = sigmoid
+    slope, amplitude, min_select, sigmoid_output = sigmoid
     limit, bound, inverse = weights
     keep, rate, noise, share, levels = write
     for t in range(len(d)):
         for k in range(taps):
             z[k] = line[t + k]
-        out = _forward(z, h, tanh, w, v, c1, c2, n1, n2, signals, weights, sigmoid)
+        out = _forward(z, h, sums, squashed, w, v, c1, c2, n1, n2, signals, weights, sigmoid)
         if not follows(d[t] - out, x[t + taps - 1], d[t], peak):
             return t
         y[t] = out
         error = d[t] - out + n2[Neuron.ERROR]
-        if squashed:
+        if sigmoid_output:
             # The output's own amplifier comes behind the tanh that its bell is made of.
-            squash = (out - n2[Neuron.OUTPUT]) / amplitude
-            error *= amplitude * slope * n2[Neuron.BELL] * _bell(squash, min_select)
+            inside = (out - n2[Neuron.OUTPUT]) / amplitude
+            error *= amplitude * slope * n2[Neuron.BELL] * _bell(inside, min_select)
         e = _signal(error, signals)
         for j in range(hidden):
             stage = _stage(feedback[j], limit, inverse) + c2[Cell.BACKWARD_WEIGHT, j]
             back = c2[Cell.BACKWARD_GAIN, j] * (e + c2[Cell.BACKWARD_ERROR, j]) * stage
-            height = amplitude * slope * n1[Neuron.BELL, j] * _bell(tanh[j], min_select)
+            height = amplitude * slope * n1[Neuron.BELL, j] * _bell(squashed[j], min_select)
             delta[j] = _signal(back * height + n1[Neuron.ERROR, j], signals)
         for j in range(hidden):
-            row, own = w[j], delta[j]
-            gain, signal = c1[Cell.UPDATE_GAIN, j], c1[Cell.UPDATE_SIGNAL, j]
-            error_offset, charge = c1[Cell.UPDATE_ERROR, j], c1[Cell.UPDATE_CHARGE, j]
+            own = delta[j]
             for k in range(width):
-                change = gain[k] * (z[k] + signal[k]) * (own + error_offset[k]) + charge[k]
-                row[k] = _between(keep * row[k] + rate * change, bound)
+                change = gain[j, k] * (z[k] + signal[j, k]) * (own + error_offset[j, k]) + charge[j, k]
+                w[j, k] = _between(keep * w[j, k] + rate * change, bound)
         for j in range(hidden + 1):
             product = c2[Cell.UPDATE_GAIN, j] * (h[j] + c2[Cell.UPDATE_SIGNAL, j]) * (e + c2[Cell.UPDATE_ERROR, j])
             v[j] = _between(keep * v[j] + rate * (product + c2[Cell.UPDATE_CHARGE, j]), bound)
@@ -262,7 +264,7 @@ def _perturb(line: Any, x: Any, d: Any, y: Any, w: Any, v: Any, c1: Any, c2: Any
     """Learn from all samples by moving all weights and back; returns how many went well."""
     hidden, width = w.shape
     taps = width - 1
-    z, h, tanh = np.empty(width), np.empty(hidden + 1), np.empty(hidden)
+    z, h, sums, squashed = np.empty(width), np.empty(hidden + 1), np.empty(hidden), np.empty(hidden)
     z[taps] = h[hidden] = bias
     bound = weights[1]
     keep, rate, noise, share, levels = write
@@ -270,7 +272,7 @@ def _perturb(line: Any, x: Any, d: Any, y: Any, w: Any, v: Any, c1: Any, c2: Any
     for t in range(len(d)):
         for k in range(taps):
             z[k] = line[t + k]
-        out = _forward(z, h, tanh, w, v, c1, c2, n1, n2, signals, weights, sigmoid)
+        out = _forward(z, h, sums, squashed, w, v, c1, c2, n1, n2, signals, weights, sigmoid)
         if not follows(d[t] - out, x[t + taps - 1], d[t], peak):
             return t
         y[t] = out
@@ -282,7 +284,7 @@ def _perturb(line: Any, x: Any, d: Any, y: Any, w: Any, v: Any, c1: Any, c2: Any
         for j in range(hidden + 1):
             signs_v[j] = sign(keys[3], sample, np.uint64(j))
             moved_v[j] = v[j] + size * signs_v[j]
-        moved = _forward(z, h, tanh, moved_w, moved_v, c1, c2, n1, n2, signals, weights, sigmoid)
+        moved = _forward(z, h, sums, squashed, moved_w, moved_v, c1, c2, n1, n2, signals, weights, sigmoid)
         before, after = d[t] - out + n2[Neuron.ERROR], d[t] - moved + n2[Neuron.ERROR]
         slope = (after * after - before * before) / (2 * size)
         for j in range(hidden):

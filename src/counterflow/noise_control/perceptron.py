@@ -9,8 +9,8 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from counterflow.adaptive import Signal, count, follows, positive
-from counterflow.noise_control._kernels import LOOSE, tanh
+from counterflow.adaptive import Signal, count, follows, positive, tanh
+from counterflow.noise_control._kernels import LOOSE
 from counterflow.noise_control._loop import InLoop, Loop, Slope
 from counterflow.noise_control.paths import CubicDistortion
 from counterflow.seeding import numpy_generator
