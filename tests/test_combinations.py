@@ -105,3 +105,62 @@ def test_tempered_delta_bar_delta_learns_with_everything_on():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+class _Reader(nn.Module):
+    """A recurrent member of competing units, unrolled within a budget, or by a plain loop without one."""
+
+    def __init__(self, budget):
+        super().__init__()
+        self.budget = budget
+        self.core = _Competing()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 8)
+        if self.budget is None:
+            for t in range(x.shape[1]):
+                _, state = self.core(x[:, t], state)
+        else:
+            _, state = cf.bptt.unroll(self.core, x, state, budget=self.budget)
+        return self.head(state)
+
+
+class _Competing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inputs, self.recurrent, self.act = nn.Linear(5, 8), nn.Linear(8, 8), cf.LocalWinnerTakeAll(2)
+
+    def forward(self, x, state):
+        state = self.act(self.inputs(x) + self.recurrent(state))
+        return state, state
+
+
+@pytest.mark.parametrize("cut", [None, False])
+def test_winner_take_all_inside_members_under_a_memory_budget(cut):
+    """Units compete within members, members for examples, and each keeps little of its sequence: gradients stay."""
+    x = torch.randn(12, 30, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    y = torch.randint(3, (12,), generator=torch.Generator().manual_seed(4))
+
+    def loss_fn(out, y):
+        return nn.functional.cross_entropy(out, y, reduction="none")
+
+    gradients, winners = [], []
+    for budget in (None, "16KiB"):
+        torch.manual_seed(0)
+        ensemble = cf.MultipleChoice([_Reader(budget) for _ in range(3)], cut=cut).double()
+        if budget is None:
+            loss, chosen = cf.oracle_loss(ensemble.losses(x, y, loss_fn))
+            loss.backward()
+        else:
+            step = ensemble.step(x, y, loss_fn)
+            chosen = step.winners
+            assert step.cut == (cut is None,) * 3
+        winners.append(chosen)
+        gradients.append([p.grad for p in ensemble.parameters()])
+    assert torch.equal(*winners)
+    assert int(winners[0].any(1).sum()) > 1
+    # A plain loop would keep 30 steps of 12 rows, of inputs, winners and states: the budget is less than a state each.
+    assert 30 * 12 * 8 * 8 > 16 * 1024
+    for plain, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-10)

@@ -197,6 +197,13 @@ def _rank(rank: int, folder: str) -> None:
     step = model.step(*data(), cross_entropy)
     grads = {name: p.grad for name, p in model.named_parameters()}
     torch.save((step.winners, step.loss, grads), f"{folder}/{rank}.pt")
+    # The same ensemble on both ranks, each with half of the batch.
+    parallel = nn.parallel.DistributedDataParallel(ensemble(members=3, trunk=True).eval())
+    x, y = data()
+    half = slice(8 * rank, 8 * rank + 8)
+    losses = torch.stack([cross_entropy(out, y[half]) for out in parallel(x[half])])
+    cf.oracle_loss(losses)[0].backward()
+    torch.save({name: p.grad for name, p in parallel.module.named_parameters()}, f"{folder}/parallel{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -218,3 +225,6 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             index, _, tail = rest.partition(".")
             key = f"members.{int(index) + rank}.{tail}" if part == "members" else name
             torch.testing.assert_close(got, wanted[key], rtol=0, atol=1e-10)
+        parallel = torch.load(tmp_path / f"parallel{rank}.pt", weights_only=True)
+        for name, got in parallel.items():
+            torch.testing.assert_close(got, wanted[name], rtol=0, atol=1e-10)
