@@ -45,14 +45,21 @@ def corpus(count: int, seed: int) -> tuple[list[torch.Tensor], list[str]]:
 def trained() -> dict[str, Recognizer]:
     waves, texts = corpus(40, 1)
     found = {}
-    for kind in ("gaussians", "predictors", "linear", "hidden control"):
+    for kind in ("classifier", "gaussians", "predictors", "linear", "hidden control"):
         found[kind] = Recognizer.train(
-            waves, texts, RATE, LEXICON, kind=kind, components=2, hidden=8, generator=torch.Generator().manual_seed(0)
+            waves,
+            texts,
+            RATE,
+            LEXICON,
+            kind=kind,
+            components=2,
+            hidden=32 if kind == "classifier" else 8,
+            generator=torch.Generator().manual_seed(0),
         )
     return found
 
 
-@pytest.mark.parametrize("kind", ["gaussians", "predictors", "linear", "hidden control"])
+@pytest.mark.parametrize("kind", ["classifier", "gaussians", "predictors", "linear", "hidden control"])
 def test_two_voices_are_understood_and_the_model_survives_the_disk(trained, kind, tmp_path):
     rec = trained[kind]
     waves, texts = corpus(12, 2)
@@ -140,7 +147,7 @@ def test_a_damaged_model_is_refused(trained, tmp_path: Path):
     for name, value in (
         ("rate", None),
         ("phoneme", {"states": 5}),
-        ("model", {"bank": False, "n_states": 1}),
+        ("model", {"made as": "gaussians", "n_states": 1}),
         ("lexicon", []),
     ):
         file.write_text(json.dumps({**text, "config": {**text["config"], name: value}}))

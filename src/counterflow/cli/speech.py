@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
@@ -45,7 +45,7 @@ def speech_command(
     out: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None,
     lexicon: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     oov: Literal["error", "skip", "spell"] | None = None,
-    kind: Literal["gaussians", "predictors", "linear", "hidden-control"] | None = None,
+    kind: Literal["classifier", "gaussians", "predictors", "linear", "hidden-control"] | None = None,
     passes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     grammar: Annotated[str | None, tyro.conf.arg(metavar="loop|FILE")] = None,
@@ -82,8 +82,8 @@ def speech_command(
         lexicon: check, train: a dictionary, a word and its phones on a line.
         oov: check, train, align, evaluate: words without a pronunciation: an error that lists them (the default), skip
             them, or spell them by their letters.
-        kind: train: mixtures of gaussians (the default), the paper's predictors, linear ones, or
-            one network a phoneme with hidden-control.
+        kind: train: a classifier of frames that mixtures of Gaussians have aligned (the default), these gaussians
+            alone, the paper's predictors, linear ones, or one network a phoneme with hidden-control.
         passes: train: alignments of the corpus; 8 by default.
         seed: train: of the predictors' weights; 0 by default.
         grammar: transcribe, evaluate: loop, where any word may follow any, or a file of texts, a line each, from
@@ -126,7 +126,7 @@ def speech_command(
             raise InputError(f"--out {out}: this is a file; name a folder")
         if passes is not None and passes < 1:
             raise InputError(f"--passes {passes}: it has to be 1 or more")
-        answer = _train(paths[0], out, lexicon, oov or "error", kind or "gaussians", passes or 8, seed or 0, stream)
+        answer = _train(paths[0], out, lexicon, oov or "error", kind or "classifier", passes or 8, seed or 0, stream)
     elif action == "transcribe":
         answer = _transcribe(_load(paths[0], grammar), paths[1:], format or "text", stream)
     elif action == "align":
@@ -218,7 +218,7 @@ def _train(
     known = _lexicon(dictionary, [word for each in recordings for word in each.text.split()], oov)
     texts = [known.words_of(each.text, oov=oov) for each in recordings]
     waves, rate = _listen(recordings, None)
-    names: dict[str, ModelKind] = {"gaussians": "gaussians", "predictors": "predictors", "linear": "linear"}
+    chosen = cast("ModelKind", kind.replace("-", " "))
     with Progress(console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task("training", total=passes)
         rec = Recognizer.train(
@@ -226,7 +226,7 @@ def _train(
             texts,
             rate,
             known,
-            kind=names.get(kind, "hidden control"),
+            kind=chosen,
             passes=passes,
             generator=torch.Generator().manual_seed(seed),
             report=lambda number, cost: progress.update(task, completed=number + 1),

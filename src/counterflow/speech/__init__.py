@@ -5,6 +5,7 @@ NIPS 1990.
 """
 
 from counterflow.speech import methods as _methods  # noqa: F401 - enters it in the registry
+from counterflow.speech.acoustics import ModelKind
 from counterflow.speech.alignment import best_path, follow, path_error
 from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.contexts import bare_phone, in_context, own_phones
@@ -14,8 +15,15 @@ from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import SILENCE, Lexicon, Linkage, OutOfVocabulary, Phoneme
 from counterflow.speech.predictors import Kind, PredictorBank
-from counterflow.speech.recognizer import ModelKind, Recognizer, Segment, Word
-from counterflow.speech.training import Discrimination, discrimination, flat_start, train_gaussians, train_predictors
+from counterflow.speech.recognizer import Recognizer, Segment, Word
+from counterflow.speech.training import (
+    Discrimination,
+    discrimination,
+    flat_start,
+    train_classifier,
+    train_gaussians,
+    train_predictors,
+)
 
 __all__ = [
     "SILENCE",
@@ -46,6 +54,7 @@ __all__ = [
     "in_context",
     "own_phones",
     "path_error",
+    "train_classifier",
     "train_corrective",
     "train_gaussians",
     "train_predictors",

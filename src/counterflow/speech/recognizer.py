@@ -10,29 +10,36 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from counterflow import persist
-from counterflow.audio import log_mel, read
+from counterflow.audio import read
 from counterflow.exceptions import DataError, InputError
+from counterflow.speech.acoustics import (
+    HOP,
+    KINDS,
+    SILENT,
+    WINDOW,
+    Model,
+    ModelKind,
+    built,
+    features_of,
+    fit_model,
+    known_kind,
+    sizes_of,
+    spectrum_of,
+    states_of,
+)
 from counterflow.speech.decoding import Decoder
-from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import Lexicon, Linkage, Phoneme
-from counterflow.speech.predictors import PredictorBank
-from counterflow.speech.training import train_gaussians, train_predictors
 
-__all__ = ["ModelKind", "Recognizer", "Segment", "Word"]
+__all__ = ["Recognizer", "Segment", "Word"]
 
-ModelKind = Literal["predictors", "linear", "hidden control", "gaussians"]
 _KIND = "speech recognizer"
-_WINDOW, _HOP = 0.025, 0.010
-_BANK = ("n_networks", "n_features", "states", "window", "hidden", "kind")
-_GAUSSIAN = ("n_states", "n_features", "n_components")
-_SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Recognizer:
 
     def __init__(
         self,
-        model: PredictorBank | GaussianStates,
+        model: Model,
         lexicon: Lexicon,
         grammar: Grammar,
         phoneme: Phoneme,
@@ -100,7 +107,7 @@ class Recognizer:
         penalty: float = 0.0,
         beam: float = 1000.0,
     ) -> None:
-        count = model.n_predictors if isinstance(model, PredictorBank) else model.n_states
+        count = states_of(model)
         if count != len(lexicon.phones) * phoneme.predictors:
             needed = f"{len(lexicon.phones)} phones with {phoneme.predictors} predictors each"
             raise InputError(f"the model has {count} predictors, and the lexicon needs {needed}")
@@ -118,13 +125,13 @@ class Recognizer:
         rate: int,
         lexicon: Lexicon,
         *,
-        kind: ModelKind = "gaussians",
+        kind: ModelKind = "classifier",
         grammar: Grammar | None = None,
         phoneme: Phoneme | None = None,
         n_mels: int = 16,
         deltas: int | None = None,
         components: int = 8,
-        hidden: int = 16,
+        hidden: int | None = None,
         passes: int = 8,
         scale: float | None = None,
         penalty: float | None = None,
@@ -138,18 +145,19 @@ class Recognizer:
             texts: What is said in each.
             rate: Samples a second of all.
             lexicon: Pronunciations of at least the words in the texts; those of others can be recognized, too.
-            kind: ``"gaussians"``, mixtures for each state; ``"predictors"`` are the
-                paper's, ``"linear"`` ones its baseline, and with ``"hidden control"`` a phoneme has one network.
+            kind: ``"classifier"``, a network that tells states apart, aligned by mixtures of Gaussians;
+                ``"gaussians"``, these alone; ``"predictors"`` are the paper's, ``"linear"`` ones its baseline, and with
+                ``"hidden control"`` a phoneme has one network.
             grammar: What it will expect; by default a bigram of the texts with all words of the lexicon.
-            phoneme: The topology; for Gaussians three states in a row by default, else the paper's.
+            phoneme: The topology; for predictors the paper's by default, else three states in a row.
             n_mels: Mel bands.
-            deltas: Orders of slopes; 2 for Gaussians by default, 0 for predictors, which see earlier frames.
+            deltas: Orders of slopes; 2 for Gaussians by default, 0 for networks, which see other frames.
             components: Gaussians in a state.
-            hidden: Hidden units of a predictor.
-            passes: Alignments of all recordings.
-            scale: Of the grammar's costs; 8 for Gaussians by default, else 1.
-            penalty: For each word; 15 for Gaussians by default, else 0. This and the scale were chosen on held-out
-                training speakers of CMU's an4.
+            hidden: Hidden units; by default 16 of a predictor, 256 of each layer of a classifier.
+            passes: Alignments of all recordings; for a classifier as many passes follow.
+            scale: Of the grammar's costs; 1 for predictors by default, for others what was best on held-out training
+                speakers of CMU's an4.
+            penalty: For each word; likewise, and 0 for predictors.
             generator: Of predictors' weights and the order of recordings; torch's own if not given.
             report: Called after each pass with its number and cost.
 
@@ -169,36 +177,36 @@ class Recognizer:
             >>> {word.text for word in rec.recognize(waves[0])} <= {"HI"}
             True
         """
-        if kind not in ("predictors", "linear", "hidden control", "gaussians"):
-            raise InputError(f"kind must be 'gaussians', 'predictors', 'linear' or 'hidden control', got {kind!r}")
+        known_kind(kind)
+        usual = KINDS[kind]
         if not waves or len(waves) != len(texts):
             raise InputError(f"as many waves as texts are needed, got {len(waves)} and {len(texts)}")
         split = [text.split() if isinstance(text, str) else list(text) for text in texts]
         lexicon.words_of([word for words in split for word in words])
-        gaussian = kind == "gaussians"
-        topology = phoneme or (Phoneme(3, 3, skip=False) if gaussian else Phoneme())
-        orders = deltas if deltas is not None else (2 if gaussian else 0)
-        spectra = [_spectrum(wave, rate, n_mels, f"recording {number}") for number, wave in enumerate(waves)]
+        topology = phoneme or usual.phoneme
+        orders = usual.deltas if deltas is None else deltas
+        spectra = [spectrum_of(wave, rate, n_mels, f"recording {number}") for number, wave in enumerate(waves)]
         spread = torch.cat(spectra).std(0).clamp_min(1e-3)
-        features = [_features(each, spread, orders) for each in spectra]
         patterns = [Linkage(words, lexicon, topology) for words in split]
-        for number, (x, pattern) in enumerate(zip(features, patterns, strict=True)):
+        for number, (x, pattern) in enumerate(zip(spectra, patterns, strict=True)):
             if len(x) < pattern.least_frames:
                 raise InputError(
                     f"recording {number} lasts {len(x)} frames of 10 ms, and {' '.join(pattern.words)!r} takes "
                     f"{pattern.least_frames} or more: the transcript is too long for its audio"
                 )
-        size = n_mels * (1 + orders)
-        model: PredictorBank | GaussianStates
-        if gaussian:
-            model = GaussianStates(len(lexicon.phones) * topology.predictors, size, components)
-            train_gaussians(model, features, patterns, passes=passes, report=report)
-        else:
-            states = topology.predictors if kind == "hidden control" else 1
-            networks = len(lexicon.phones) * topology.predictors // states
-            shape: Literal["linear", "perceptron"] = "linear" if kind == "linear" else "perceptron"
-            model = PredictorBank(networks, size, states=states, hidden=hidden, kind=shape, generator=generator)
-            train_predictors(model, features, patterns, passes=passes, generator=generator, report=report)
+        model = fit_model(
+            kind,
+            spectra,
+            spread,
+            patterns,
+            len(lexicon.phones),
+            deltas=orders,
+            components=components,
+            hidden=usual.hidden if hidden is None else hidden,
+            passes=passes,
+            generator=generator,
+            report=report,
+        )
         return cls(
             model,
             lexicon,
@@ -207,8 +215,8 @@ class Recognizer:
             rate=rate,
             spread=spread,
             deltas=orders,
-            scale=scale if scale is not None else (8.0 if gaussian else 1.0),
-            penalty=penalty if penalty is not None else (15.0 if gaussian else 0.0),
+            scale=usual.scale if scale is None else scale,
+            penalty=usual.penalty if penalty is None else penalty,
         )
 
     def with_grammar(self, grammar: Grammar) -> Recognizer:
@@ -244,8 +252,8 @@ class Recognizer:
             DataError: If it is silent or not finite.
             ShapeError: If it is shorter than a frame.
         """
-        spectrum = _spectrum(wave, self.rate, len(self.spread), "the recording")
-        return self.model.costs(_features(spectrum, self.spread, self.deltas))
+        spectrum = spectrum_of(wave, self.rate, len(self.spread), "the recording")
+        return self.model.costs(features_of(spectrum, self.spread, self.deltas))
 
     def recognize(self, wave: Tensor) -> list[Word]:
         """The words of a recording.
@@ -261,7 +269,7 @@ class Recognizer:
             InputError: If no sequence of words that the grammar permits fits.
         """
         found = self.decoder.decode(self.costs(wave)).words
-        return [Word(w.text, w.start * _HOP, w.end * _HOP, -w.cost / (w.end - w.start)) for w in found]
+        return [Word(w.text, w.start * HOP, w.end * HOP, -w.cost / (w.end - w.start)) for w in found]
 
     def transcribe(self, path: str | os.PathLike[str]) -> list[Word]:
         """The words of a file; several channels are averaged.
@@ -280,9 +288,9 @@ class Recognizer:
         wave, rate = read(path)
         if rate != self.rate:
             raise DataError(f"{path} has {rate} samples a second, and the model {self.rate}; resample it")
-        if len(wave) < round(_WINDOW * rate):
-            raise DataError(f"{path} lasts {len(wave) / rate:.3f} s; {_WINDOW} s is the least")
-        if float(wave.square().mean().sqrt()) < _SILENT:
+        if len(wave) < round(WINDOW * rate):
+            raise DataError(f"{path} lasts {len(wave) / rate:.3f} s; {WINDOW} s is the least")
+        if float(wave.square().mean().sqrt()) < SILENT:
             raise DataError(f"{path} is silent; leave it out, or record it louder")
         return self.recognize(wave)
 
@@ -311,12 +319,12 @@ class Recognizer:
             if t < len(path) and pattern.order[path[t]] == pattern.order[path[t - 1]]:
                 continue
             state = path[t - 1]
-            phones.append(Segment(self.lexicon.phones[pattern.phone[state]], start * _HOP, t * _HOP))
+            phones.append(Segment(self.lexicon.phones[pattern.phone[state]], start * HOP, t * HOP))
             word = int(pattern.word[state])
             if word >= 0 and word == spoken:
-                words[-1] = Segment(words[-1].text, words[-1].start, t * _HOP)
+                words[-1] = Segment(words[-1].text, words[-1].start, t * HOP)
             elif word >= 0:
-                words.append(Segment(pattern.words[word], start * _HOP, t * _HOP))
+                words.append(Segment(pattern.words[word], start * HOP, t * HOP))
             spoken, start = word, t
         return words, phones
 
@@ -329,11 +337,9 @@ class Recognizer:
         Raises:
             InputError: If it cannot be written.
         """
-        bank = isinstance(self.model, PredictorBank)
-        names = _BANK if bank else _GAUSSIAN
         g, d = self.grammar, self.decoder
         config = {
-            "model": {"bank": bank, **{name: getattr(self.model, name) for name in names}},
+            "model": sizes_of(self.model),
             "lexicon": {word: [list(each) for each in some] for word, some in self.lexicon.pronunciations.items()},
             "grammar": {
                 "arcs": [list(arc) for arc in g.arcs], "silent": [list(arc) for arc in g.silent], "start": g.start,
@@ -361,9 +367,8 @@ class Recognizer:
         config, tensors = persist.load(folder, _KIND)
         try:
             sizes: dict[str, Any] = dict(config["model"])
-            kind = PredictorBank if sizes.pop("bank") else GaussianStates
             state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-            model: PredictorBank | GaussianStates = persist.fill(lambda: kind(**sizes), state)
+            model: Model = persist.fill(lambda: built(sizes), state)
             g = config["grammar"]
             grammar = Grammar(
                 [(int(a), int(b), str(word), float(cost)) for a, b, word, cost in g["arcs"]],
@@ -384,18 +389,3 @@ class Recognizer:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"the model in {folder} is damaged: {reason}; train it again") from error
-
-
-def _spectrum(wave: Tensor, rate: int, n_mels: int, called: str) -> Tensor:
-    if not bool(wave.isfinite().all()):
-        raise DataError(f"{called} holds samples that are not finite; leave it out")
-    found = log_mel(wave, rate, n_mels, window=_WINDOW, hop=_HOP)
-    if float(wave.square().mean().sqrt()) < _SILENT:
-        raise DataError(f"{called} is silent; leave it out, or record it louder")
-    return found.float()
-
-
-def _features(spectrum: Tensor, spread: Tensor, deltas: int) -> Tensor:
-    """Each band relative to its mean over the utterance."""
-    found = (spectrum - spectrum.mean(0)) / spread
-    return add_deltas(found, orders=deltas) if deltas else found

@@ -14,11 +14,19 @@ import torch
 from torch import Tensor
 
 from counterflow.exceptions import InputError
+from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.gaussians import GaussianStates
 from counterflow.speech.lexicon import Linkage
 from counterflow.speech.predictors import PredictorBank
 
-__all__ = ["Discrimination", "discrimination", "flat_start", "train_gaussians", "train_predictors"]
+__all__ = [
+    "Discrimination",
+    "discrimination",
+    "flat_start",
+    "train_classifier",
+    "train_gaussians",
+    "train_predictors",
+]
 
 
 def flat_start(pattern: Linkage, frames: int) -> Tensor:
@@ -111,6 +119,46 @@ def train_gaussians(
             report(number, found[-1])
     model.fit(utterances, paths, min_variance=min_variance)
     return found
+
+
+def train_classifier(
+    model: StateClassifier,
+    utterances: Sequence[Tensor],
+    patterns: Sequence[Linkage],
+    helper: GaussianStates,
+    heard: Sequence[Tensor] | None = None,
+    *,
+    passes: int = 8,
+    lr: float = 0.002,
+    batch: int = 256,
+    generator: torch.Generator | None = None,
+    report: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Train a classifier on the alignment that other models have found.
+
+    Args:
+        model: The classifier; it is changed in place.
+        utterances: Each of shape (time, features).
+        patterns: Their linkage patterns.
+        helper: Trained Gaussians, which align.
+        heard: What the helper sees of the utterances, where its features are others.
+        passes: Over all frames.
+        lr: The first learning rate.
+        batch: Frames a step.
+        generator: Of the order of the frames.
+        report: Called after each pass with its number and cross-entropy.
+
+    Returns:
+        The mean cross-entropy in each pass, in nats.
+
+    Raises:
+        InputError: If there is nothing to train on, a number is out of range, or a transcript is too long for its
+            audio.
+    """
+    _checked(utterances, patterns, passes)
+    seen = utterances if heard is None else heard
+    paths = [_aligned(pattern, helper.costs(x))[0] for x, pattern in zip(seen, patterns, strict=True)]
+    return model.fit(utterances, paths, passes=passes, lr=lr, batch=batch, generator=generator, report=report)
 
 
 def train_predictors(

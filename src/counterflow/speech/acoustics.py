@@ -1,0 +1,149 @@
+"""From waves to features, and from features to a trained model of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from counterflow.audio import log_mel
+from counterflow.exceptions import DataError, InputError
+from counterflow.speech.classifier import StateClassifier
+from counterflow.speech.gaussians import GaussianStates, add_deltas
+from counterflow.speech.lexicon import Linkage, Phoneme
+from counterflow.speech.predictors import PredictorBank
+from counterflow.speech.training import train_classifier, train_gaussians, train_predictors
+
+__all__ = [
+    "HOP",
+    "KINDS",
+    "SILENT",
+    "WINDOW",
+    "Defaults",
+    "Model",
+    "ModelKind",
+    "built",
+    "features_of",
+    "fit_model",
+    "known_kind",
+    "sizes_of",
+    "spectrum_of",
+    "states_of",
+]
+
+ModelKind = Literal["classifier", "gaussians", "predictors", "linear", "hidden control"]
+Model = PredictorBank | GaussianStates | StateClassifier
+WINDOW, HOP = 0.025, 0.010
+SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
+_SIZES: dict[str, tuple[type[Model], tuple[str, ...]]] = {
+    "predictors": (PredictorBank, ("n_networks", "n_features", "states", "window", "hidden", "kind")),
+    "gaussians": (GaussianStates, ("n_states", "n_features", "n_components")),
+    "classifier": (StateClassifier, ("n_states", "n_features", "reach", "hidden", "layers", "dropout")),
+}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a kind of model is trained and used with, where nothing else is asked for.
+
+    Args:
+        phoneme: The topology.
+        deltas: Orders of slopes.
+        hidden: Hidden units.
+        scale: By how much the grammar's costs are multiplied.
+        penalty: Added to the cost of each word.
+    """
+
+    phoneme: Phoneme
+    deltas: int
+    hidden: int
+    scale: float
+    penalty: float
+
+
+_ROW = Phoneme(3, 3, skip=False)
+# Scales and penalties of the first two were chosen on held-out training speakers of CMU's an4.
+KINDS: dict[str, Defaults] = {
+    "classifier": Defaults(_ROW, 0, 256, 2.0, 3.0),
+    "gaussians": Defaults(_ROW, 2, 0, 8.0, 15.0),
+    "predictors": Defaults(Phoneme(), 0, 16, 1.0, 0.0),
+    "linear": Defaults(Phoneme(), 0, 16, 1.0, 0.0),
+    "hidden control": Defaults(Phoneme(), 0, 16, 1.0, 0.0),
+}
+
+
+def spectrum_of(wave: Tensor, rate: int, n_mels: int, called: str) -> Tensor:
+    """Log mel bands of a wave, shape (frames, bands)."""
+    if not bool(wave.isfinite().all()):
+        raise DataError(f"{called} holds samples that are not finite; leave it out")
+    found = log_mel(wave, rate, n_mels, window=WINDOW, hop=HOP)
+    if float(wave.square().mean().sqrt()) < SILENT:
+        raise DataError(f"{called} is silent; leave it out, or record it louder")
+    return found.float()
+
+
+def features_of(spectrum: Tensor, spread: Tensor, deltas: int) -> Tensor:
+    """Each band relative to its mean over the utterance, with slopes."""
+    found = (spectrum - spectrum.mean(0)) / spread
+    return add_deltas(found, orders=deltas) if deltas else found
+
+
+def fit_model(
+    kind: ModelKind,
+    spectra: Sequence[Tensor],
+    spread: Tensor,
+    patterns: Sequence[Linkage],
+    phones: int,
+    *,
+    deltas: int,
+    components: int,
+    hidden: int,
+    passes: int,
+    generator: torch.Generator | None,
+    report: Callable[[int, float], None] | None,
+) -> Model:
+    """Train a model of any kind on normalized spectra."""
+    phoneme = patterns[0].phoneme
+    count = phones * phoneme.predictors
+    features = [features_of(each, spread, deltas) for each in spectra]
+    size = features[0].shape[1]
+    if kind in ("gaussians", "classifier"):
+        heard = features if kind == "gaussians" else [features_of(each, spread, 2) for each in spectra]
+        gaussians = GaussianStates(count, heard[0].shape[1], components)
+        train_gaussians(gaussians, heard, patterns, passes=passes, report=report)
+        if kind == "gaussians":
+            return gaussians
+        classifier = StateClassifier(count, size, hidden=hidden, generator=generator)
+        train_classifier(classifier, features, patterns, gaussians, heard, passes=passes, generator=generator)
+        return classifier
+    states = phoneme.predictors if kind == "hidden control" else 1
+    shape: Literal["linear", "perceptron"] = "linear" if kind == "linear" else "perceptron"
+    bank = PredictorBank(count // states, size, states=states, hidden=hidden, kind=shape, generator=generator)
+    train_predictors(bank, features, patterns, passes=passes, generator=generator, report=report)
+    return bank
+
+
+def sizes_of(model: Model) -> dict[str, Any]:
+    """What `built` makes the same model of, without what it has learned."""
+    kind = next(kind for kind, (made, _) in _SIZES.items() if isinstance(model, made))
+    return {"made as": kind, **{name: getattr(model, name) for name in _SIZES[kind][1]}}
+
+
+def built(sizes: dict[str, Any]) -> Model:
+    """An untrained model of the sizes that `sizes_of` gave."""
+    kind, names = _SIZES[sizes["made as"]]
+    return kind(**{name: sizes[name] for name in names})
+
+
+def states_of(model: Model) -> int:
+    """How many costs a frame has."""
+    return model.n_predictors if isinstance(model, PredictorBank) else model.n_states
+
+
+def known_kind(kind: str) -> None:
+    """Refuse what is no kind of model."""
+    if kind not in KINDS:
+        raise InputError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
