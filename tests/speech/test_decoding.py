@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterflow.exceptions import InputError, ShapeError
-from counterflow.speech import Decoder, Grammar, Lexicon, Linkage, Phoneme
+from counterflow.exceptions import DataError, InputError, ShapeError
+from counterflow.speech import Decoder, Grammar, Lexicon, Linkage, Phoneme, n_best
 
 LEXICON = Lexicon({"ab": [("a", "b")], "a": [("a",), ("b", "b")], "c": [("c",)]})
 TEXTS = [["ab", "a"], ["c"], ["ab", "c", "a"]]
@@ -82,6 +82,32 @@ def test_one_stage_equals_exhaustive_search(name, phoneme, frames, scale, penalt
     assert found.cost <= min(totals.values()) + 1e-9
     if frames < 5 * phoneme.least_frames:  # no more words fit than were tried
         assert found.cost == pytest.approx(min(totals.values()))
+        several = n_best(decoder, costs, 4)
+        assert [each.cost for each in several] == pytest.approx(sorted(totals.values())[:4])
+        assert len({each.text for each in several}) == len(several)
+        for each in several:
+            assert each.cost == pytest.approx(totals[tuple(each.text.split())])
+
+
+def test_an_automaton_is_read_from_a_file(tmp_path):
+    file = tmp_path / "dial.fst"
+    file.write_text("0 1 call 0.5\n1 2 home\n\n1 2 <eps> 1.5\n2 0.25\n0\n")
+    grammar = Grammar.read(file)
+    assert grammar.cost(["call", "home"]) == 0.75
+    assert grammar.cost(["call"]) == 2.25
+    assert grammar.cost([]) == 0.0
+    for text, match in (
+        ("", "holds no grammar"),
+        ("0 1 call x\n", "line 1"),
+        ("0 1 call 1 2\n", "line 1"),
+        ("a\n", "line 1"),
+        ("0 1 call\n", "arcs and final nodes"),
+    ):
+        file.write_text(text)
+        with pytest.raises((DataError, InputError), match=match):
+            Grammar.read(file)
+    with pytest.raises(DataError, match="cannot be read"):
+        Grammar.read(tmp_path / "none")
 
 
 def speech(words: list[str], seed: int) -> torch.Tensor:

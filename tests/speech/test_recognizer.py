@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from counterflow.audio import read_parts
 from counterflow.exceptions import DataError, InputError, ShapeError
 from counterflow.speech import Grammar, Lexicon, Recognizer
 
@@ -82,6 +84,66 @@ def test_words_are_where_they_were_put(trained):
     assert words[0].start == pytest.approx(0.15, abs=0.04)
     loud = wave.abs() > 0.02
     assert words[-1].end == pytest.approx(float(loud.nonzero()[-1]) / RATE, abs=0.04)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "gaussians", "predictors"])
+@pytest.mark.parametrize("sizes", [(1,), (700, 33), (100_000,)])
+def test_a_stream_equals_the_batch(trained, kind, sizes):
+    """Both with a running mean, whatever the samples come in."""
+    rec = trained[kind]
+    wave = torch.cat(corpus(3, 4)[0])
+    if sizes == (1,):  # a sample at a time
+        wave = wave[: RATE // 2]
+    stream, place, found = rec.stream(), 0, []
+    for size in itertools.cycle(sizes):
+        found += stream.push(wave[place : place + size])
+        place += size
+        if place >= len(wave):
+            break
+    assert [replace(w, score=0.0) for w in found + stream.finish()] == [
+        replace(w, score=0.0) for w in rec.recognize(wave, running=True)
+    ]
+
+
+def test_the_first_word_is_out_before_the_audio_ends_and_memory_stays(trained):
+    rec = trained["gaussians"]
+    stream = rec.stream()
+    waves, texts = corpus(40, 6)
+    found, sizes = [], []
+    for wave in waves:
+        for part in wave.split(RATE // 10):
+            found += stream.push(part)
+        sizes.append((len(stream._samples), len(stream._frames), stream._decoder.records))
+    assert len(found) >= len(" ".join(texts).split()) - 3
+    assert [max(column) for column in zip(*sizes[:4], strict=True)] >= [
+        max(column) / 1.5 - 1 for column in zip(*sizes[4:], strict=True)
+    ]
+    said = " ".join(word.text for word in found + stream.finish())
+    assert said == " ".join(texts)
+
+
+def test_a_long_file_is_cut_at_pauses(trained, tmp_path, monkeypatch):
+    rec = trained["gaussians"]
+    waves, texts = corpus(30, 7)
+    pause = 0.002 * torch.randn(RATE // 2, generator=torch.Generator().manual_seed(0))
+    wave = torch.cat([part for each in waves for part in (each, pause)])
+    soundfile.write(tmp_path / "long.wav", wave.numpy(), RATE, subtype="FLOAT")
+    parts = list(read_parts(tmp_path / "long.wav", longest=8.0, shortest=3.0))
+    assert len(parts) > 3
+    assert torch.equal(torch.cat([part for _, part, _ in parts]), wave)
+    assert all(3.0 <= len(part) / RATE <= 8.0 for _, part, _ in parts[:-1])
+    monkeypatch.setattr("counterflow.speech.recognizer.read_parts", lambda path: iter(parts))
+    words = rec.transcribe(tmp_path / "long.wav")
+    assert " ".join(word.text for word in words) == " ".join(texts)
+    assert all(a.end <= b.start + 1e-9 for a, b in itertools.pairwise(words))
+    # In place: where a word begins there is sound.
+    for word in words:
+        assert wave[int(RATE * word.start) : int(RATE * word.end)].abs().max() > 0.02
+    monkeypatch.setattr("counterflow.speech.recognizer.read_parts", lambda path: iter([(0.0, 0 * wave, RATE)]))
+    with pytest.raises(DataError, match="is silent"):
+        rec.transcribe(tmp_path / "long.wav")
+    with pytest.raises(InputError, match="shortest must lie"):
+        next(read_parts(tmp_path / "long.wav", shortest=40.0))
 
 
 def test_equal_seeds_give_equal_recognizers(trained):

@@ -15,6 +15,7 @@ from counterflow.speech import (
     Linkage,
     Phoneme,
     PredictorBank,
+    Recognizer,
     discrimination,
     flat_start,
     train_gaussians,
@@ -122,3 +123,53 @@ def test_what_cannot_be_trained_is_said():
     ):
         with pytest.raises(InputError, match=match):
             call()
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"), [("predictors", 0), ("gaussians", 0), ("classifier", 0), ("classifier", 1), ("classifier", 2)]
+)
+def test_what_was_killed_and_is_resumed_gives_the_same_model(kind, after, tmp_path):
+    """Killed after a pass, in each stage, and called again with the same arguments."""
+    draw = torch.Generator().manual_seed(0)
+    waves = [0.1 * torch.randn(4000, generator=draw) for _ in range(4)]
+    lexicon = Lexicon({"HI": [["H", "I"]], "HO": [["H", "O"]]})
+    texts = ["HI", "HO HI", "HO", "HI HO"]
+
+    def train(**options):
+        seeded = torch.Generator().manual_seed(1)
+        return Recognizer.train(
+            waves, texts, 8000, lexicon, kind=kind, passes=2, components=1, hidden=6, generator=seeded, **options
+        )
+
+    whole = train()
+    state = tmp_path / "state"
+
+    def kill(number, cost):
+        if number == after:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(report=kill, checkpoint=state)
+    assert state.is_file()
+    with pytest.raises(InputError, match="another training run"):
+        Recognizer.train(waves, texts, 8000, lexicon, kind="linear", passes=2, generator=draw, checkpoint=state)
+    seen = []
+    again = train(report=lambda number, cost: seen.append(number), checkpoint=state)
+    assert seen[0] == after + 1  # no pass is done again
+    assert not state.exists()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name
+
+
+def test_a_state_that_cannot_be_read_is_refused(tmp_path):
+    waves, lexicon = [torch.randn(4000)], Lexicon({"HI": [["H", "I"]]})
+    with pytest.raises(InputError, match="needs a generator"):
+        Recognizer.train(waves, ["HI"], 8000, lexicon, checkpoint=tmp_path / "state")
+    (tmp_path / "state").write_bytes(b"no")
+    draw = torch.Generator()
+    with pytest.raises(InputError, match="is no state of a training run"):
+        Recognizer.train(waves, ["HI"], 8000, lexicon, generator=draw, checkpoint=tmp_path / "state")

@@ -2,6 +2,7 @@
 
 from counterflow.audio.features import log_mel, log_mel_of, mel_filters
 from counterflow.audio.files import read, read_channels, write
+from counterflow.audio.pauses import read_parts
 from counterflow.audio.rooms import Room, active_power, images, snr_gain
 from counterflow.audio.streams import Recording, Writer
 from counterflow.audio.transform import ShortTime
@@ -18,6 +19,7 @@ __all__ = [
     "mel_filters",
     "read",
     "read_channels",
+    "read_parts",
     "snr_gain",
     "write",
 ]

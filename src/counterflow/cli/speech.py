@@ -86,8 +86,9 @@ def speech_command(
             alone, the paper's predictors, linear ones, or one network a phoneme with hidden-control.
         passes: train: alignments of the corpus; 8 by default.
         seed: train: of the predictors' weights; 0 by default.
-        grammar: transcribe, evaluate: loop, where any word may follow any, or a file of texts, a line each, from
-            which a bigram is made; by default the model's, a bigram of its training texts.
+        grammar: transcribe, evaluate: loop, where any word may follow any; a finite automaton, a file that ends in .fst
+            in OpenFst's text format; or a file of texts, a line each, from which a bigram is made. By default the
+            model's, a bigram of its training texts.
         textgrid: align: the folder for a TextGrid for each file.
         format: transcribe: text (the default), ctm, srt or vtt.
         json: Write the answers to this file as JSON; - is standard output.
@@ -394,6 +395,8 @@ def _load(folder: Path, grammar: str | None) -> Recognizer:
         return rec
     if grammar == "loop":
         chosen = Grammar.loop(rec.lexicon.pronunciations)
+    elif Path(grammar).suffix in (".fst", ".fsm"):
+        chosen = Grammar.read(grammar)
     else:
         try:
             lines = Path(grammar).read_text("utf-8").splitlines()

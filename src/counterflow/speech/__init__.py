@@ -14,8 +14,10 @@ from counterflow.speech.decoding import Decoder, DecoderStream, Hypothesis, Word
 from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import SILENCE, Lexicon, Linkage, OutOfVocabulary, Phoneme
+from counterflow.speech.nbest import n_best
 from counterflow.speech.predictors import Kind, PredictorBank
-from counterflow.speech.recognizer import Recognizer, Segment, Word
+from counterflow.speech.recognizer import Recognizer, Segment
+from counterflow.speech.streaming import RecognizerStream, Word
 from counterflow.speech.training import (
     Discrimination,
     discrimination,
@@ -41,6 +43,7 @@ __all__ = [
     "Phoneme",
     "PredictorBank",
     "Recognizer",
+    "RecognizerStream",
     "Segment",
     "StateClassifier",
     "Word",
@@ -52,6 +55,7 @@ __all__ = [
     "flat_start",
     "follow",
     "in_context",
+    "n_best",
     "own_phones",
     "path_error",
     "train_classifier",

@@ -15,6 +15,7 @@ from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.lexicon import Linkage, Phoneme
 from counterflow.speech.predictors import PredictorBank
+from counterflow.speech.resume import Checkpoint
 from counterflow.speech.training import train_classifier, train_gaussians, train_predictors
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "Defaults",
     "Model",
     "ModelKind",
+    "RunningMean",
     "built",
     "features_of",
     "fit_model",
     "known_kind",
+    "reach_of",
     "sizes_of",
     "spectrum_of",
     "states_of",
@@ -37,6 +40,7 @@ __all__ = [
 ModelKind = Literal["classifier", "gaussians", "predictors", "linear", "hidden control"]
 Model = PredictorBank | GaussianStates | StateClassifier
 WINDOW, HOP = 0.025, 0.010
+_TRUST = 100.0  # frames that the training recordings' mean counts for
 SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
 _SIZES: dict[str, tuple[type[Model], tuple[str, ...]]] = {
     "predictors": (PredictorBank, ("n_networks", "n_features", "states", "window", "hidden", "kind")),
@@ -91,6 +95,35 @@ def features_of(spectrum: Tensor, spread: Tensor, deltas: int) -> Tensor:
     return add_deltas(found, orders=deltas) if deltas else found
 
 
+class RunningMean:
+    r"""The mean of the bands until each frame, which begins as that of the training recordings.
+
+    .. math::  m_t = \frac{w c + \sum_{u \le t} x_u}{w + t}
+
+    Args:
+        center: c, the mean over the training recordings.
+    """
+
+    def __init__(self, center: Tensor) -> None:
+        self._sum, self._count = _TRUST * center.double(), _TRUST
+
+    def __call__(self, spectrum: Tensor) -> Tensor:
+        """The means at further frames, shape (frames, bands)."""
+        sums = self._sum + spectrum.double().cumsum(0)
+        counts = self._count + torch.arange(1, len(spectrum) + 1)
+        self._sum, self._count = sums[-1], float(counts[-1])
+        return (sums / counts[:, None]).float()
+
+
+def reach_of(model: Model, deltas: int) -> tuple[int, int]:
+    """How many frames before and after one its costs depend on."""
+    slopes = 2 * deltas
+    if isinstance(model, PredictorBank):
+        return model.window + slopes, slopes
+    own = model.reach if isinstance(model, StateClassifier) else 0
+    return own + slopes, own + slopes
+
+
 def fit_model(
     kind: ModelKind,
     spectra: Sequence[Tensor],
@@ -104,6 +137,7 @@ def fit_model(
     passes: int,
     generator: torch.Generator | None,
     report: Callable[[int, float], None] | None,
+    checkpoint: Checkpoint | None,
 ) -> Model:
     """Train a model of any kind on normalized spectra."""
     phoneme = patterns[0].phoneme
@@ -113,16 +147,26 @@ def fit_model(
     if kind in ("gaussians", "classifier"):
         heard = features if kind == "gaussians" else [features_of(each, spread, 2) for each in spectra]
         gaussians = GaussianStates(count, heard[0].shape[1], components)
-        train_gaussians(gaussians, heard, patterns, passes=passes, report=report)
+        train_gaussians(gaussians, heard, patterns, passes=passes, report=report, checkpoint=checkpoint)
         if kind == "gaussians":
             return gaussians
         classifier = StateClassifier(count, size, hidden=hidden, generator=generator)
-        train_classifier(classifier, features, patterns, gaussians, heard, passes=passes, generator=generator)
+        train_classifier(
+            classifier,
+            features,
+            patterns,
+            gaussians,
+            heard,
+            passes=passes,
+            generator=generator,
+            report=None if report is None else lambda number, cost: report(passes + number, cost),
+            checkpoint=checkpoint,
+        )
         return classifier
     states = phoneme.predictors if kind == "hidden control" else 1
     shape: Literal["linear", "perceptron"] = "linear" if kind == "linear" else "perceptron"
     bank = PredictorBank(count // states, size, states=states, hidden=hidden, kind=shape, generator=generator)
-    train_predictors(bank, features, patterns, passes=passes, generator=generator, report=report)
+    train_predictors(bank, features, patterns, passes=passes, generator=generator, report=report, checkpoint=checkpoint)
     return bank
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError, ShapeError
+from counterflow.speech.resume import Checkpoint, optimizer_state, restore
 
 __all__ = ["StateClassifier"]
 
@@ -87,18 +88,22 @@ class StateClassifier(nn.Module):
         """The sizes, for ``print``."""
         return f"n_states={self.n_states}, n_features={self.n_features}, reach={self.reach}, dropout={self.dropout}"
 
-    def forward(self, windows: Tensor) -> Tensor:
+    def forward(self, windows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Logits of the states.
 
         Args:
             windows: Frames with their neighbors, shape (frames, (2 reach + 1) * features), the earliest first.
+            generator: Of the units that are left out in training.
 
         Returns:
             Shape (frames, states), differentiable.
         """
         *inner, last = self.linears
         for linear in inner:
-            windows = F.dropout(linear(windows).relu(), self.dropout, self.training)
+            windows = linear(windows).relu()
+            if self.training and self.dropout:
+                left = torch.rand(windows.shape, generator=generator, device=windows.device) >= self.dropout
+                windows = windows * left / (1 - self.dropout)
         found: Tensor = last(windows)
         return found
 
@@ -129,9 +134,10 @@ class StateClassifier(nn.Module):
         *,
         passes: int = 10,
         lr: float = 0.002,
-        batch: int = 256,
+        batch: int | None = None,
         generator: torch.Generator | None = None,
         report: Callable[[int, float], None] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> list[float]:
         """Learn which state each frame is of, from an alignment.
 
@@ -142,9 +148,10 @@ class StateClassifier(nn.Module):
             states: The state of each frame, shape (time,).
             passes: Over all frames.
             lr: The first learning rate.
-            batch: Frames a step.
-            generator: Of the order of the frames; units are left out by torch's own.
+            batch: Frames a step; by default 256, and fewer where there are fewer than 51,200 frames, down to 16.
+            generator: Of the order of the frames and of the units that are left out.
             report: Called after each pass with its number and cross-entropy.
+            checkpoint: Where the state is kept after each pass, and gone on from.
 
         Returns:
             The mean cross-entropy in each pass, in nats.
@@ -155,12 +162,13 @@ class StateClassifier(nn.Module):
         """
         if not utterances or len(utterances) != len(states):
             raise InputError(f"as many utterances as alignments are needed, got {len(utterances)} and {len(states)}")
-        if passes < 1 or batch < 1 or not lr > 0:
+        if passes < 1 or (batch is not None and batch < 1) or not lr > 0:
             raise InputError(f"passes and batch must be 1 or more and lr above 0, got {passes}, {batch} and {lr}")
         for number, (x, path) in enumerate(zip(utterances, states, strict=True)):
             if path.shape != x.shape[:1]:
                 raise ShapeError(f"utterance {number} has {len(x)} frames, and its alignment is {tuple(path.shape)}")
         target = torch.cat(list(states))
+        batch = batch or min(256, max(16, len(target) // 200))
         if not 0 <= int(target.min()) <= int(target.max()) < self.n_states:
             raise InputError(f"states must lie between 0 and {self.n_states - 1}, got {target.min()} to {target.max()}")
         frames = torch.cat([self._padded(x) for x in utterances])
@@ -172,18 +180,24 @@ class StateClassifier(nn.Module):
         optimizer = torch.optim.Adam(self.parameters(), lr=lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, passes * -(-len(target) // batch))
         self.train()
-        found = []
-        for number in range(passes):
+        found: list[float] = []
+        if checkpoint is not None:
+            found, held = checkpoint.load("classifier")
+            if held:
+                restore(held, self, optimizer, schedule, generator)
+        for number in range(len(found), passes):
             total = 0.0
             for chosen in torch.randperm(len(target), generator=generator).split(batch):
                 windows = frames[begin[chosen, None] + reaches].flatten(1)
-                loss = F.cross_entropy(self(windows), target[chosen])
+                loss = F.cross_entropy(self(windows, generator), target[chosen])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 total += float(loss.detach()) * len(chosen)
             found.append(total / len(target))
+            if checkpoint is not None:
+                checkpoint.save("classifier", found, optimizer_state(self, optimizer, schedule, generator))
             if report is not None:
                 report(number, found[-1])
         self.eval()

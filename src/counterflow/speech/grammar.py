@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
-from counterflow.exceptions import InputError
+from counterflow.exceptions import DataError, InputError
 
 __all__ = ["Grammar"]
 
@@ -169,6 +171,56 @@ class Grammar:
             elif left > 1e-12:
                 back_off[before] = -math.log((1.0 - sum(likely.values())) / left)
         return cls._of_histories(histories, {word: -math.log(p) for word, p in single.items()}, back_off)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Grammar:
+        """Read a finite automaton in the text format of AT&T's and OpenFst's tools.
+
+        A line is an arc, ``source target word [cost]``, or a final node, ``node [cost]``. Nodes are whole numbers, the
+        first line's source is the start, and ``<eps>`` stands for no word.
+
+        Args:
+            path: The file, in UTF-8.
+
+        Returns:
+            The grammar.
+
+        Raises:
+            DataError: If it cannot be read, or a line is none of these.
+            InputError: As the constructor.
+        """
+        arcs: list[tuple[int, int, str, float]] = []
+        silent: list[tuple[int, int, float]] = []
+        finals: dict[int, float] = {}
+        start: int | None = None
+        try:
+            lines = Path(path).read_text("utf-8").splitlines()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}; convert it") from error
+        for count, line in enumerate(lines, 1):
+            fields = line.split()
+            if not fields:
+                continue
+            try:
+                cost = float(fields[-1]) if len(fields) in (2, 4) else 0.0
+                if len(fields) > 4:
+                    raise ValueError
+                start = int(fields[0]) if start is None else start
+                if len(fields) <= 2:
+                    finals[int(fields[0])] = cost
+                elif fields[2] == "<eps>":
+                    silent.append((int(fields[0]), int(fields[1]), cost))
+                else:
+                    arcs.append((int(fields[0]), int(fields[1]), fields[2], cost))
+            except ValueError:
+                raise DataError(
+                    f"{path}, line {count}: {line.strip()!r} is neither 'source target word [cost]' nor 'node [cost]'"
+                ) from None
+        if start is None:
+            raise DataError(f"{path} holds no grammar; write an arc a line")
+        return cls(arcs, start=start, finals=finals, silent=silent)
 
     @classmethod
     def _of_histories(

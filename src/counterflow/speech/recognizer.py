@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from counterflow import persist
-from counterflow.audio import read
+from counterflow.audio import read_parts
 from counterflow.exceptions import DataError, InputError
 from counterflow.speech.acoustics import (
     HOP,
@@ -25,6 +25,7 @@ from counterflow.speech.acoustics import (
     WINDOW,
     Model,
     ModelKind,
+    RunningMean,
     built,
     features_of,
     fit_model,
@@ -34,29 +35,15 @@ from counterflow.speech.acoustics import (
     states_of,
 )
 from counterflow.speech.decoding import Decoder
+from counterflow.speech.gaussians import add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import Lexicon, Linkage, Phoneme
+from counterflow.speech.resume import Checkpoint
+from counterflow.speech.streaming import RecognizerStream, Word, spoken
 
-__all__ = ["Recognizer", "Segment", "Word"]
+__all__ = ["Recognizer", "Segment"]
 
 _KIND = "speech recognizer"
-
-
-@dataclass(frozen=True)
-class Word:
-    """A recognized word.
-
-    Args:
-        text: The word.
-        start: Where it begins, in seconds.
-        end: Where it ends.
-        score: Minus its cost a frame, with the grammar's part; comparable within one model.
-    """
-
-    text: str
-    start: float
-    end: float
-    score: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +71,7 @@ class Recognizer:
         phoneme: The topology of all phonemes.
         rate: Samples a second of what it hears; the mel bands reach to half of it.
         spread: The standard deviation of each mel band over the training recordings, by which it is divided.
+        center: Its mean, from which a running mean begins; zero if not given.
         deltas: How many orders of slopes stand beside the mel bands.
         scale: By how much the grammar's costs are multiplied.
         penalty: Added to the cost of each word.
@@ -102,6 +90,7 @@ class Recognizer:
         *,
         rate: int,
         spread: Tensor,
+        center: Tensor | None = None,
         deltas: int = 0,
         scale: float = 1.0,
         penalty: float = 0.0,
@@ -115,6 +104,9 @@ class Recognizer:
             raise InputError(f"the model sees {model.n_features} features, and {len(spread)} mel bands are given")
         self.model, self.lexicon, self.grammar, self.phoneme = model, lexicon, grammar, phoneme
         self.rate, self.spread, self.deltas = rate, spread, deltas
+        self.center = torch.zeros_like(spread) if center is None else center
+        if self.center.shape != spread.shape:
+            raise InputError(f"center has shape {tuple(self.center.shape)}, and spread {tuple(spread.shape)}")
         self.decoder = Decoder(lexicon, grammar, phoneme, scale=scale, penalty=penalty, beam=beam)
 
     @classmethod
@@ -137,6 +129,7 @@ class Recognizer:
         penalty: float | None = None,
         generator: torch.Generator | None = None,
         report: Callable[[int, float], None] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Recognizer:
         """Train a recognizer.
 
@@ -159,7 +152,11 @@ class Recognizer:
                 speakers of CMU's an4.
             penalty: For each word; likewise, and 0 for predictors.
             generator: Of predictors' weights and the order of recordings; torch's own if not given.
-            report: Called after each pass with its number and cost.
+            report: Called after each pass with its number and cost; a classifier's passes count on from those of its
+                Gaussians.
+            checkpoint: A file that keeps the state after each pass. What was killed and is called again with the same
+                arguments goes on from there, and ends with the same model; then the file is removed. It takes a
+                ``generator`` of the same seed.
 
         Returns:
             The recognizer.
@@ -194,6 +191,12 @@ class Recognizer:
                     f"recording {number} lasts {len(x)} frames of 10 ms, and {' '.join(pattern.words)!r} takes "
                     f"{pattern.least_frames} or more: the transcript is too long for its audio"
                 )
+        state = None
+        if checkpoint is not None:
+            if generator is None:
+                raise InputError("checkpoint needs a generator, so that what is resumed draws the same numbers")
+            sizes = [kind, asdict(topology), orders, components, hidden, passes, n_mels, rate, generator.initial_seed()]
+            state = Checkpoint(checkpoint, {"sizes": sizes, "texts": split, "words": lexicon.pronunciations}, spectra)
         model = fit_model(
             kind,
             spectra,
@@ -206,7 +209,10 @@ class Recognizer:
             passes=passes,
             generator=generator,
             report=report,
+            checkpoint=state,
         )
+        if state is not None:
+            state.done()
         return cls(
             model,
             lexicon,
@@ -214,6 +220,7 @@ class Recognizer:
             topology,
             rate=rate,
             spread=spread,
+            center=torch.cat(spectra).mean(0),
             deltas=orders,
             scale=usual.scale if scale is None else scale,
             penalty=usual.penalty if penalty is None else penalty,
@@ -239,27 +246,37 @@ class Recognizer:
             self.phoneme,
             rate=self.rate,
             spread=self.spread,
+            center=self.center,
             deltas=self.deltas,
             scale=d.scale,
             penalty=d.penalty,
             beam=d.beam,
         )
 
-    def costs(self, wave: Tensor) -> Tensor:
+    def costs(self, wave: Tensor, *, running: bool = False) -> Tensor:
         """The distance matrix of a recording, shape (frames, predictors).
+
+        Args:
+            wave: Shape (samples,), at ``rate``.
+            running: Whether bands are relative to their mean until each frame, as in `stream`, rather than to that of
+                the whole recording.
 
         Raises:
             DataError: If it is silent or not finite.
             ShapeError: If it is shorter than a frame.
         """
         spectrum = spectrum_of(wave, self.rate, len(self.spread), "the recording")
-        return self.model.costs(features_of(spectrum, self.spread, self.deltas))
+        if not running:
+            return self.model.costs(features_of(spectrum, self.spread, self.deltas))
+        found = (spectrum - RunningMean(self.center)(spectrum)) / self.spread
+        return self.model.costs(add_deltas(found, orders=self.deltas) if self.deltas else found)
 
-    def recognize(self, wave: Tensor) -> list[Word]:
+    def recognize(self, wave: Tensor, *, running: bool = False) -> list[Word]:
         """The words of a recording.
 
         Args:
             wave: Shape (samples,), at ``rate``.
+            running: As `costs`.
 
         Returns:
             The words in order.
@@ -268,11 +285,30 @@ class Recognizer:
             DataError, ShapeError: As `costs`.
             InputError: If no sequence of words that the grammar permits fits.
         """
-        found = self.decoder.decode(self.costs(wave)).words
-        return [Word(w.text, w.start * HOP, w.end * HOP, -w.cost / (w.end - w.start)) for w in found]
+        return [spoken(span) for span in self.decoder.decode(self.costs(wave, running=running)).words]
+
+    def stream(self) -> RecognizerStream:
+        """Begin to recognize samples as they come; bands are relative to a running mean.
+
+        Returns:
+            What samples are pushed into.
+
+        Example:
+            >>> draw = torch.Generator().manual_seed(0)
+            >>> waves = [0.1 * torch.randn(8000, generator=draw) for _ in range(3)]
+            >>> rec = Recognizer.train(waves, ["HI", "HI HI", "HI"], 8000, Lexicon({"HI": [["H", "I"]]}), passes=2)
+            >>> stream = rec.stream()
+            >>> words = [word for part in waves[0].split(500) for word in stream.push(part)] + stream.finish()
+            >>> words == rec.recognize(waves[0], running=True)
+            True
+        """
+        return RecognizerStream(self)
 
     def transcribe(self, path: str | os.PathLike[str]) -> list[Word]:
         """The words of a file; several channels are averaged.
+
+        What lasts more than half a minute is cut at pauses, and each part heard by itself, so that memory does not
+        grow with the file.
 
         Args:
             path: A WAV, FLAC or other file that soundfile knows, at ``rate``.
@@ -285,14 +321,23 @@ class Recognizer:
             InputError: If no sequence of words that the grammar permits fits.
             MissingExtraError: If soundfile is not installed.
         """
-        wave, rate = read(path)
-        if rate != self.rate:
-            raise DataError(f"{path} has {rate} samples a second, and the model {self.rate}; resample it")
-        if len(wave) < round(WINDOW * rate):
-            raise DataError(f"{path} lasts {len(wave) / rate:.3f} s; {WINDOW} s is the least")
-        if float(wave.square().mean().sqrt()) < SILENT:
+        found: list[Word] = []
+        heard = False
+        for start, wave, rate in read_parts(path):
+            if rate != self.rate:
+                raise DataError(f"{path} has {rate} samples a second, and the model {self.rate}; resample it")
+            if len(wave) < round(WINDOW * rate):
+                if start == 0:
+                    raise DataError(f"{path} lasts {len(wave) / rate:.3f} s; {WINDOW} s is the least")
+                continue
+            if float(wave.square().mean().sqrt()) < SILENT:
+                continue
+            heard = True
+            words = self.recognize(wave)
+            found += [replace(word, start=start + word.start, end=start + word.end) for word in words]
+        if not heard:
             raise DataError(f"{path} is silent; leave it out, or record it louder")
-        return self.recognize(wave)
+        return found
 
     def align(self, wave: Tensor, text: str | Sequence[str]) -> tuple[list[Segment], list[Segment]]:
         """Where the words and phones of a known transcript are.
@@ -349,7 +394,7 @@ class Recognizer:
             "scale": d.scale, "penalty": d.penalty, "beam": d.beam,
         }  # fmt: skip
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        persist.save(folder, _KIND, config, {"spread": self.spread, **tensors})
+        persist.save(folder, _KIND, config, {"spread": self.spread, "center": self.center, **tensors})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Recognizer:
@@ -383,6 +428,7 @@ class Recognizer:
                 Phoneme(**config["phoneme"]),
                 rate=int(config["rate"]),
                 spread=tensors["spread"],
+                center=tensors["center"],
                 deltas=int(config["deltas"]),
                 **{name: float(config[name]) for name in ("scale", "penalty", "beam")},
             )

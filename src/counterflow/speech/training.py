@@ -18,6 +18,7 @@ from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.gaussians import GaussianStates
 from counterflow.speech.lexicon import Linkage
 from counterflow.speech.predictors import PredictorBank
+from counterflow.speech.resume import Checkpoint, optimizer_state, restore
 
 __all__ = [
     "Discrimination",
@@ -82,6 +83,7 @@ def train_gaussians(
     passes: int = 8,
     min_variance: float = 0.05,
     report: Callable[[int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[float]:
     """Fit Gaussian states and align in turn, from a flat start.
 
@@ -94,6 +96,7 @@ def train_gaussians(
         passes: Alignments.
         min_variance: No variance goes below this share of that of all frames.
         report: Called after each pass with its number and cost.
+        checkpoint: Where the state is kept after each pass, and gone on from.
 
     Returns:
         The mean cost of a frame at each alignment, in nats.
@@ -104,9 +107,13 @@ def train_gaussians(
     _checked(utterances, patterns, passes)
     paths = [flat_start(pattern, len(x)) for x, pattern in zip(utterances, patterns, strict=True)]
     frames = sum(map(len, utterances))
-    found = []
+    found: list[float] = []
     whole = model.n_components
-    for number in range(passes):
+    if checkpoint is not None:
+        found, held = checkpoint.over("gaussians") or checkpoint.load("gaussians")
+        if held:
+            paths = list(held["paths"].split([len(x) for x in utterances]))
+    for number in range(len(found), passes):
         single = GaussianStates(model.n_states, model.n_features).to(utterances[0])
         fitted = single if number < passes - 2 and whole > 1 else model
         fitted.fit(utterances, paths, min_variance=min_variance)
@@ -115,8 +122,12 @@ def train_gaussians(
             paths[index], cost = _aligned(pattern, fitted.costs(x))
             total += cost
         found.append(total / frames)
+        if checkpoint is not None:
+            checkpoint.save("gaussians", found, {"paths": torch.cat(paths)})
         if report is not None:
             report(number, found[-1])
+    if checkpoint is not None and checkpoint.over("gaussians") is None:
+        checkpoint.end("gaussians", found, {"paths": torch.cat(paths)})
     model.fit(utterances, paths, min_variance=min_variance)
     return found
 
@@ -130,9 +141,10 @@ def train_classifier(
     *,
     passes: int = 8,
     lr: float = 0.002,
-    batch: int = 256,
+    batch: int | None = None,
     generator: torch.Generator | None = None,
     report: Callable[[int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[float]:
     """Train a classifier on the alignment that other models have found.
 
@@ -144,9 +156,10 @@ def train_classifier(
         heard: What the helper sees of the utterances, where its features are others.
         passes: Over all frames.
         lr: The first learning rate.
-        batch: Frames a step.
-        generator: Of the order of the frames.
+        batch: Frames a step, as `StateClassifier.fit`.
+        generator: Of the order of the frames and of the units that are left out.
         report: Called after each pass with its number and cross-entropy.
+        checkpoint: Where the state is kept after each pass, and gone on from.
 
     Returns:
         The mean cross-entropy in each pass, in nats.
@@ -158,7 +171,16 @@ def train_classifier(
     _checked(utterances, patterns, passes)
     seen = utterances if heard is None else heard
     paths = [_aligned(pattern, helper.costs(x))[0] for x, pattern in zip(seen, patterns, strict=True)]
-    return model.fit(utterances, paths, passes=passes, lr=lr, batch=batch, generator=generator, report=report)
+    return model.fit(
+        utterances,
+        paths,
+        passes=passes,
+        lr=lr,
+        batch=batch,
+        generator=generator,
+        report=report,
+        checkpoint=checkpoint,
+    )
 
 
 def train_predictors(
@@ -171,6 +193,7 @@ def train_predictors(
     batch: int = 4,
     generator: torch.Generator | None = None,
     report: Callable[[int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[float]:
     r"""Train predictors through the alignment.
 
@@ -189,8 +212,9 @@ def train_predictors(
         passes: Passes over all utterances.
         lr: The first learning rate.
         batch: Utterances a step; 1 is on-line training.
-        generator: Of the order of the utterances.
+        generator: Of the order of the utterances; what is resumed needs one.
         report: Called after each pass with its number and cost.
+        checkpoint: Where the state is kept after each pass, and gone on from.
 
     Returns:
         The mean squared error of a frame on its path in each pass.
@@ -206,8 +230,12 @@ def train_predictors(
     steps = passes * -(-len(utterances) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     frames = sum(map(len, utterances))
-    found = []
-    for number in range(passes):
+    found: list[float] = []
+    if checkpoint is not None:
+        found, held = checkpoint.load("predictors")
+        if held:
+            restore(held, bank, optimizer, schedule, generator)
+    for number in range(len(found), passes):
         total = 0.0
         order = torch.randperm(len(utterances), generator=generator).tolist()
         for begin in range(0, len(order), batch):
@@ -231,6 +259,8 @@ def train_predictors(
             raise InputError(
                 f"training diverged in pass {number + 1} with lr={lr}; lower it, or normalize the features"
             )
+        if checkpoint is not None:
+            checkpoint.save("predictors", found, optimizer_state(bank, optimizer, schedule, generator))
         if report is not None:
             report(number, found[-1])
     return found
