@@ -164,3 +164,40 @@ def test_winner_take_all_inside_members_under_a_memory_budget(cut):
     assert 30 * 12 * 8 * 8 > 16 * 1024
     for plain, ours in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-10)
+
+
+class _Distances(nn.Module):
+    """Three linear predictors of each frame from the one before; returns their distances."""
+
+    def __init__(self):
+        super().__init__()
+        self.predictors = nn.Linear(2, 6)
+        self.distances = nn.Identity()
+
+    def forward(self, x):
+        predicted = self.predictors(x[:, :-1]).unflatten(-1, (3, 2))
+        return self.distances((x[:, 1:].unsqueeze(2) - predicted).square().sum(-1))
+
+
+def test_a_tap_below_an_alignment_scales_what_the_path_sends():
+    """The path decides which predictors learn from a frame, and the tap below it by how much."""
+    torch.manual_seed(3)
+    model, x = _Distances().double(), torch.randn(4, 9, 2, dtype=torch.float64)
+
+    def gradient():
+        model.zero_grad()
+        model(x).sum().backward()
+        return model.predictors.weight.grad.clone()
+
+    everywhere = gradient()
+    followed = cf.speech.follow(model, "distances")
+    along = gradient()
+    assert not torch.allclose(along, everywhere)
+    with cf.attach(model, {"predictors": backward.scale(0.5)}), cf.probe(model, "distances", every=1) as seen:
+        halved = gradient()
+    torch.testing.assert_close(halved, along / 2)
+    # The probe lies above the tap: it sees the error of the distances, a one for each frame's state.
+    [row] = seen.table()
+    assert row.values["rms"] == pytest.approx(1 / math.sqrt(3))
+    followed.undo()
+    torch.testing.assert_close(gradient(), everywhere)

@@ -155,10 +155,13 @@ def test_a_corpus_is_checked_before_training(place, tmp_path, capsys):
 
 
 def test_predictors_train_from_the_command_line(place, tmp_path):
-    for kind in ("predictors", "hidden-control"):
-        arguments = ["speech", "train", str(place / "test"), "--out", str(tmp_path / kind), "--kind", kind]
+    remedies = ["--corrective", "1", "--contexts", "4", "--own-phones", "lo,ol"]
+    for kind, more in (("predictors", remedies), ("hidden-control", [])):
+        arguments = ["speech", "train", str(place / "test"), "--out", str(tmp_path / kind), "--kind", kind, *more]
         assert main([*arguments, "--lexicon", str(place / "words.dic"), "--passes", "1", "--seed", "3"]) == 0
-        assert (tmp_path / kind / "model.safetensors").is_file()
+        assert {each.name for each in (tmp_path / kind).iterdir()} == {"model.safetensors", "model.json"}
+    words = json.loads((tmp_path / "predictors" / "model.json").read_text())["config"]["lexicon"]
+    assert words["lo"] == [["#-l:lo+o:lo", "l:lo-o:lo+#"]]
 
 
 def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
@@ -179,6 +182,7 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         (["train", test, "--out", str(short)], "this is a file"),
         (["train", test, "--out", "x", "--grammar", "loop"], "--grammar is not for speech train"),
         (["train", test, "--out", "x", "--passes", "0"], "--passes 0"),
+        (["transcribe", model, "none.wav", "--contexts", "3"], "--contexts is not for speech transcribe"),
         (["transcribe", model], "takes MODEL FILE..."),
         (["transcribe", str(empty), "x.wav"], "holds no model"),
         (["transcribe", model, "none.wav"], "cannot be read"),

@@ -14,7 +14,7 @@ import torch
 
 from counterflow.audio import read_parts
 from counterflow.exceptions import DataError, InputError, ShapeError
-from counterflow.speech import Grammar, Lexicon, Recognizer
+from counterflow.speech import Grammar, Lexicon, Linkage, Recognizer, plot_predictions
 
 RATE = 8000
 LEXICON = Lexicon({"lo": ["lo"], "ol": ["ol"], "hi": ["hi"], "lil": ["lil"]})
@@ -215,3 +215,36 @@ def test_a_damaged_model_is_refused(trained, tmp_path: Path):
         file.write_text(json.dumps({**text, "config": {**text["config"], name: value}}))
         with pytest.raises(InputError, match="is damaged"):
             Recognizer.load(tmp_path)
+
+
+def test_pictures_of_what_is_predicted(trained, tmp_path):
+    wave, rec = say(["hi", "lo"], 3), trained["predictors"]
+    cost = plot_predictions(rec, wave, "hi lo", tmp_path / "figure.png", phones=["i", "l"])
+    assert cost == pytest.approx(Linkage(["hi", "lo"], LEXICON).align(rec.costs(wave))[1] / len(rec.costs(wave)))
+    picture = (tmp_path / "figure.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    plot_predictions(rec, wave, "hi lo", tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes() != picture  # two spectrograms rather than four
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    for other, changes, match in (
+        (trained["gaussians"], {}, "does not predict frames"),
+        (rec, {"phones": ["x"]}, "has no phone 'x'"),
+        (rec, {"path": tmp_path / "figure.txt"}, "does not end in .png"),
+        (rec, {"path": tmp_path / "none" / "figure.png"}, "cannot be written"),
+    ):
+        with pytest.raises(InputError, match=match):
+            plot_predictions(other, wave, "hi lo", **{"path": tmp_path / "figure.png", **changes})
+
+
+def test_corrective_passes_are_for_predictors(trained):
+    waves, texts = corpus(4, 1)
+    draw = torch.Generator().manual_seed(0)
+    with pytest.raises(InputError, match="corrective=1"):
+        Recognizer.train(waves, texts, RATE, LEXICON, kind="gaussians", corrective=1)
+    found = [
+        Recognizer.train(
+            waves, texts, RATE, LEXICON, kind="linear", passes=1, corrective=passes, generator=draw.manual_seed(0)
+        )
+        for passes in (0, 1)
+    ]
+    assert not torch.equal(found[0].model.inner, found[1].model.inner)

@@ -37,6 +37,16 @@ class Recording:
     text: str
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """What training is asked for beside the defaults."""
+
+    passes: int
+    corrective: int
+    contexts: int | None
+    own: tuple[str, ...]
+
+
 def speech_command(
     action: Annotated[Literal["check", "train", "transcribe", "align", "evaluate"], tyro.conf.Positional],
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional],
@@ -47,6 +57,9 @@ def speech_command(
     oov: Literal["error", "skip", "spell"] | None = None,
     kind: Literal["classifier", "gaussians", "predictors", "linear", "hidden-control"] | None = None,
     passes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    corrective: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    contexts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    own_phones: Annotated[str | None, tyro.conf.arg(metavar="WORD,...")] = None,
     seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     grammar: Annotated[str | None, tyro.conf.arg(metavar="loop|FILE")] = None,
     textgrid: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
@@ -73,6 +86,8 @@ def speech_command(
       counterflow speech transcribe model call.wav --as srt
       counterflow speech align model corpus --textgrid grids
 
+    Training that was stopped, even with kill -9, goes on where it was when the same command is given again.
+
     Exit status: 0; 1 if check finds a fault; 2 for input that cannot be used.
 
     Args:
@@ -85,6 +100,9 @@ def speech_command(
         kind: train: a classifier of frames that mixtures of Gaussians have aligned (the default), these gaussians
             alone, the paper's predictors, linear ones, or one network a phoneme with hidden-control.
         passes: train: alignments of the corpus; 8 by default.
+        corrective: train: passes of corrective training that follow, for predictors; none by default.
+        contexts: train: tell phones apart by their neighbors where they occur so often in the texts, such as 40.
+        own_phones: train: words, with commas between them, that get phones of their own.
         seed: train: of the predictors' weights; 0 by default.
         grammar: transcribe, evaluate: loop, where any word may follow any; a finite automaton, a file that ends in .fst
             in OpenFst's text format; or a file of texts, a line each, from which a bigram is made. By default the
@@ -98,11 +116,11 @@ def speech_command(
     """
     given = {
         "out": out, "lexicon": lexicon, "oov": oov, "kind": kind, "passes": passes, "seed": seed, "grammar": grammar,
-        "textgrid": textgrid, "as": format,
+        "textgrid": textgrid, "as": format, "corrective": corrective, "contexts": contexts, "own-phones": own_phones,
     }  # fmt: skip
     allowed = {
         "check": {"lexicon", "oov"},
-        "train": {"out", "lexicon", "oov", "kind", "passes", "seed"},
+        "train": {"out", "lexicon", "oov", "kind", "passes", "seed", "corrective", "contexts", "own-phones"},
         "transcribe": {"grammar", "as"},
         "align": {"textgrid", "oov"},
         "evaluate": {"grammar", "oov"},
@@ -127,7 +145,8 @@ def speech_command(
             raise InputError(f"--out {out}: this is a file; name a folder")
         if passes is not None and passes < 1:
             raise InputError(f"--passes {passes}: it has to be 1 or more")
-        answer = _train(paths[0], out, lexicon, oov or "error", kind or "classifier", passes or 8, seed or 0, stream)
+        changes = _Changes(passes or 8, corrective or 0, contexts, tuple(filter(None, (own_phones or "").split(","))))
+        answer = _train(paths[0], out, lexicon, oov or "error", kind or "classifier", changes, seed or 0, stream)
     elif action == "transcribe":
         answer = _transcribe(_load(paths[0], grammar), paths[1:], format or "text", stream)
     elif action == "align":
@@ -205,7 +224,7 @@ def _train(
     dictionary: Path | None,
     oov: OutOfVocabulary,
     kind: str,
-    passes: int,
+    changes: _Changes,
     seed: int,
     stream: Any,
 ) -> dict[str, Any]:
@@ -213,24 +232,30 @@ def _train(
     from rich.console import Console
     from rich.progress import Progress
 
-    from counterflow.speech import Recognizer
+    from counterflow.speech import Recognizer, in_context, own_phones
 
     recordings = _corpus(folder)
     known = _lexicon(dictionary, [word for each in recordings for word in each.text.split()], oov)
     texts = [known.words_of(each.text, oov=oov) for each in recordings]
+    if changes.own:
+        known = own_phones(known, changes.own)
+    if changes.contexts is not None:
+        known = in_context(known, texts, minimum=changes.contexts)
     waves, rate = _listen(recordings, None)
     chosen = cast("ModelKind", kind.replace("-", " "))
     with Progress(console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task("training", total=passes)
+        task = progress.add_task("training", total=changes.passes * (1 + (kind == "classifier")))
         rec = Recognizer.train(
             waves,
             texts,
             rate,
             known,
             kind=chosen,
-            passes=passes,
+            passes=changes.passes,
+            corrective=changes.corrective,
             generator=torch.Generator().manual_seed(seed),
             report=lambda number, cost: progress.update(task, completed=number + 1),
+            checkpoint=out / "training.safetensors",
         )
     rec.save(out)
     seconds = sum(map(len, waves)) / rate

@@ -15,6 +15,7 @@ from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import SILENCE, Lexicon, Linkage, OutOfVocabulary, Phoneme
 from counterflow.speech.nbest import n_best
+from counterflow.speech.plot import plot_predictions
 from counterflow.speech.predictors import Kind, PredictorBank
 from counterflow.speech.recognizer import Recognizer, Segment
 from counterflow.speech.streaming import RecognizerStream, Word
@@ -58,6 +59,7 @@ __all__ = [
     "n_best",
     "own_phones",
     "path_error",
+    "plot_predictions",
     "train_classifier",
     "train_corrective",
     "train_gaussians",

@@ -12,6 +12,7 @@ from torch import Tensor
 from counterflow.audio import log_mel
 from counterflow.exceptions import DataError, InputError
 from counterflow.speech.classifier import StateClassifier
+from counterflow.speech.corrective import train_corrective
 from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.lexicon import Linkage, Phoneme
 from counterflow.speech.predictors import PredictorBank
@@ -135,6 +136,7 @@ def fit_model(
     components: int,
     hidden: int,
     passes: int,
+    corrective: int,
     generator: torch.Generator | None,
     report: Callable[[int, float], None] | None,
     checkpoint: Checkpoint | None,
@@ -167,6 +169,8 @@ def fit_model(
     shape: Literal["linear", "perceptron"] = "linear" if kind == "linear" else "perceptron"
     bank = PredictorBank(count // states, size, states=states, hidden=hidden, kind=shape, generator=generator)
     train_predictors(bank, features, patterns, passes=passes, generator=generator, report=report, checkpoint=checkpoint)
+    if corrective:
+        train_corrective(bank, features, patterns, passes=corrective, generator=generator)
     return bank
 
 

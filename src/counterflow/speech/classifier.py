@@ -123,7 +123,7 @@ class StateClassifier(nn.Module):
         windows = self._padded(x).unfold(0, 2 * self.reach + 1, 1).transpose(1, 2)
         training = self.training
         self.eval()
-        parts = [self(part.flatten(1)) for part in windows.split(_CHUNK)]
+        parts = [self(part.flatten(1)) for part in torch.split(windows, _CHUNK)]
         self.train(training)
         return self.log_prior - F.log_softmax(torch.cat(parts), 1)
 
@@ -187,11 +187,11 @@ class StateClassifier(nn.Module):
                 restore(held, self, optimizer, schedule, generator)
         for number in range(len(found), passes):
             total = 0.0
-            for chosen in torch.randperm(len(target), generator=generator).split(batch):
+            for chosen in torch.split(torch.randperm(len(target), generator=generator), batch):
                 windows = frames[begin[chosen, None] + reaches].flatten(1)
                 loss = F.cross_entropy(self(windows, generator), target[chosen])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 total += float(loss.detach()) * len(chosen)

@@ -96,8 +96,8 @@ def _part(grammar: Grammar, given: list[str], excluded: _Excluded) -> Grammar | 
     ends = [free] if None in excluded else [len(given), free]
     finals = {(level, node): cost for level in ends for node, cost in grammar.finals.items()}
     onward_from: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for source, target in [(arc[0], arc[1]) for arc in arcs] + [(arc[0], arc[1]) for arc in silent]:
-        onward_from.setdefault(source, []).append(target)
+    for here, there in [(arc[0], arc[1]) for arc in arcs] + [(arc[0], arc[1]) for arc in silent]:
+        onward_from.setdefault(here, []).append(there)
     reached, front = {(0, grammar.start)}, [(0, grammar.start)]
     while front:
         for node in onward_from.get(front.pop(), []):

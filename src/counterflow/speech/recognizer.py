@@ -125,6 +125,7 @@ class Recognizer:
         components: int = 8,
         hidden: int | None = None,
         passes: int = 8,
+        corrective: int = 0,
         scale: float | None = None,
         penalty: float | None = None,
         generator: torch.Generator | None = None,
@@ -148,6 +149,7 @@ class Recognizer:
             components: Gaussians in a state.
             hidden: Hidden units; by default 16 of a predictor, 256 of each layer of a classifier.
             passes: Alignments of all recordings; for a classifier as many passes follow.
+            corrective: Passes of corrective training that follow, for predictors.
             scale: Of the grammar's costs; 1 for predictors by default, for others what was best on held-out training
                 speakers of CMU's an4.
             penalty: For each word; likewise, and 0 for predictors.
@@ -175,6 +177,8 @@ class Recognizer:
             True
         """
         known_kind(kind)
+        if corrective < 0 or (corrective and kind in ("classifier", "gaussians")):
+            raise InputError(f"corrective={corrective} takes 0 or more passes of predictors, and kind is {kind!r}")
         usual = KINDS[kind]
         if not waves or len(waves) != len(texts):
             raise InputError(f"as many waves as texts are needed, got {len(waves)} and {len(texts)}")
@@ -195,7 +199,18 @@ class Recognizer:
         if checkpoint is not None:
             if generator is None:
                 raise InputError("checkpoint needs a generator, so that what is resumed draws the same numbers")
-            sizes = [kind, asdict(topology), orders, components, hidden, passes, n_mels, rate, generator.initial_seed()]
+            sizes = [
+                kind,
+                asdict(topology),
+                orders,
+                components,
+                hidden,
+                passes,
+                corrective,
+                n_mels,
+                rate,
+                generator.initial_seed(),
+            ]
             state = Checkpoint(checkpoint, {"sizes": sizes, "texts": split, "words": lexicon.pronunciations}, spectra)
         model = fit_model(
             kind,
@@ -207,6 +222,7 @@ class Recognizer:
             components=components,
             hidden=usual.hidden if hidden is None else hidden,
             passes=passes,
+            corrective=corrective,
             generator=generator,
             report=report,
             checkpoint=state,

@@ -7,6 +7,7 @@ Networks", NIPS 1990, section 2.1. How it begins, the optimizer, the rate and th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,23 @@ def _aligned(pattern: Linkage, costs: Tensor) -> tuple[Tensor, float]:
     return torch.from_numpy(pattern.units)[states], cost
 
 
+def _all_aligned(
+    model: GaussianStates, utterances: Sequence[Tensor], patterns: Sequence[Linkage]
+) -> tuple[list[Tensor], float]:
+    """The states of all utterances and their summed cost, as many at once as torch has threads."""
+
+    def one(x: Tensor, pattern: Linkage) -> tuple[Tensor, float]:
+        return _aligned(pattern, model.costs(x))
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        found = [one(x, pattern) for x, pattern in zip(utterances, patterns, strict=True)]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(one, utterances, patterns))
+    return [path for path, _ in found], sum(cost for _, cost in found)
+
+
 def _networks(bank: PredictorBank, pattern: Linkage) -> Tensor:
     """The networks of a pattern's phonemes."""
     return torch.from_numpy(np.unique(pattern.units // bank.states))
@@ -112,15 +130,12 @@ def train_gaussians(
     if checkpoint is not None:
         found, held = checkpoint.over("gaussians") or checkpoint.load("gaussians")
         if held:
-            paths = list(held["paths"].split([len(x) for x in utterances]))
+            paths = list(torch.split(held["paths"], [len(x) for x in utterances]))
     for number in range(len(found), passes):
         single = GaussianStates(model.n_states, model.n_features).to(utterances[0])
         fitted = single if number < passes - 2 and whole > 1 else model
         fitted.fit(utterances, paths, min_variance=min_variance)
-        total = 0.0
-        for index, (x, pattern) in enumerate(zip(utterances, patterns, strict=True)):
-            paths[index], cost = _aligned(pattern, fitted.costs(x))
-            total += cost
+        paths, total = _all_aligned(fitted, utterances, patterns)
         found.append(total / frames)
         if checkpoint is not None:
             checkpoint.save("gaussians", found, {"paths": torch.cat(paths)})
@@ -170,7 +185,7 @@ def train_classifier(
     """
     _checked(utterances, patterns, passes)
     seen = utterances if heard is None else heard
-    paths = [_aligned(pattern, helper.costs(x))[0] for x, pattern in zip(seen, patterns, strict=True)]
+    paths, _ = _all_aligned(helper, seen, patterns)
     return model.fit(
         utterances,
         paths,
