@@ -193,11 +193,11 @@ def test_a_tap_below_an_alignment_scales_what_the_path_sends():
     followed = cf.speech.follow(model, "distances")
     along = gradient()
     assert not torch.allclose(along, everywhere)
-    with cf.attach(model, {"predictors": backward.scale(0.5)}), cf.probe(model, "distances", every=1) as seen:
+    with cf.attach(model, {"predictors": backward.scale(0.5)}), cf.probe(model, "predictors", every=1) as seen:
         halved = gradient()
     torch.testing.assert_close(halved, along / 2)
-    # The probe lies above the tap: it sees the error of the distances, a one for each frame's state.
+    # Of a frame's three predictors two hear nothing.
     [row] = seen.table()
-    assert row.values["rms"] == pytest.approx(1 / math.sqrt(3))
+    assert row.values["sparsity"] == pytest.approx(2 / 3)
     followed.undo()
     torch.testing.assert_close(gradient(), everywhere)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,33 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         line = capsys.readouterr().err
         assert expected in line
         assert line.count("\n") == 1
+
+
+def test_an_example_corpus_is_spoken(tmp_path, capsys, monkeypatch):
+    """By a stand-in for espeak-ng that writes a tone as long as its text."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["speech", "example", str(tmp_path / "corpus")]) == 2
+    assert "espeak-ng is not installed" in capsys.readouterr().err
+    program = tmp_path / "espeak-ng"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys, wave\n"
+        "text = sys.argv[-1]\n"
+        "assert text.islower() and sys.argv[1] == '-v'\n"
+        "with wave.open(sys.argv[sys.argv.index('-w') + 1], 'wb') as file:\n"
+        "    file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)\n"
+        "    file.writeframes(bytes(range(1, 101)) * 100 * len(text))\n"
+    )
+    program.chmod(0o755)
+    for folder in ("one", "two"):
+        assert main(["speech", "example", str(tmp_path / folder), "--count", "3", "--seed", "5"]) == 0
+    assert "3 recordings" in capsys.readouterr().out
+    one, two = ((tmp_path / folder / "transcripts.csv").read_text() for folder in ("one", "two"))
+    assert one == two
+    assert main(["speech", "check", str(tmp_path / "one")]) == 0
+    assert "3 recordings" in capsys.readouterr().out
+    assert main(["speech", "example", str(tmp_path / "one")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no such voice')\n")
+    assert main(["speech", "example", str(tmp_path / "three"), "--count", "1"]) == 2
+    assert "no such voice" in capsys.readouterr().err

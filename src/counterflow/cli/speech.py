@@ -48,7 +48,7 @@ class _Changes:
 
 
 def speech_command(
-    action: Annotated[Literal["check", "train", "transcribe", "align", "evaluate"], tyro.conf.Positional],
+    action: Annotated[Literal["example", "check", "train", "transcribe", "align", "evaluate"], tyro.conf.Positional],
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional],
     /,
     *,
@@ -60,6 +60,7 @@ def speech_command(
     corrective: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     contexts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     own_phones: Annotated[str | None, tyro.conf.arg(metavar="WORD,...")] = None,
+    count: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     seed: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     grammar: Annotated[str | None, tyro.conf.arg(metavar="loop|FILE")] = None,
     textgrid: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
@@ -68,6 +69,7 @@ def speech_command(
 ) -> int:
     """Train a recognizer of continuous speech on your own recordings, and use it.
 
+      example CORPUS                   make a corpus of digits and commands by espeak-ng, to try the rest with
       check CORPUS                     what is wrong with a corpus, before any training
       train CORPUS --out MODEL         train on recordings and their transcripts
       transcribe MODEL FILE...         the words of files, with times
@@ -92,7 +94,7 @@ def speech_command(
 
     Args:
         action: What to do.
-        paths: check, train: CORPUS. transcribe: MODEL FILE... align, evaluate: MODEL CORPUS.
+        paths: example, check, train: CORPUS. transcribe: MODEL FILE... align, evaluate: MODEL CORPUS.
         out: train: the folder for the model.
         lexicon: check, train: a dictionary, a word and its phones on a line.
         oov: check, train, align, evaluate: words without a pronunciation: an error that lists them (the default), skip
@@ -103,7 +105,8 @@ def speech_command(
         corrective: train: passes of corrective training that follow, for predictors; none by default.
         contexts: train: tell phones apart by their neighbors where they occur so often in the texts, such as 40.
         own_phones: train: words, with commas between them, that get phones of their own.
-        seed: train: of the predictors' weights; 0 by default.
+        count: example: recordings; 200 by default.
+        seed: train: of the networks' weights; example: of what is said and how. 0 by default.
         grammar: transcribe, evaluate: loop, where any word may follow any; a finite automaton, a file that ends in .fst
             in OpenFst's text format; or a file of texts, a line each, from which a bigram is made. By default the
             model's, a bigram of its training texts.
@@ -116,9 +119,11 @@ def speech_command(
     """
     given = {
         "out": out, "lexicon": lexicon, "oov": oov, "kind": kind, "passes": passes, "seed": seed, "grammar": grammar,
-        "textgrid": textgrid, "as": format, "corrective": corrective, "contexts": contexts, "own-phones": own_phones,
+        "textgrid": textgrid, "as": format, "count": count, "corrective": corrective, "contexts": contexts,
+        "own-phones": own_phones,
     }  # fmt: skip
     allowed = {
+        "example": {"count", "seed"},
         "check": {"lexicon", "oov"},
         "train": {"out", "lexicon", "oov", "kind", "passes", "seed", "corrective", "contexts", "own-phones"},
         "transcribe": {"grammar", "as"},
@@ -128,14 +133,26 @@ def speech_command(
     for name, value in given.items():
         if value is not None and name not in allowed[action]:
             raise InputError(f"--{name} is not for speech {action}; leave it out")
-    takes = {"check": "CORPUS", "train": "CORPUS", "transcribe": "MODEL FILE...", "align": "MODEL CORPUS"}
-    count = {"check": 1, "train": 1, "align": 2, "evaluate": 2}.get(action)
-    if (count is not None and len(paths) != count) or len(paths) < 1 + (action == "transcribe"):
+    takes = {
+        "example": "CORPUS",
+        "check": "CORPUS",
+        "train": "CORPUS",
+        "transcribe": "MODEL FILE...",
+        "align": "MODEL CORPUS",
+    }
+    wanted = {"example": 1, "check": 1, "train": 1, "align": 2, "evaluate": 2}.get(action)
+    if (wanted is not None and len(paths) != wanted) or len(paths) < 1 + (action == "transcribe"):
         raise InputError(f"speech {action} takes {takes.get(action, 'MODEL CORPUS')}, got {len(paths)} paths")
     _require_target(json)
     stream = sys.stderr if json == "-" else sys.stdout
     status = 0
-    if action == "check":
+    if action == "example":
+        from counterflow.cli.espeak import speak_corpus
+
+        spoken = speak_corpus(paths[0], 200 if count is None else count, seed or 0)
+        print(f"{len(spoken)} recordings in {paths[0]}", file=stream)
+        answer: dict[str, Any] = {"recordings": [{"file": name, "text": text} for name, text in spoken]}
+    elif action == "check":
         answer = _check(paths[0], lexicon, oov or "error", stream)
         status = int(bool(answer["faults"]))
     elif action == "train":
