@@ -70,6 +70,7 @@ def test_the_pages_examples_run(page: Path) -> None:
 
 
 EXAMPLES = {
+    "diverse_readers": (20, 1),
     "see_the_error": ("error.png",),
     "long_sequence": (40, "32KiB", 3),
     "own_transform": (),
