@@ -38,6 +38,13 @@ def run(trial: Trial, context: Context) -> Outcome:
     return runs.line(trial.treatment, trial.seeds, trial.settings, context)
 
 
+def paired(lines: Sequence[tuple[Sequence[float], float]]) -> Group:
+    """The sum of several lines, each times its power, seed by seed."""
+    return Group(
+        tuple(sum(values) for values in zip(*([power * v for v in line] for line, power in lines), strict=True))
+    )
+
+
 class _Lines:
     """The lines of one channel of figure 5 in the paper's reading."""
 
@@ -61,10 +68,12 @@ class _Lines:
         return tuple(sum(values) / len(values) for values in zip(*lines, strict=True))
 
     def measurement(self, *terms: tuple[str, float | None, float], reason: str = "") -> Measurement:
-        """A contrast of arms at ratios, or over all where there is none."""
-        groups = tuple(
-            Group(self.mean(arm) if ratio is None else self.at(arm, ratio), power) for arm, ratio, power in terms
-        )
+        """A contrast of arms at ratios, or over all where there is none.
+
+        A seed is one part of the noise for all arms, so the contrast is taken seed by seed.
+        """
+        lines = [(self.mean(arm) if ratio is None else self.at(arm, ratio), power) for arm, ratio, power in terms]
+        groups = (paired(lines),)
         lost = {
             arm: sum(value is None for values in self.records[arm].metrics.values() for value in values)
             for arm, _, _ in terms
@@ -84,7 +93,7 @@ def measure(profile: Profile, records: Sequence[Record]) -> dict[str, Measuremen
     both = list(lines.values())
     if all("chip" in of.records for of in both):
         last = both[0].ratios[-1]
-        groups = tuple(Group(of.at("chip", last), power) for of, power in zip(both, (-1.0, 1.0), strict=True))
+        groups = (paired([(of.at("chip", last), power) for of, power in zip(both, (-1.0, 1.0), strict=True)]),)
         found["fig5.chip.channels"] = Measurement(groups, **both[0].setting)
         found["fig6.residual"] = both[0].measurement(("chip", last, 1.0), reason="behind H1, at the largest ratio")
     else:
