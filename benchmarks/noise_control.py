@@ -30,7 +30,7 @@ from counterflow.noise_control import LMS, NLMS, RLS, FilteredX, Perceptron, Vol
 
 TAPS, HIDDEN, RATE = 25, 10, 16_000
 BARS = {"updates": 800e6, "autograd": 1500.0, "lms": 150.0, "nlms": 250.0, "rls": 50.0, "chip": 5.0}
-SAMPLES = 40_000
+SAMPLES = 10_000  # short runs: a machine with other work on it interrupts long ones
 
 
 def task(samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,10 +67,9 @@ def autograd(x: np.ndarray, d: np.ndarray) -> None:
                 parameter.grad = None
 
 
-def perceptron(repeats: int, samples: int = SAMPLES, steps: int = 400) -> dict[str, Any]:
+def perceptron(repeats: int, samples: int = SAMPLES, steps: int = 200) -> dict[str, Any]:
     """Updates a second, and the ratio to autograd."""
     x, d = task(samples)
-    # Short runs: a machine with other work on it interrupts long ones.
     found = best_times(
         {
             "perceptron": lambda: Perceptron(TAPS, HIDDEN).run(x, d),
@@ -206,7 +205,7 @@ def scaling(repeats: int, samples: int = SAMPLES) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="put the results in there")
-    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="turns of each (default 15)")
+    parser.add_argument("--repeats", type=int, default=40, metavar="N", help="turns of each (default 40)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     machine = f"{processor()}, one thread"

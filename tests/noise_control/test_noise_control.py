@@ -133,6 +133,14 @@ def test_a_diverging_step_is_reported_and_leaves_the_controller_as_it_was(contro
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_the_recursive_filters_matrix_stays_symmetric_to_the_bit() -> None:
+    x, d = task(3000)
+    filter_ = RLS(7, forgetting=0.99)
+    filter_.run(x, d)
+    inverse = filter_.state()["inverse"]
+    np.testing.assert_array_equal(inverse, inverse.T)
+
+
 def test_a_filter_learns_the_channel() -> None:
     x, _ = task(3000)
     d = FiniteResponse("H2").run(x)

@@ -195,6 +195,15 @@ def _lms(x, d, y, w, peak, step, epsilon, normalized):  # type: ignore[no-untype
     return len(d)
 
 
+# Products are not reordered here: rx_i rx_k is rx_k rx_i to the bit, so R stays symmetric.
+@numba.njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _shrink(r, rx, gain, shrink):  # type: ignore[no-untyped-def]
+    for i in range(len(rx)):
+        row, own = r[i], rx[i]
+        for k in range(len(rx)):
+            row[k] = (row[k] - gain * (own * rx[k])) * shrink
+
+
 @numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
 def _rls(x, d, y, w, r, peak, forgetting, cubic, known):  # type: ignore[no-untyped-def]
     taps = len(w)
@@ -218,15 +227,8 @@ def _rls(x, d, y, w, r, peak, forgetting, cubic, known):  # type: ignore[no-unty
         if not (denominator > 0 and follows(error, line[taps - 1], d[t], peak)):
             return t
         y[t] = out
-        gain, shrink = 1.0 / denominator, 1.0 / forgetting
+        gain = 1.0 / denominator
         for i in range(taps):
             w[i] += rx[i] * gain * error
-            # R stays symmetric to the bit: each pair is computed once.
-            row = r[i]
-            scaled = rx[i] * gain
-            for k in range(i + 1):
-                row[k] = (row[k] - scaled * rx[k]) * shrink
-        for i in range(taps):
-            for k in range(i):
-                r[k, i] = r[i, k]
+        _shrink(r, rx, gain, 1.0 / forgetting)
     return len(d)
