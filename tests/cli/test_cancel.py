@@ -116,6 +116,14 @@ def test_measured_paths_are_used_and_a_late_loudspeaker_is_warned_of(wav, tmp_pa
     assert main(["cancel", wav, *FAST, "--channel", primary]) == 0
 
 
+def test_a_simulated_room_has_both_paths(wav, capsys):
+    options = ["--controller", "fxlms", "--step", "0.05", "--taps", "80"]
+    assert main(["cancel", wav, *options, "--room", "5x4x2.7", "--reverberation", "0", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["warnings"] == []
+    assert found["controllers"]["fxlms"]["reduction_db"] > 10
+
+
 def test_a_long_file_streams_in_constant_memory(tmp_path, monkeypatch):
     peaks = []
     for samples in (200_000, 1_600_000):
@@ -168,6 +176,10 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, capsys):
         (["--channel", "H7"], "--channel H7"),
         (["--channel", "H1", "--primary", "p.wav"], "give one of them"),
         (["--secondary", "s.wav"], "--secondary needs --primary"),
+        (["--reverberation", "0.1"], "--reverberation needs --room"),
+        (["--room", "5x4"], "--room 5x4: give length, width and height"),
+        (["--room", "5x4x2", "--channel", "H1"], "--channel and --room both name the noise's path"),
+        (["--room", "5x4x2", "--reverberation", "-1"], "reverberation must be 0 or more"),
         (["--primary", "missing.wav"], "missing.wav cannot be read"),
         (["--distortion", "loud"], "--distortion is 'loud'"),
         (["--used", "2"], "used is 2"),

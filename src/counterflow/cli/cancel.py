@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import math
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ def cancel_command(
     channel: Annotated[str | None, tyro.conf.arg(metavar="H1|H2|FILE")] = None,
     primary: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     secondary: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    room: Annotated[str | None, tyro.conf.arg(metavar="LxWxH")] = None,
+    reverberation: Annotated[float | None, tyro.conf.arg(metavar="S")] = None,
     distortion: Annotated[str | None, tyro.conf.arg(metavar="DB")] = None,
     sign: Literal["saturating", "expanding"] = "saturating",
     place: Literal["target", "speaker"] = "target",
@@ -73,6 +76,7 @@ def cancel_command(
       counterflow cancel noise.wav --channel H2 --distortion 10dB --controller perceptron --out residual.wav
       counterflow cancel noise.wav --distortion 5dB --compare lms,nlms,volterra,perceptron --plot result.png
       counterflow cancel noise.wav --primary p.wav --secondary s.wav --controller fxlms --taps 256
+      counterflow cancel noise.wav --room 5x4x2.7 --controller fxlms --taps 256
       counterflow cancel noise.flac --distortion 10dB --place speaker --sign expanding --json -
 
     Exit status: 0; 2 for input that cannot be used: audio that cannot be read, is cut off, silent or not finite, a
@@ -84,6 +88,9 @@ def cancel_command(
             paper's two, H2 by default, or a file with an impulse response.
         primary: In its place, the impulse response from the reference microphone to the quiet zone;
         secondary: and that from the loudspeaker to the quiet zone.
+        room: Or both from a simulated room of so many meters, such as 5x4x2.7: the noise at one end, the loudspeaker
+            beside the quiet zone.
+        reverberation: Seconds in which sound falls by 60 dB in it; 0.1 by default.
         distortion: The loudspeaker's signal-to-distortion ratio, such as 10dB; none by default.
         sign: Whether its cubic distortion saturates or expands.
         place: Whether the distortion is on the target's path, as in the paper's experiment, or the loudspeaker is in
@@ -130,7 +137,7 @@ def cancel_command(
     from counterflow.noise_control.scene import parse_decibels
 
     recording = Recording.open(noise)
-    heard, response = _paths(recording.rate, channel, primary, secondary)
+    heard, response = _paths(recording.rate, channel, primary, secondary, room, reverberation)
     scene = Scene(
         channel=heard,
         secondary=response,
@@ -200,15 +207,33 @@ def _names(controller: str, compare: str | None) -> list[str]:
 
 
 def _paths(
-    rate: int, channel: str | None, primary: Path | None, secondary: Path | None
+    rate: int,
+    channel: str | None,
+    primary: Path | None,
+    secondary: Path | None,
+    room: str | None,
+    reverberation: float | None,
 ) -> tuple[str | NDArray[np.float64], NDArray[np.float64] | None]:
     """The noise's path and the loudspeaker's."""
-    from counterflow.noise_control import CHANNELS
+    from counterflow.noise_control import CHANNELS, room_paths
 
-    if channel is not None and primary is not None:
-        raise InputError("--channel and --primary both name the noise's path; give one of them")
+    given = [name for name, value in (("channel", channel), ("primary", primary), ("room", room)) if value is not None]
+    if len(given) > 1:
+        raise InputError(f"--{given[0]} and --{given[1]} both name the noise's path; give one of them")
     if secondary is not None and primary is None:
         raise InputError("--secondary needs --primary, the noise's own path")
+    if reverberation is not None and room is None:
+        raise InputError("--reverberation needs --room, the room that it is of")
+    if room is not None:
+        match = re.fullmatch(r"([\d.]+)x([\d.]+)x([\d.]+)", room)
+        try:
+            length, width, height = (float(each) for each in match.groups()) if match else (0.0, 0.0, 0.0)
+        except ValueError:
+            length = width = height = 0.0
+        if not min(length, width, height) > 0:
+            raise InputError(f"--room {room}: give length, width and height in meters, such as 5x4x2.7")
+        first, second = room_paths(rate, (length, width, height), 0.1 if reverberation is None else reverberation)
+        return first[:LONGEST], second[:LONGEST]
     if primary is not None:
         return _response(primary, rate), None if secondary is None else _response(secondary, rate)
     channel = channel or "H2"

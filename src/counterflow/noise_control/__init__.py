@@ -26,6 +26,7 @@ from counterflow.noise_control.filters import LMS, NLMS, RLS
 from counterflow.noise_control.measures import Measures, a_weighting, third_octaves
 from counterflow.noise_control.paths import CHANNELS, CubicDistortion, FiniteResponse, noise_reduction
 from counterflow.noise_control.perceptron import Perceptron
+from counterflow.noise_control.rooms import room_paths
 from counterflow.noise_control.scene import Acoustics, Heard, Scene, causal_margin
 from counterflow.noise_control.tuning import Learner, Tuned, tune
 from counterflow.noise_control.volterra import Volterra
@@ -57,6 +58,7 @@ __all__ = [
     "choose_step",
     "noise_reduction",
     "quantize",
+    "room_paths",
     "third_octaves",
     "tune",
 ]

@@ -14,6 +14,8 @@ from counterflow.noise_control.paths import CubicDistortion
 
 __all__ = ["LMS", "NLMS", "RLS"]
 
+_WIDE = 16  # numbers that a compiled loop takes at once, where vectors hold four and it is unrolled four times
+
 
 class LMS(InLoop):
     r"""The least mean square filter, :math:`w \leftarrow w + \mu\, e_t\, x_t`.
@@ -75,7 +77,14 @@ class LMS(InLoop):
         self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]], epsilon: float, normalized: bool
     ) -> int:
         if self.loop.open:
-            return int(_lms(x, d, y, arrays["weights"], arrays["peak"], self.step, epsilon, normalized))
+            # Whole vectors of taps; those that are not there have weights of zero, and a mask that keeps them there.
+            pad = -self.taps % _WIDE
+            mask = np.repeat([0.0, 1.0], [pad, self.taps])
+            w = np.concatenate([np.zeros(pad), arrays["weights"]])
+            x = np.concatenate([np.zeros(pad), x])
+            stopped = int(_lms(x, d, y, w, mask, arrays["peak"], self.step, epsilon, normalized))
+            arrays["weights"] = w[pad:].copy()
+            return stopped
         groups = np.array([0, self.taps])
         return adapt(self._lines, x, d, y, arrays, groups, self.step, np.array([epsilon]), normalized, self.loop)
 
@@ -175,23 +184,24 @@ class RLS(InLoop):
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
-def _lms(x, d, y, w, peak, step, epsilon, normalized):  # type: ignore[no-untyped-def]
+def _lms(x, d, y, w, mask, peak, step, epsilon, normalized):  # type: ignore[no-untyped-def]
     taps = len(w)
+    masked = np.zeros(taps)
     for t in range(len(d)):
         line = x[t : t + taps]
         out = power = 0.0
         for k in range(taps):
-            out += w[k] * line[k]
-        if normalized:
-            for k in range(taps):
-                power += line[k] * line[k]
+            value = line[k] * mask[k]
+            masked[k] = value
+            out += w[k] * value
+            power += value * value
         error = d[t] - out
         if not follows(error, line[taps - 1], d[t], peak):
             return t
         y[t] = out
         scale = step * error / (epsilon + power) if normalized else step * error
         for k in range(taps):
-            w[k] += scale * line[k]
+            w[k] += scale * masked[k]
     return len(d)
 
 
