@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +65,7 @@ def test_noise_follows_from_the_seed_and_a_stopped_run_goes_on_with_it(
 
 
 def annealed(folder: Path, stop: int | None = None, enough: float = 0.0) -> tuple[list[Any], Any]:
-    model = nn.Linear(3, 1)
+    model = nn.Linear(3, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
@@ -105,3 +108,28 @@ def test_schedules_step_at_measured_points_and_go_on_where_they_were(
     _, short = annealed(tmp_path / "c", enough=level + 1e-9)
     assert short["update"] == curves["update"][: len(short["update"])]
     assert short["error"][-1] <= level + 1e-9
+
+
+PAGES = """
+import resource
+import torch
+from counterflow.lab.loop import keep_freed_memory
+
+def faults():
+    torch.ones(9_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(9_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+keep_freed_memory()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
+def test_freed_memory_is_kept_and_its_pages_are_not_fetched_again() -> None:
+    run = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, check=True, text=True)
+    given_back, kept = map(int, run.stdout.split())
+    assert kept < given_back / 5

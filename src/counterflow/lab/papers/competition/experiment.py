@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from counterflow.lab.loop import keep_freed_memory
 from counterflow.lab.papers.competition import digits, memory, plan, reviews
 from counterflow.lab.papers.competition.figures import exhibits
 from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, find
@@ -45,6 +46,7 @@ def run(trial: Trial, context: Context) -> Outcome:
     """One trial."""
     if trial.treatment == "table 1":
         return memory.truth_table(trial.seeds[0], int(str(trial.settings["pairs"])))
+    keep_freed_memory()
     if trial.treatment == "sentiment":
         return reviews.classify(trial.seeds, trial.settings, context)
     kind, _, activation = trial.treatment.partition(" ")
