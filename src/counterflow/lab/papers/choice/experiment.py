@@ -45,7 +45,6 @@ class _Found:
         claim: str,
         *terms: tuple[Sequence[Record], Callable[[Record], Any], float],
         reason: str = "",
-        same: bool = False,
     ) -> None:
         """The same, of whatever is read from a record."""
         if not all(records for records, _, _ in terms):
@@ -58,8 +57,7 @@ class _Found:
                 return
             groups.append(Group(tuple(map(float, samples)), power))
         seconds = sum(record.seconds for records in {id(r): r for r, _, _ in terms}.values() for record in records)
-        setting = {"setting": "same"} if same else self.setting
-        self.all[claim] = Measurement(tuple(groups), reason=reason, seconds=seconds, **setting)
+        self.all[claim] = Measurement(tuple(groups), reason=reason, seconds=seconds, **self.setting)
 
     def skip(self, claims: Sequence[str], reason: str) -> None:
         """Claims that are not run."""

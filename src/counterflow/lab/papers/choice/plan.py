@@ -1,4 +1,4 @@
-"""The trials of each profile, and how their records are read.
+"""The trials of each profile.
 
 No trial chooses a setting for another, and all methods of a domain get the same settings. Laptop shrinks what costs
 most: CIFAR-10 to 15,000 of its pictures and 4 epochs of them; the sizes of ensembles to those listed. The profile paper
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from counterflow.lab.trials import Json, Profile, Record, Trial, find
+from counterflow.lab.trials import Json, Profile, Record, Trial
 
 __all__ = [
     "CAPTIONS",
@@ -23,6 +23,7 @@ __all__ = [
     "differs",
     "full_trials",
     "scene_trials",
+    "trials",
 ]
 
 KEY = "choice"
@@ -61,7 +62,7 @@ class Classification:
 
 
 CIFAR: Mapping[Profile, Classification] = {
-    "smoke": Classification((2, 4), (2,), (2,), 4, 10, 60, 60, (0, 1), 2, False, 1.0),
+    "smoke": Classification((2, 4), (2,), (2,), 4, 10, 60, 60, (0, 1), ROUNDS, False, 1.0),
     "laptop": Classification((2, 4, 6), (4,), (2, 3), 600, 100, 15_000, 10_000, (0, 1, 2), ROUNDS, False, 0.15),
     "paper": Classification(
         (2, 3, 4, 5, 6), (2, 3, 4, 5, 6), (2, 3), 2000, 100, 50_000, 10_000, (0, 1, 2), ROUNDS, True, 0.15
@@ -244,8 +245,3 @@ def differs(profile: Profile, domain: str) -> str:
     c = CAPTIONS[profile]
     words = f"{c.updates:,} updates of 50 sentences, {c.width} units"
     return f"Flickr8k's captions, each picture stood for by another caption of it; no pictures, no VGG16; {words}"
-
-
-def runs(records: Sequence[Record], trials: Sequence[Trial]) -> list[Record]:
-    """The records of some trials; empty until all are there."""
-    return find(records, trials)
