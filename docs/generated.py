@@ -545,6 +545,28 @@ def benchmark_of_speech() -> str:
     )
 
 
+def errors_of_the_recognizer() -> str:
+    """What ``benchmarks/recognizer.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "recognizer.json").read_text())
+    rows = []
+    for name, run in found.items():
+        worst = max(run["seconds"]) if isinstance(run["seconds"], list) else run["seconds"]
+        for grammar, error in run["errors"].items():
+            bar = run["bars"].get(grammar)
+            rows.append(
+                (
+                    name,
+                    grammar,
+                    f"{error:.1f}",
+                    f"{run['sketch'][grammar]:.1f}",
+                    "" if bar is None else f"{bar:g}",
+                    "" if bar is None else ("met" if run["pass"][grammar] else "missed"),
+                    f"{worst:.0f}",
+                )
+            )
+    return table(("task, model", "grammar", "word error, %", "sketch", "at most", "target", "seconds to train"), rows)
+
+
 def size_text(size: int) -> str:
     """Bytes as people read them."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
@@ -555,6 +577,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "benchmark_choice": benchmark_of_choice,
     "benchmark_competition": benchmark_of_competition,
     "benchmark_noise_control": benchmark_of_noise_control,
+    "benchmark_recognizer": errors_of_the_recognizer,
     "benchmark_speech": benchmark_of_speech,
     "benchmark_tempering": benchmark_of_tempering,
     "benchmark_variational": benchmark_of_noise,

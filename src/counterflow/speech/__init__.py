@@ -11,6 +11,7 @@ from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.contexts import bare_phone, in_context, own_phones
 from counterflow.speech.corrective import train_corrective
 from counterflow.speech.decoding import Decoder, DecoderStream, Hypothesis, WordSpan
+from counterflow.speech.durations import Durations, rescore
 from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import SILENCE, Lexicon, Linkage, OutOfVocabulary, Phoneme
@@ -33,6 +34,7 @@ __all__ = [
     "Decoder",
     "DecoderStream",
     "Discrimination",
+    "Durations",
     "GaussianStates",
     "Grammar",
     "Hypothesis",
@@ -60,6 +62,7 @@ __all__ = [
     "own_phones",
     "path_error",
     "plot_predictions",
+    "rescore",
     "train_classifier",
     "train_corrective",
     "train_gaussians",

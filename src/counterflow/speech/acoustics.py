@@ -60,6 +60,7 @@ class Defaults:
         hidden: Hidden units.
         scale: By how much the grammar's costs are multiplied.
         penalty: Added to the cost of each word.
+        beam: States whose cost lies above the best by more are dropped.
     """
 
     phoneme: Phoneme
@@ -67,16 +68,17 @@ class Defaults:
     hidden: int
     scale: float
     penalty: float
+    beam: float
 
 
 _ROW = Phoneme(3, 3, skip=False)
 # Scales and penalties of the first two were chosen on held-out training speakers of CMU's an4.
 KINDS: dict[str, Defaults] = {
-    "classifier": Defaults(_ROW, 0, 256, 2.0, 3.0),
-    "gaussians": Defaults(_ROW, 2, 0, 8.0, 15.0),
-    "predictors": Defaults(Phoneme(), 0, 16, 1.0, 0.0),
-    "linear": Defaults(Phoneme(), 0, 16, 1.0, 0.0),
-    "hidden control": Defaults(Phoneme(), 0, 16, 1.0, 0.0),
+    "classifier": Defaults(_ROW, 0, 256, 5.0, 5.0, 300.0),
+    "gaussians": Defaults(_ROW, 2, 0, 8.0, 15.0, 500.0),
+    "predictors": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
+    "linear": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
+    "hidden control": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
 }
 
 

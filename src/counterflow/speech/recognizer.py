@@ -240,6 +240,7 @@ class Recognizer:
             deltas=orders,
             scale=usual.scale if scale is None else scale,
             penalty=usual.penalty if penalty is None else penalty,
+            beam=usual.beam,
         )
 
     def with_grammar(self, grammar: Grammar) -> Recognizer:
