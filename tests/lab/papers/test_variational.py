@@ -12,6 +12,7 @@ from torch import nn
 from counterflow.lab import loop
 from counterflow.lab.papers.variational import errors, experiment, nets, plan, variance
 from counterflow.lab.papers.variational.figures import exhibits
+from counterflow.lab.report import Figure
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 from counterflow.variational import VariationalLinear, kl
 
@@ -157,6 +158,10 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
     for title in ("Table 1", "Figure 1a", "Figure 1b", "Learned dropout rates", "Figure 1 in numbers"):
         assert any(each.startswith(title) for each in titles), title
     assert exhibits(profile, [], []) == []
+    figures = {each.title: each.plot for each in exhibits(profile, records, results) if isinstance(each, Figure)}
+    for lines in (each["data"] for each in figures.values()):  # no two look alike
+        looks = [(line["line"]["color"], line["line"].get("dash")) for line in lines]
+        assert len(set(looks)) == len(looks)
 
 
 def test_the_epoch_is_chosen_on_validation_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,16 @@ LABELS = {
     "variational a": "variational A",
     "variational a2": "variational A2",
     "variational b": "variational B",
+}
+# A color a kind of noise: what learns is drawn through, its fixed counterpart dashed.
+STYLES = {
+    "none": (1, "dot"),
+    "binary": (2, "dot"),
+    "gaussian a": (3, "dash"),
+    "gaussian b": (4, "dash"),
+    "variational a": (3, "solid"),
+    "variational a2": (5, "solid"),
+    "variational b": (4, "solid"),
 }
 ROWS = {
     "local": "local reparameterization",
@@ -70,7 +81,8 @@ def _table(claims: Sequence[ClaimResult]) -> TableExhibit | None:
 def _errors(profile: Profile, records: Sequence[Record], data: str, name: str) -> Figure | None:
     lines = []
     sizes = plan.HALVES[data][profile].sizes
-    for number, method in enumerate(plan.METHODS, 1):
+    alone = len(sizes) == 1  # then there is no line over sizes, but a place for each method
+    for method in plan.METHODS:
         points = []
         for size in sizes:
             runs = plan.runs_of(profile, records, data, method, size)
@@ -79,40 +91,54 @@ def _errors(profile: Profile, records: Sequence[Record], data: str, name: str) -
                 points.append((size, float(np.mean(errors)), float(np.std(errors, ddof=1)) if len(errors) > 1 else 0.0))
         if points:
             x, y, spread = zip(*points, strict=True)
+            number, dash = STYLES[method]
             color = f"var(--series-{number})"
             lines.append(
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
                     "name": LABELS[method],
-                    "x": list(x),
+                    "x": [LABELS[method]] if alone else list(x),
                     "y": list(y),
                     "error_y": {"type": "data", "array": list(spread), "color": color},
-                    "line": {"color": color},
+                    "line": {"color": color, "dash": dash},
+                    "marker": {"color": color, "symbol": "circle-open" if dash == "dash" else "circle"},
                 }
             )
     if not lines:
         return None
     where = "MNIST, three hidden layers" if data == "mnist" else "CIFAR-10, two convolutions and two layers"
+    title = {"text": "hidden units" if data == "mnist" else "k"}
+    axis = (
+        {"title": {"text": f"k = {sizes[0]}"}, "type": "category", "dtick": 1}
+        if alone
+        else {"title": title, **_over(sizes)}
+    )
     return Figure(
         f"Figure {name}: test error on {where}",
         "At the epoch that the validation error chose; mean and standard deviation over runs.",
         {
             "data": lines,
             "layout": {
-                "xaxis": {"title": {"text": "hidden units" if data == "mnist" else "k"}, "type": "log"},
+                "xaxis": axis,
                 "yaxis": {"title": {"text": "test error (%)"}},
                 "height": 430,
+                "showlegend": not alone,
                 "legend": {"orientation": "h", "y": -0.25},
             },
         },
-        "One line a kind of dropout over the size of the net.",
+        "One point a kind of dropout." if alone else "One line a kind of dropout over the size of the net.",
     )
+
+
+def _over(sizes: Sequence[int]) -> dict[str, Any]:
+    """A logarithmic axis that names the sizes that there are."""
+    return {"type": "log", "tickvals": list(sizes), "ticktext": [str(size) for size in sizes]}
 
 
 def _rates(profile: Profile, records: Sequence[Record]) -> Figure | None:
     lines = []
-    for number, method in enumerate(("variational a", "variational a2", "variational b"), 1):
+    for method in ("variational a", "variational a2", "variational b"):
         points = []
         for size in plan.MNIST[profile].sizes:
             runs = plan.runs_of(profile, records, "mnist", method, size)
@@ -120,7 +146,7 @@ def _rates(profile: Profile, records: Sequence[Record]) -> Figure | None:
                 points.append((size, float(np.mean(plan.rate_of(runs)))))
         if points:
             x, y = zip(*points, strict=True)
-            line = {"color": f"var(--series-{number})"}
+            line = {"color": f"var(--series-{STYLES[method][0]})"}
             marks = {"type": "scatter", "mode": "lines+markers", "name": LABELS[method], "line": line}
             lines.append({**marks, "x": list(x), "y": list(y)})
     if not lines:
@@ -131,7 +157,7 @@ def _rates(profile: Profile, records: Sequence[Record]) -> Figure | None:
         {
             "data": lines,
             "layout": {
-                "xaxis": {"title": {"text": "hidden units"}, "type": "log"},
+                "xaxis": {"title": {"text": "hidden units"}, **_over(plan.MNIST[profile].sizes)},
                 "yaxis": {"title": {"text": "mean dropout rate"}, "rangemode": "tozero"},
                 "height": 380,
                 "legend": {"orientation": "h", "y": -0.25},
