@@ -567,6 +567,44 @@ def errors_of_the_recognizer() -> str:
     return table(("task, model", "grammar", "word error, %", "sketch", "at most", "target", "seconds to train"), rows)
 
 
+def benchmark_of_density() -> str:
+    """What ``benchmarks/density.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "density.json").read_text())
+    met = {True: "met", False: "missed"}
+    heads = ("beside", "theirs, ms", "ours, ms", "times faster", "on the wall", "at least", "target")
+    rows, missing = [], set()
+
+    def add(name: str, theirs: float, ours: float, row: dict[str, Any]) -> None:
+        spread = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        cells = (f"{theirs:.2f}", f"{ours:.2f}", spread, f"{row['wall']:.2f}", f"{row['bar']:g}", met[row["pass"]])
+        rows.append((name, *cells))
+
+    for size in found["one"]:
+        for peer, row in size["faster than"].items():
+            times = size["milliseconds"]
+            add(f"S = {size['states']}: {peer}", times[peer], times["ours"], row)
+        missing |= set(size["missing"])
+    for pair, row in found["paper"]["faster than"].items():
+        ours, _, peer = pair.partition(" / ")
+        times = found["paper"]["milliseconds"]
+        add(f"the paper's size, {ours}: {peer}", times[peer], times[ours], row)
+    floors = ", ".join(f"{size['estimated floor']:g} (S = {size['states']})" for size in found["one"])
+    cost, cold = found["cost"], found["cold"]
+    powers = ", ".join(f"{what} {power:.2f}" for what, power in cost["powers"].items())
+    lines = [
+        f"Medians and quartiles within one run, {found['threads']} thread, torch {found['torch']}. {found['machine']}",
+        table(heads, rows),
+        f"Estimated floor of products and exponentials alone, in ms: {floors}.",
+        f"Time grows with the power of: {powers}.",
+        f"Kept for going back: at most {cost['kept at most']:.2f} of the posteriors (at most 2: {met[cost['pass']]}).",
+        f"The first call with cached kernels: {cold['seconds']:.2f} s (at most 0.3: {met[cold['pass']]}), of which "
+        f"numba loads for {cold['numba loads']:.2f} s, once in a process.",
+    ]
+    if missing:
+        lines.append(f"Not installed when this was measured: {', '.join(sorted(missing))}.")
+    return "\n\n".join(lines)
+
+
 def size_text(size: int) -> str:
     """Bytes as people read them."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
@@ -578,6 +616,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "benchmark_competition": benchmark_of_competition,
     "benchmark_noise_control": benchmark_of_noise_control,
     "benchmark_recognizer": errors_of_the_recognizer,
+    "benchmark_density": benchmark_of_density,
     "benchmark_speech": benchmark_of_speech,
     "benchmark_tempering": benchmark_of_tempering,
     "benchmark_variational": benchmark_of_noise,

@@ -47,8 +47,10 @@ def test_all_peers_are_timed_or_said_to_be_missing(bench: Any) -> None:
 
 
 def test_bars_can_be_missed(bench: Any) -> None:
-    assert bench.ratio([2.0, 2.0], [1.0, 1.0], 1.5)["pass"]
-    assert not bench.ratio([2.0, 2.0], [1.0, 1.0], 2.5)["pass"]
+    slow, fast = bench.Times([2.0, 2.0], [9.0, 9.0]), bench.Times([1.0, 1.0], [3.0, 3.0])
+    assert bench.ratio(slow, fast, 1.5)["pass"]
+    assert not bench.ratio(slow, fast, 2.5)["pass"]
+    assert bench.ratio(slow, fast, 1.5)["wall"] == 3.0
 
 
 def test_cost_is_measured_and_drawn(bench: Any, tmp_path: Path) -> None:

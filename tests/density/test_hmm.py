@@ -168,8 +168,9 @@ def test_an_only_path_a_thousand_nats_below_the_frames_best(models):
             results.append([likelihood, *torch.autograd.grad(likelihood.sum(), [x, *bank.parameters()])])
         for got in results[:2]:
             for one, other in zip(got, results[2], strict=True):
-                # Log-likelihoods are sums of ten thousands here, whose last digits are probabilities' ninth.
-                torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-8)
+                # Log space itself is no better in the long one: sums of hundreds of thousands of nats are rounded at
+                # each of 400 frames, and their last digits are probabilities' ninth.
+                torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-8 if len(values) > 100 else 1e-10)
 
 
 def test_what_was_lost_on_the_way_is_noticed_when_it_matters():

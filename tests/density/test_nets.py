@@ -12,6 +12,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+import counterflow as cf
 from counterflow.density import (
     Alphanet,
     ComparativeDensityNet,
@@ -112,8 +113,10 @@ def test_sizes_are_matched_as_in_the_paper(models, classes, wanted):
         ComparativeDensityNet1(models, sizes.cdn1_states, 24, classes),
     ]
     assert nets[0].n_parameters == sizes.parameters
-    for net in nets[1:]:  # states are few, so that the nearest size may be an eighth off
-        assert abs(net.n_parameters - sizes.parameters) < 0.125 * sizes.parameters
+    # A tenth at the paper's sizes. With 8 speakers the sizes of 4 and 5 states lie an eighth below and above.
+    most = 0.1 if classes == 12 else 0.125
+    for net in nets[1:]:
+        assert abs(net.n_parameters - sizes.parameters) < most * sizes.parameters
     mixture = MixtureNet(sizes.mixture_components, 24, classes)
     assert mixture.bank.n_components == sizes.alphanet_states
     assert mixture.n_parameters < nets[1].n_parameters
@@ -134,6 +137,45 @@ def test_sizes_are_matched_as_in_the_paper(models, classes, wanted):
 def test_nets_that_cannot_be_are_refused(make, complaint):
     with pytest.raises(InputError, match=complaint):
         make()
+
+
+@pytest.mark.parametrize("frames_need_error", [False, True])
+def test_a_tap_at_the_bank_scales_the_models_gradients_and_no_others(frames_need_error):
+    torch.manual_seed(0)
+    net = RelativeDensityNet(4, 2, 3, 2, dtype=DOUBLE)
+    x, y = torch.randn(5, 30, 3, dtype=DOUBLE, requires_grad=frames_need_error), torch.arange(5) % 2
+
+    def gradients():
+        loss = torch.nn.functional.cross_entropy(net(x), y, reduction="sum")
+        return dict(zip(dict(net.named_parameters()), torch.autograd.grad(loss, list(net.parameters())), strict=True))
+
+    plain = gradients()
+    with cf.attach(net, {"bank": cf.backward.scale(0.25)}), cf.probe(net, "bank", every=1) as seen:
+        scaled = gradients()
+    assert seen.table().to_dict()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(scaled[name], gradient * (0.25 if name.startswith("bank") else 1.0))
+
+
+def test_tempering_a_relative_nets_way_back_attenuates_what_the_models_hear():
+    """By the slope of the comparisons and the weights that they feed, whatever the scale of those weights is."""
+    heard = []
+    for scale in (0.01, 0.1):
+        torch.manual_seed(0)
+        net = RelativeDensityNet(4, 2, 3, 2, dtype=DOUBLE)
+        with torch.no_grad():
+            net.output.weight.copy_(scale * torch.linspace(-1, 1, net.output.weight.numel()).view_as(net.output.weight))
+        x, y = torch.randn(6, 20, 3, dtype=DOUBLE), torch.arange(6) % 2
+        hidden = net.hidden(x).detach()
+        top = torch.nn.Sequential(net.output)
+        handle = cf.temper(top, hidden, loss="cross_entropy_sum", attenuation="weights", shunt=False)
+        fed = net.output.weight.detach().square().sum(0).mean().sqrt().item()
+        with cf.attach(net, {"bank": cf.backward.scale(4 / fed)}):  # a logistic unit's slope is at most a quarter
+            loss = torch.nn.functional.cross_entropy(net(x), y, reduction="sum")
+            heard.append(torch.autograd.grad(loss, net.bank.means)[0].square().mean().sqrt().item())
+        assert len(handle.param_groups(lr=0.1)) >= 1
+        handle.undo()
+    assert heard[1] == pytest.approx(heard[0], rel=0.1)
 
 
 # Training
