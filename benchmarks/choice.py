@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
 import os
 import tempfile
 import time
@@ -154,8 +155,10 @@ def peer(repeats: int, members: int = 5, batch: int = 128, batches: int = 4) -> 
             ours.step(inputs, labels, cross_entropy)
             optimizer.step()
 
+    logging.disable(logging.INFO)  # it tells of every member
+
     def theirs() -> None:
-        model = VotingClassifier(estimator=quick, n_estimators=members, estimator_args={"seed": 0})
+        model = VotingClassifier(estimator=quick(0), n_estimators=members, cuda=False)
         model.set_optimizer("SGD", lr=1e-3, momentum=0.9)
         model.fit(loader, epochs=1, save_model=False, log_interval=10**9)
 

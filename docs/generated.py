@@ -423,7 +423,9 @@ def benchmark_of_choice() -> str:
     )
     beside = found["peer"]
     told = beside.get("missing") or f"{beside['ratio']:.2f} ({beside['low']:.2f} to {beside['high']:.2f})"
-    epoch = f"An epoch of a plain ensemble of {beside['members']}, over that of {beside['peer']}: {told}."
+    epoch = (
+        f"An epoch of a plain ensemble of {beside['members']} in a loop of one's own, over {beside['peer']}: {told}."
+    )
     machine = f"Medians and quartiles within one run, {found['threads']} thread, torch {found['torch']}."
     return f"{machine}\n\n{table(head, rows)}\n\n{epoch}"
 
