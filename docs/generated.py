@@ -607,6 +607,42 @@ def benchmark_of_density() -> str:
     return "\n\n".join(lines)
 
 
+def benchmark_of_separation() -> str:
+    """What ``benchmarks/separation.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "separation.json").read_text())
+    met = {True: "met", False: "missed"}
+    bars = [(plain(bar["target"]), f"{bar['value']:.3g}", met[bar["pass"]]) for bar in found["bars"]]
+    rooms = [
+        (
+            f"{row['condition']}, {row['reverberation']:g} s",
+            name,
+            str(each["rooms"]),
+            f"{each['median']:.2f}",
+            f"{each['worst']:.2f}",
+            f"{each['iterations']:.3f}",
+            f"{each['real-time factor']:.4f}",
+        )
+        for row in found["rows"]
+        for name, each in row["methods"].items()
+    ]
+    head = (
+        "against, reverberation",
+        "method",
+        "rooms",
+        "median SDR improvement, dB",
+        "worst",
+        "iterations, s",
+        "real-time factor",
+    )
+    return "\n\n".join(
+        [
+            f"Processor time of {found['threads']} thread, torch {found['torch']}.",
+            table(("target", "measured", ""), bars),
+            table(head, rooms),
+        ]
+    )
+
+
 def size_text(size: int) -> str:
     """Bytes as people read them."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
@@ -619,6 +655,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "benchmark_noise_control": benchmark_of_noise_control,
     "benchmark_recognizer": errors_of_the_recognizer,
     "benchmark_density": benchmark_of_density,
+    "benchmark_separation": benchmark_of_separation,
     "benchmark_speech": benchmark_of_speech,
     "benchmark_tempering": benchmark_of_tempering,
     "benchmark_variational": benchmark_of_noise,

@@ -36,7 +36,7 @@ def auxiliary_iva(
     spectra: Tensor,
     outputs: int | None = None,
     *,
-    iterations: int = 30,
+    iterations: int | None = None,
     model: Model = "gauss",
     reference: int | None = 0,
     scaled: bool = True,
@@ -50,7 +50,7 @@ def auxiliary_iva(
     Args:
         spectra: Complex, shape (channels, frequencies, frames).
         outputs: Sources; fewer than channels: in the strongest principal components of each frequency.
-        iterations: Updates of all vectors.
+        iterations: Updates of all vectors; 20 by default where both are found at once, else 50.
         model: ``"gauss"`` or ``"laplace"``.
         reference: The microphone whose scale the outputs have; None for each output's own.
         scaled: Whether they are brought to that scale at all; otherwise outputs have the updates' own.
@@ -72,7 +72,7 @@ def auxiliary_iva(
         >>> bool((total.amin(2) < 0.1 * total.amax(2)).all())
         True
     """
-    _check(model, iterations)
+    _check(model, iterations or 0)
     x, _ = inside(spectra)
     count = outputs or x.shape[1]
     if not 1 <= count <= x.shape[1]:
@@ -82,13 +82,15 @@ def auxiliary_iva(
     pairs = count == 2 and x.device.type == "cpu" and x.dtype == torch.complex64
     if compiled and not pairs:
         raise InputError("compiled=True is for two outputs in complex64 on a CPU; leave it out")
+    fast = pairs and compiled is not False
+    turns = (20 if fast else 50) if iterations is None else iterations
     whitening = whitener(x, count)
     z = whitening @ x
     unmixing = torch.eye(count, dtype=z.dtype, device=z.device).repeat(x.shape[0], 1, 1)
-    if pairs and compiled is not False:
-        unmixing = _compiled(z, unmixing, iterations, model)
+    if fast:
+        unmixing = _compiled(z, unmixing, turns, model)
     else:
-        for _ in range(iterations):
+        for _ in range(turns):
             unmixing = _update(z, unmixing, model)
     found = unmixing @ whitening
     return minimal_distortion(found, reference) if scaled else found

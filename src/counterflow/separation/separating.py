@@ -86,7 +86,7 @@ def separate(
             word in first.
         online: Separate as frames come (`OnlineIVA`), after each quarter of a second by what was heard so far.
         transform: By default frames of 128 ms to the next power of two, every quarter of that, with Hann's window.
-        iterations: Of ``method``; 30 and 100 by default.
+        iterations: Of ``method``; by default those of `auxiliary_iva`, or 100.
         gamma: The weight of attention.
         passes: Of attention.
 
@@ -126,7 +126,7 @@ def separate(
     if online:
         separated = _online(spectrum, max(round(0.25 * rate / chosen.hop), 1))
     elif attend is None and method == "iva":
-        matrices = auxiliary_iva(spectrum, count, iterations=30 if iterations is None else iterations)
+        matrices = auxiliary_iva(spectrum, count, iterations=iterations)
         separated = (matrices @ spectrum.transpose(0, 1)).transpose(0, 1)
     else:
         ica = FrequencyICA(count, iterations=100 if iterations is None else iterations)
@@ -135,7 +135,7 @@ def separate(
         else:
             ica.start(spectrum)
             _, whitening = ica._known()
-            matrices = auxiliary_iva(spectrum, count, iterations=30 if iterations is None else iterations, scaled=False)
+            matrices = auxiliary_iva(spectrum, count, iterations=iterations, scaled=False)
             # equation 4's fixed point has outputs of a scale of its own: a few updates bring them there
             ica.unmixing = matrices @ torch.linalg.pinv(whitening)
             z = ica.whitened(spectrum)

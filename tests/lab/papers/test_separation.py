@@ -84,7 +84,7 @@ def _missed(size: int, share: float, shift: int) -> tuple[float, ...]:
 def _record(trial: Trial, profile: str) -> Record:
     """As if the paper were right."""
     curves: dict[str, Any] = {}
-    size, room = 300 if profile != "smoke" else 40, trial.seeds[0]
+    size, room = 300 if profile != "smoke" else 30, trial.seeds[0]
     hard = {99: 0.1, 15: 0.3, 10: 0.6, 5: 1.0}
     names = {99: "clean", 15: "15", 10: "10", 5: "5"}
     for split in trial.settings["splits"]:  # type: ignore[union-attr]
