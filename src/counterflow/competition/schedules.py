@@ -176,7 +176,7 @@ def max_norm(model: nn.Module, optimizer: Optimizer, limit: float) -> Handle:
                 weight: Any = module.weight
                 others = [d for d in range(weight.ndim) if d != units]
                 norms = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
-                # Exactly 1 within the limit. A third of the time of `torch.renorm`.
+                # Exactly 1 within the limit. Faster than `torch.renorm`, which copies.
                 weight.mul_(limit / norms.clamp_min(limit))
 
     hook = optimizer.register_step_post_hook(shrink)
