@@ -191,7 +191,9 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         lambda: quantize(x, bits=33): "bits is 33; give 1 to 32",
         lambda: quantize(x, used=2.0): "used is 2.0; give a fraction of the full scale",
         lambda: noise_reduction(0 * x, x): "noise is silent",
-        lambda: LMS(TAPS).restore(RLS(TAPS).state()): "a controller of class LMS needs past, peak, samples, weights",
+        lambda: LMS(TAPS).restore(
+            RLS(TAPS).state()
+        ): "a controller of class LMS needs past, peak, pending, samples, weights",
     }.items():
         with pytest.raises(InputError, match=words):
             call()

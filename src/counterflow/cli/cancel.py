@@ -342,11 +342,14 @@ def _run(
             while held - len(kept[0][0]) >= wanted:
                 held -= len(kept.popleft()[0])
     if coefficients is not None:
+        state = controller.state()
+        if "pending" in state:  # the last update of a filter that waits with it
+            state["weights"] = state["weights"] + state.pop("pending") * state["past"]
         skipped = {"past", "peak", "samples", "sounds", "slopes", "errors"}
         content = {
             "controller": name, "step": step, "rate": recording.rate, "taps": design.taps,
             "reference_scale": 1 / acoustics.peak,
-            "weights": {key: value.tolist() for key, value in controller.state().items() if key not in skipped},
+            "weights": {key: value.tolist() for key, value in state.items() if key not in skipped},
         }  # fmt: skip
         _write("coefficients", coefficients, jsonlib.dumps(content, indent=1) + "\n")
     return stream.measures, [np.concatenate(each)[-wanted:] for each in zip(*kept, strict=True)]

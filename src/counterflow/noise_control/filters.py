@@ -62,13 +62,19 @@ class LMS(InLoop):
         super().__init__(taps, Loop(speaker, slope, secondary))
         self.step = positive(step, "step")
         self._arrays["weights"] = np.zeros(self.taps)
-        if not self.loop.open:
+        if self.loop.open:
+            # The last update waits for the next sample: so it is read and written once.
+            self._arrays |= {"past": np.zeros(self.taps), "pending": np.zeros(1)}
+        else:
             self._arrays |= {"powers": np.zeros(1), "counted": np.zeros(1)}
 
     @property
     def coefficients(self) -> Signal:
         """The impulse response that it has learned, newest sample first."""
-        return self._arrays["weights"][::-1].copy()
+        weights = self._arrays["weights"]
+        if self.loop.open:
+            weights = weights + self._arrays["pending"] * self._arrays["past"]
+        return weights[::-1].copy()
 
     def _learn(self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]]) -> int:
         return self._descend(x, d, y, arrays, 0.0, False)
@@ -82,7 +88,8 @@ class LMS(InLoop):
             mask = np.repeat([0.0, 1.0], [pad, self.taps])
             w = np.concatenate([np.zeros(pad), arrays["weights"]])
             x = np.concatenate([np.zeros(pad), x])
-            stopped = int(_lms(x, d, y, w, mask, arrays["peak"], self.step, epsilon, normalized))
+            memory = arrays["pending"], arrays["peak"]
+            stopped = int(_lms(x, d, y, w, mask, *memory, self.step, epsilon, normalized))
             arrays["weights"] = w[pad:].copy()
             return stopped
         groups = np.array([0, self.taps])
@@ -184,24 +191,27 @@ class RLS(InLoop):
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
-def _lms(x, d, y, w, mask, peak, step, epsilon, normalized):  # type: ignore[no-untyped-def]
+def _lms(x, d, y, w, mask, pending, peak, step, epsilon, normalized):  # type: ignore[no-untyped-def]
+    # With s x_{t-1} the update that waits, the output is (w + s x_{t-1}) x_t = w x_t + s (x_{t-1} x_t): both products
+    # are there before s is, and the processor need not wait for it.
     taps = len(w)
-    masked = np.zeros(taps)
+    scale = pending[0]
     for t in range(len(d)):
-        line = x[t : t + taps]
-        out = power = 0.0
+        old, line = x[t : t + taps], x[t + 1 : t + 1 + taps]
+        drive = shared = power = 0.0
         for k in range(taps):
-            value = line[k] * mask[k]
-            masked[k] = value
-            out += w[k] * value
-            power += value * value
+            before, now = old[k] * mask[k], line[k] * mask[k]
+            drive += w[k] * now
+            shared += before * now
+            power += now * now
+            w[k] += scale * before
+        out = drive + scale * shared
         error = d[t] - out
         if not follows(error, line[taps - 1], d[t], peak):
             return t
         y[t] = out
         scale = step * error / (epsilon + power) if normalized else step * error
-        for k in range(taps):
-            w[k] += scale * masked[k]
+    pending[0] = scale
     return len(d)
 
 
