@@ -7,7 +7,7 @@ updates; the plain ensemble is ``k`` equal to the number of members, whose first
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class Part(Context):
         self._whole.progress(self._start + self._share * fraction, f"{self._name}: {note}")
 
 
+def _constant(share: float) -> float:
+    """A rate that stays."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class Problem:
     """A task that ensembles are trained on.
@@ -68,7 +73,7 @@ class Problem:
     updates: int
     losses: Callable[[cf.MultipleChoice], Tensor]
     examples: int
-    rate: Callable[[float], float] = field(default=lambda share: 1.0)
+    rate: Callable[[float], float] = _constant
 
 
 class _Counting(nn.Module):
