@@ -21,7 +21,10 @@ INLINE = "[[claim]]\nid = 'a'\nclaim = 'x'\nkind = 'order'\n"
     ("arguments", "message"),
     [
         ("lst", "there is no command 'lst'; did you mean 'list'?"),
-        ("frobnicate", "no command 'frobnicate'; there are list, reproduce, report, plan, identify, speech, data"),
+        (
+            "frobnicate",
+            "there are list, reproduce, report, plan, identify, speech, cancel, separate, data",
+        ),
         ("--frob", "there is no command '--frob'"),
         ("list everything", "everything; counterflow list --help says more"),
         ("reproduce", "Missing from counterflow reproduce: KEY|all; counterflow reproduce --help says more"),
