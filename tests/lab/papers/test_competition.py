@@ -235,7 +235,9 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
         cited = {"t2.maxout", *(f"t3.{n}" for n in ("pretrained_34", "relu", "pretrained_36", "stochastic", "maxout"))}
         assert {r.id for r in results if r.verdict == "not run"} == cited
         wanted += ["t2.lwta", "t2.order.relu", "t3.lwta", "t3.decay", "s.dvd.title.unique", "s.mean.text.all"]
-        wanted += ["s.glorot.title.all", "t4.after2.lwta", "t4.after2.sigmoid", "fig3a.12.last"]
+        wanted += ["s.glorot.title.all", "t4.after2.sigmoid", "fig3a.12.last"]
+        # Ten runs with the published spread, 3.39 of 6.12, do not settle a factor of 1.5.
+        assert verdicts["t4.after2.lwta"] == "inconclusive"
     for claim in wanted:
         assert verdicts[claim] == "reproduced", claim
     titles = [exhibit.title for exhibit in exhibits(profile, records, results)]
