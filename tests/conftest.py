@@ -31,6 +31,15 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def bfloat16() -> Iterator[None]:
+    """Autocast that works on every processor: where one has no bfloat16, oneDNN refuses even the bare nn.LSTM."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(before and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    yield
+    torch._C._set_mkldnn_enabled(before)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -18,7 +18,9 @@ CASES = [
 
 @pytest.mark.parametrize("contract", CHECKS)
 @pytest.mark.parametrize(("method", "example"), CASES)
-def test_contract(method: Method, example: Example, contract: Contract) -> None:
+def test_contract(method: Method, example: Example, contract: Contract, request: pytest.FixtureRequest) -> None:
+    if contract == "amp":
+        request.getfixturevalue("bfloat16")
     hold(method, contract, example)
 
 

@@ -274,6 +274,7 @@ def test_other_optimizers_have_them_in_the_explicit_form():
     torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("optimize", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_autocast(optimize):
     torch.manual_seed(0)
