@@ -47,7 +47,7 @@ class StateClassifier(nn.Module):
 
     Example:
         >>> draw = torch.Generator().manual_seed(0)
-        >>> model = StateClassifier(2, 1, reach=1, hidden=8, generator=draw)
+        >>> model = StateClassifier(2, 1, reach=1, hidden=16, dropout=0.0, generator=draw)
         >>> x, state = torch.tensor([[0.0], [0.2], [5.0], [5.2]]), torch.tensor([0, 0, 1, 1])
         >>> _ = model.fit([x], [state], passes=100, generator=draw)
         >>> model.costs(x).argmin(1).tolist()
