@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from counterflow.cli.targets import require_target, save_figure, write_target
 from counterflow.exceptions import DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def identify_command(
     for name, value in given.items():
         if value is not None and name not in allowed.get(action, ()):
             raise InputError(f"--{name} is not for identify {action}; leave it out")
-    _require_target("json", None if json in (None, "-") else Path(str(json)))
+    require_target("json", None if json in (None, "-") else Path(str(json)))
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
         if len(paths) != 1:
@@ -126,14 +126,14 @@ def identify_command(
         if action == "run":
             answer = _run(identifier, paths[1:], stream)
         else:
-            _require_target("plot", plot)
+            require_target("plot", plot)
             answer = _evaluate(identifier, paths[1], plot, stream)
     if json is not None:
         text = jsonlib.dumps(answer, indent=2, allow_nan=False) + "\n"
         if json == "-":
             sys.stdout.write(text)
         else:
-            _write(Path(json), text.encode())
+            write_target(Path(json), text.encode())
     return 0
 
 
@@ -369,31 +369,4 @@ def _draw(path: Path, matrix: NDArray[Any], rows: Sequence[str], columns: Sequen
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel("answer")
     axes.set_ylabel("speaker")
-    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(new, dpi=150)
-        os.replace(new, path)
-    except (OSError, ValueError) as error:
-        new.unlink(missing_ok=True)
-        raise InputError(f"--plot {path}: it cannot be written: {error}") from error
-
-
-def _require_target(name: str, path: Path | None) -> None:
-    """Find out before the work that the file cannot be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"--{name} {path}: this is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
-    if name == "plot" and path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--plot {path}: the suffix has to be .png, .svg or .pdf")
-
-
-def _write(path: Path, content: bytes) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_bytes(content)
-        os.replace(new, path)
-    except OSError as error:
-        raise InputError(f"--json {path}: it cannot be written: {error.strerror or error}") from error
+    save_figure(figure, path, dpi=150)

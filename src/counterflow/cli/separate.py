@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from counterflow.cli.targets import require_target, save_figure, write_target
 from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def separate_command(
         raise InputError("--gamma and --passes are of attention; give --attend MODEL, or leave them out")
     if gamma is not None and not gamma >= 0:
         raise InputError(f"--gamma {gamma}: it has to be 0 or more")
-    _require_target("json", None if json in (None, "-") else Path(str(json)))
-    _require_target("plot", plot)
+    require_target("json", None if json in (None, "-") else Path(str(json)))
+    require_target("plot", plot)
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
         answer = _train(path, out, epochs or 60, seed or 0, stream)
@@ -119,7 +119,7 @@ def separate_command(
         if json == "-":
             sys.stdout.write(text)
         else:
-            _write(Path(json), text.encode())
+            write_target(Path(json), text.encode())
     return 0
 
 
@@ -356,31 +356,4 @@ def _draw(path: Path, mixture: Tensor, found: Tensor, rate: int) -> None:
         axes.set_ylabel("kHz")
     grid[-1].set_xlabel("s")
     figure.colorbar(picture, ax=grid, label="dB")
-    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(new, dpi=120)
-        os.replace(new, path)
-    except (OSError, ValueError) as error:
-        new.unlink(missing_ok=True)
-        raise InputError(f"--plot {path}: it cannot be written: {error}") from error
-
-
-def _require_target(name: str, path: Path | None) -> None:
-    """Find out before the work that the file cannot be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"--{name} {path}: this is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
-    if name == "plot" and path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--plot {path}: the suffix has to be .png, .svg or .pdf")
-
-
-def _write(path: Path, content: bytes) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_bytes(content)
-        os.replace(new, path)
-    except OSError as error:
-        raise InputError(f"--json {path}: it cannot be written: {error.strerror or error}") from error
+    save_figure(figure, path, dpi=120)

@@ -1,0 +1,44 @@
+"""Files that a command was told to write: whether they can be is found out before the work, and they appear whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from counterflow.exceptions import InputError
+
+__all__ = ["require_target", "save_figure", "write_target"]
+
+
+def require_target(name: str, path: Path | None) -> None:
+    """Find out before the work that the file of an option cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"--{name} {path}: this is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
+    if name == "plot" and path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot {path}: the suffix has to be .png, .svg or .pdf")
+
+
+def write_target(path: Path, content: bytes) -> None:
+    """Write what ``--json`` asked for."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(content)
+        os.replace(new, path)
+    except OSError as error:
+        raise InputError(f"--json {path}: it cannot be written: {error.strerror or error}") from error
+
+
+def save_figure(figure: Any, path: Path, dpi: int) -> None:
+    """Write the picture that ``--plot`` asked for."""
+    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        figure.savefig(new, dpi=dpi)
+        os.replace(new, path)
+    except (OSError, ValueError) as error:
+        new.unlink(missing_ok=True)
+        raise InputError(f"--plot {path}: it cannot be written: {error}") from error
