@@ -242,6 +242,72 @@ def test_pruned_weights_and_channels() -> None:
         torch.testing.assert_close(small(x), full(x), rtol=1e-4, atol=1e-5)
 
 
+class _Written(nn.Module):
+    """A forward pass of its own: a shortcut, a norm, functions, a tied layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.deep, self.same = nn.Conv2d(6, 4, 3), nn.Conv2d(4, 4, 1)
+        self.first, self.twice, self.last = nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.deep(F.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)))
+        x = torch.flatten(x + self.same(x), 1)
+        x = self.twice(torch.tanh(self.twice(self.first(x))))
+        return self.last(x)
+
+
+class _Untraceable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = _Written()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part(x) if bool(x.sum() != 0) else x
+
+
+@pytest.mark.parametrize("kind", [_Written, _Untraceable])
+def test_pruning_follows_a_forward_pass_that_somebody_wrote(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = cf.make_variational(kind(), rates="weight", max_alpha=None).model
+    part: Any = getattr(model, "part", model)
+    model(torch.randn(8, 1, 8, 8))  # batch statistics that differ
+    with torch.no_grad():
+        part.deep.rate.rho[:, [1, 4]] = 5.0  # its feeder has no other use for them
+        part.same.rate.rho[:, 2] = 5.0  # a shortcut goes round it
+        part.twice.rate.rho[:, 3] = 5.0  # used twice
+    model.eval()
+    small: Any = variational.prune(model)
+    core = getattr(small, "part", small)
+    assert (core.conv.out_channels, core.norm.num_features, core.deep.in_channels) == (4, 4, 4)
+    assert (core.deep.out_channels, core.first.out_features, core.twice.in_features) == (4, 8, 8)
+    full: Any = variational.deterministic(model)
+    other = getattr(full, "part", full)
+    with torch.no_grad():
+        other.deep.weight[:, [1, 4]] = 0.0
+        other.same.weight[:, 2] = 0.0
+        other.twice.weight[:, 3] = 0.0
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(small(x), full(x), rtol=1e-4, atol=1e-5)
+
+
+def test_channels_are_taken_out_through_a_flattening() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    model = cf.make_variational(net, rates="weight", max_alpha=None).model
+    with torch.no_grad():
+        model[3].rate.rho[:, 4:8] = 5.0  # all that channel 1 feeds
+        model[3].rate.rho[:, 0] = 5.0  # a part of what channel 0 feeds
+    small = variational.prune(model)
+    assert (small[0].out_channels, small[3].in_features) == (3, 12)
+    full = variational.deterministic(model)
+    with torch.no_grad():
+        full[3].weight[:, [0, 4, 5, 6, 7]] = 0.0
+    x = torch.randn(2, 1, 4, 4)
+    torch.testing.assert_close(small(x), full(x), rtol=1e-4, atol=1e-5)
+
+
 def test_a_bound_forbids_pruning_and_so_do_rates_of_whole_layers() -> None:
     with pytest.raises(InputError, match="max_alpha=None"):
         variational.prune(cf.make_variational(nn.Linear(4, 3), rates="weight").model)

@@ -19,7 +19,7 @@ Inputs are ``(batch, ..., features)`` for linear layers and ``(batch, channels, 
 
 import counterflow.variational.methods  # noqa: F401  it registers itself
 from counterflow.variational.attention import VariationalMultiheadAttention
-from counterflow.variational.conversion import VariationalHandle, deterministic, make_variational, prune
+from counterflow.variational.conversion import VariationalHandle, deterministic, make_variational
 from counterflow.variational.divergence import Approximation, dropout_kl, gaussian_kl
 from counterflow.variational.estimators import estimating, gradient_variance
 from counterflow.variational.layers import (
@@ -35,6 +35,7 @@ from counterflow.variational.noise import Estimator
 from counterflow.variational.objective import Bound, elbo, kl, warm_up
 from counterflow.variational.predictive import Draws, sample
 from counterflow.variational.priors import GaussianPrior, Prior, ScaleMixturePrior
+from counterflow.variational.pruning import prune
 
 __all__ = [
     "Approximation",

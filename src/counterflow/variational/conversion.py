@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ from counterflow.variational.layers import (
 from counterflow.variational.objective import stochastic_layers
 from counterflow.variational.priors import Prior
 
-__all__ = ["VariationalHandle", "deterministic", "make_variational", "prune"]
+__all__ = ["VariationalHandle", "deterministic", "make_variational", "plain_in_place"]
 
 
 class VariationalHandle(Handle):
@@ -227,20 +226,21 @@ def deterministic(model: nn.Module) -> nn.Module:
     """
     if not any(True for _ in stochastic_layers(model)):
         raise UnsupportedError(f"no layer of this {type(model).__name__} has a posterior; it is plain already")
-    return _plain(copy.deepcopy(model))
+    return plain_in_place(copy.deepcopy(model))
 
 
-def _plain(module: nn.Module) -> nn.Module:
+def plain_in_place(module: nn.Module) -> nn.Module:
+    """Exchange every layer with a posterior for the plain layer of its means, within the module given."""
     if isinstance(module, VariationalMultiheadAttention):
-        return plain_attention(module, _plain(module.out_proj))
+        return plain_attention(module, plain_in_place(module.out_proj))
     if isinstance(module, GaussianDropout) and module.layer is not None:
-        return _plain(module.layer)
+        return plain_in_place(module.layer)
     if isinstance(module, Stochastic):
         base = next(kind for kind, ours in _KINDS.items() if isinstance(module, ours))
         return _bare(module, base)
     for name, child in list(module._modules.items()):
         if child is not None:
-            module._modules[name] = _plain(child)
+            module._modules[name] = plain_in_place(child)
     return module
 
 
@@ -252,122 +252,3 @@ def _bare(layer: Any, base: type[Any]) -> nn.Module:
     plain.weight, plain.bias = layer.weight, layer.bias
     plain.train(layer.training)
     return plain
-
-
-# Between two layers, what keeps a unit a unit of its own.
-_BY_UNIT = (
-    nn.Identity,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.MaxPool3d,
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.AvgPool3d,
-)
-
-
-def prune(model: nn.Module, threshold: float = 3.0) -> nn.Module:
-    r"""A smaller plain model: without the weights or units whose noise drowns them, :math:`\log\alpha` above a
-    threshold.
-
-    Weights (``rates="weight"``, or Gaussian posteriors) and the weights of input units (``rates="unit"``) become zero.
-    Where two layers follow each other in an `nn.Sequential`, with nothing between them but what treats each unit by
-    itself, units of the first that the second no longer uses are taken out of both. The function is that of the
-    posterior means with zeros, exactly.
-
-    Args:
-        model: With learned rates; it stays as it is.
-        threshold: On log alpha; 3 is a dropout rate of .95.
-
-    Returns:
-        The plain model.
-
-    Raises:
-        InputError: If a bound on alpha forbids rates above the threshold.
-        UnsupportedError: If no layer has a posterior whose rates are learned by unit or by weight.
-
-    References:
-        Molchanov et al., "Variational Dropout Sparsifies Deep Neural Networks", ICML 2017, section 4.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from counterflow import variational
-        >>> first = variational.VariationalLinear(4, 8, rates="unit", max_alpha=None)
-        >>> second = variational.VariationalLinear(8, 2, rates="unit", max_alpha=None)
-        >>> second.rate.rho.data.view(-1)[:5] = 4.0  # log alpha: five units have drowned
-        >>> variational.prune(nn.Sequential(first, nn.ReLU(), second))[0]
-        Linear(in_features=4, out_features=3, bias=True)
-    """
-    twin = copy.deepcopy(model)
-    some = False
-    for name, layer in stochastic_layers(twin):
-        if layer.prior is None:
-            if layer.rates == "layer" or not layer.rate.learned:
-                continue
-            bound = layer.rate.max_alpha
-            if bound is not None and math.log(bound) < threshold:
-                raise InputError(
-                    f"threshold={threshold:g} cannot be reached in layer {name!r}: its rates are bounded by "
-                    f"max_alpha={bound:g}, log alpha <= {math.log(bound):.3g}; train with max_alpha=None"
-                )
-        some = True
-        with torch.no_grad():
-            large = layer.log_alpha() > threshold
-            if layer.noise == "A":  # one an input unit; in groups, in the order of the channels
-                groups = layer.groups_of()
-                per_group = large.reshape(groups, -1).repeat_interleave(len(layer.weight) // groups, 0)
-                large = per_group.reshape(len(layer.weight), -1, *[1] * (layer.weight.ndim - 2))
-            layer.weight.masked_fill_(large.expand_as(layer.weight), 0.0)
-    if not some:
-        raise UnsupportedError(
-            f"nothing in this {type(model).__name__} can be pruned: no rates are learned by unit or by weight"
-        )
-    plain = _plain(twin)
-    for module in plain.modules():
-        if isinstance(module, nn.Sequential):
-            _take_out(module)
-    return plain
-
-
-def _take_out(sequence: nn.Sequential) -> None:
-    """Take units out that the layer behind them does not use."""
-    before: Any = None
-    module: Any
-    for module in sequence:
-        kind = nn.Linear if isinstance(module, nn.Linear) else type(module)
-        whole = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and getattr(module, "groups", 1) == 1
-        if whole and before is not None and isinstance(before, kind):
-            used = module.weight.flatten(2).any(2) if module.weight.ndim > 2 else module.weight != 0
-            keep = used.any(0)
-            if not bool(keep.all()) and len(keep) == len(before.weight):
-                keep[0] |= not bool(keep.any())  # a layer without units would be none
-                _keep(before, module, keep.nonzero().flatten())
-        if whole:
-            before = module
-        elif not isinstance(module, _BY_UNIT):
-            before = None
-
-
-def _keep(first: Any, second: Any, units: torch.Tensor) -> None:
-    first.weight = nn.Parameter(first.weight.detach()[units].clone(), first.weight.requires_grad)
-    if first.bias is not None:
-        first.bias = nn.Parameter(first.bias.detach()[units].clone(), first.bias.requires_grad)
-    second.weight = nn.Parameter(second.weight.detach()[:, units].clone(), second.weight.requires_grad)
-    if isinstance(first, nn.Linear):
-        first.out_features, second.in_features = len(units), len(units)
-    else:
-        first.out_channels, second.in_channels = len(units), len(units)
