@@ -227,7 +227,8 @@ def check_compile(method: Method, example: Example, backend: str = "aot_eager") 
         return
     for step in range(2):
         assert_close(got[step], wanted[step], f"compiled by {backend}, step {step}")
-    _after_compile(method, example)
+    if example is method.examples[0]:  # three compilations more, for what does not depend on the layers
+        _after_compile(method, example)
 
 
 def _after_compile(method: Method, example: Example) -> None:
