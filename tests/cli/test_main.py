@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +25,7 @@ INLINE = "[[claim]]\nid = 'a'\nclaim = 'x'\nkind = 'order'\n"
         ("lst", "there is no command 'lst'; did you mean 'list'?"),
         (
             "frobnicate",
-            "there are list, reproduce, report, plan, identify, speech, cancel, separate, data",
+            "there are speech, identify, separate, cancel, plan, list, reproduce, report, data, completion",
         ),
         ("--frob", "there is no command '--frob'"),
         ("list everything", "everything; counterflow list --help says more"),
@@ -151,9 +153,47 @@ def test_every_verb_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> No
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: counterflow {verb}")
+    assert "For example" in text
+    assert f"  counterflow {verb}" in text
     if verb == "reproduce":
         for words in ("under a minute", "two hours", "counterflow reproduce tempering", "kill -9", "Ctrl-C"):
             assert words in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_taught_verbs_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("reproduce", "profile", "laptop", "separate"))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion"
+    script.write_text(capsys.readouterr().out)
+    ask = (
+        f"source {script}; f=$(complete -p counterflow | grep -oP '(?<=-F )\\S+'); "
+        "COMP_WORDS=(counterflow rep); COMP_CWORD=1; COMP_LINE='counterflow rep'; COMP_POINT=15; "
+        "$f counterflow rep counterflow; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=False)
+    assert {"report", "reproduce"} <= set(done.stdout.split()), done.stderr
+
+
+def test_lists_are_json_for_a_program(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["list", "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    listed = json.loads(printed.out)
+    assert "tempering" in {each["key"] for each in listed["methods"]}
+    assert {each["key"] for each in listed["papers"]} >= {"tempering", "density"}
+    assert "methods" in printed.err
+    target = tmp_path / "data.json"
+    assert main(["data", "check", "digits", "--json", str(target)]) == 0
+    (digits,) = json.loads(target.read_text())
+    assert (digits["name"], digits["found"], digits["intact"]) == ("digits", True, True)
+    assert main(["list", "--json", str(tmp_path)]) == 2
+    assert "this is a folder" in capsys.readouterr().err
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,23 +25,38 @@ __all__ = ["main"]
 
 
 class Verb(NamedTuple):
-    """Where a verb is, and what the first page of help says of it."""
+    """Where a verb is, what the first page of help says of it, and under which heading."""
 
     module: str
     function: str
+    group: str
     summary: str
 
 
 VERBS = {
-    "list": Verb("list", "list_command", "the methods and the papers that are here, one line each"),
-    "reproduce": Verb("reproduce", "reproduce_command", "rerun a paper's tables and compare them with the paper"),
-    "report": Verb("report", "report_command", "write the page of a finished run again, and open it"),
-    "plan": Verb("plan", "plan_command", "what a memory budget costs a recurrent net in time"),
-    "identify": Verb("identify", "identify_command", "tell who speaks, from recordings of each speaker"),
-    "speech": Verb("speech", "speech_command", "recognize continuous speech, from transcribed recordings"),
-    "cancel": Verb("cancel", "cancel_command", "cancel a noise with adaptive controllers, through a loudspeaker"),
-    "separate": Verb("separate", "separate_command", "the sources of a recording with several microphones"),
-    "data": Verb("data", "data_command", "which data sets there are, where they are, whether they are intact"),
+    "speech": Verb("speech", "speech_command", "sound", "recognize continuous speech, from transcribed recordings"),
+    "identify": Verb("identify", "identify_command", "sound", "tell who speaks, from recordings of each speaker"),
+    "separate": Verb("separate", "separate_command", "sound", "the sources of a recording with several microphones"),
+    "cancel": Verb(
+        "cancel", "cancel_command", "sound", "cancel a noise with adaptive controllers, through a loudspeaker"
+    ),
+    "plan": Verb("plan", "plan_command", "training", "what a memory budget costs a recurrent net in time"),
+    "list": Verb("list", "list_command", "evidence", "the methods and the papers that are here, one line each"),
+    "reproduce": Verb(
+        "reproduce", "reproduce_command", "evidence", "rerun a paper's tables and compare them with the paper"
+    ),
+    "report": Verb("report", "report_command", "evidence", "write the page of a finished run again, and open it"),
+    "data": Verb(
+        "data", "data_command", "evidence", "which data sets there are, where they are, whether they are intact"
+    ),
+    "completion": Verb("completion", "completion_command", "shell", "what makes a shell complete these commands"),
+}
+
+GROUPS = {
+    "sound": "work with sound",
+    "training": "plan a training",
+    "evidence": "check the papers",
+    "shell": "set up",
 }
 
 HELP = """\
@@ -49,24 +64,25 @@ usage: counterflow VERB [OPTIONS]
 
 See, shape and combine the error that flows backward through a PyTorch network, and rerun the papers that
 its methods come from.
-
-verbs:
 {verbs}
 
 reproduce knows three sizes: smoke (the default: under a minute a paper), laptop (at most two hours a paper
 on two cores) and paper (the published size).
 
 examples:
+  counterflow speech train DIR --out MODEL             what is said: a folder of recordings and their texts
+  counterflow identify train DIR --out MODEL           who speaks: a folder of recordings a speaker
+  counterflow separate run two.wav --out DIR           the sources that two microphones heard
+  counterflow cancel noise.wav --distortion 10dB       how much of a noise a controller cancels
+  counterflow plan --steps 1000 --budget 64MiB         what a memory budget costs an LSTM in time
   counterflow list
   counterflow reproduce tempering                      a first look, under a minute
   counterflow reproduce tempering --profile laptop     the table, with a report
   counterflow report                                   that report again
-  counterflow plan --steps 1000 --budget 64MiB         what a memory budget costs an LSTM in time
-  counterflow identify train DIR --out MODEL           who speaks: a folder of recordings a speaker
-  counterflow speech train DIR --out MODEL             what is said: a folder of recordings and their texts
-  counterflow cancel noise.wav --distortion 10dB       how much of a noise a controller cancels
-  counterflow separate run two.wav --out DIR           the sources that two microphones heard
   counterflow data where                               where data sets are looked for
+
+exit status: 0; 1 if something that was run or checked is at fault; 2 for input that cannot be used, with one
+line on standard error; 130 after Ctrl-C. Without a terminal, and where NO_COLOR is set, there are no colors.
 
 counterflow VERB --help says more.
 """
@@ -86,9 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     try:
         if verb in ("-h", "--help"):
-            width = max(len(name) for name in VERBS)
-            verbs = "\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in VERBS.items())
-            print(HELP.format(verbs=verbs), end="")
+            print(HELP.format(verbs=_verbs()), end="")
             return 0
         if verb == "--version":
             print(f"counterflow {importlib.metadata.version('counterflow')}")
@@ -106,6 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("counterflow: stopped", file=sys.stderr)
         return 130
+
+
+def _verbs() -> str:
+    """All verbs under their headings."""
+    width = max(len(name) for name in VERBS)
+    lines = []
+    for group, heading in GROUPS.items():
+        lines += ["", f"{heading}:"]
+        lines += [f"  {name:{width}}  {entry.summary}" for name, entry in VERBS.items() if entry.group == group]
+    return "\n".join(lines)
 
 
 def _parse(verb: str, arguments: list[str]) -> Callable[[], int]:

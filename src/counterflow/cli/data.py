@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from counterflow.cli.targets import require_json, write_json
 from counterflow.exceptions import DataError, MissingExtraError
 from counterflow.lab import data
 
@@ -19,31 +20,59 @@ __all__ = ["data_command"]
 
 def data_command(
     action: Annotated[Literal["list", "check", "where"], tyro.conf.Positional] = "list",
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.Positional] = (),
     /,
+    *,
+    json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,
 ) -> int:
     """Show the data sets that experiments use; nothing is downloaded.
+
+    For example:
+
+        counterflow data
+        counterflow data check mnist fsdd
+        counterflow data where --json -
 
     Args:
         action: list: what there is, where it is found, its license and size. check: verify the checksums
             of all that is found. where: the search order with its folders, and what each holds.
         names: The data sets meant; all if none is named.
+        json: Write name, title, license and folder of each to this file as JSON, and for check whether it is intact
+            (null where it is not here, or nobody stated a checksum); - is standard output.
 
     Returns:
-        The exit status: 0, or 1 if ``check`` found damage.
+        The exit status: 0; 1 if ``check`` found damage; 2 for a name that there is not.
 
     Raises:
         InputError: A data set that does not exist, or ``COUNTERFLOW_DATA`` names no folder.
     """
     chosen = tuple(data.dataset(name).name for name in names) or data.names()
-    console = Console()
+    require_json(json)
+    console = Console(stderr=json == "-")
+    intact: dict[str, bool | None] = {}
     if action == "check":
-        return _check(console, chosen)
-    if action == "where":
+        intact = _check(console, chosen)
+    elif action == "where":
         _where(console, chosen)
     else:
         _list(console, chosen)
-    return 0
+    if json is not None:
+        write_json(json, [_facts(name) | ({"intact": intact[name]} if name in intact else {}) for name in chosen])
+    return 1 if False in intact.values() else 0
+
+
+def _facts(name: str) -> dict[str, object]:
+    """What a program would ask of a data set."""
+    entry, found = data.dataset(name), data.find(name)
+    folder = None if found is None or found.place.folder is None else str(found.place.folder)
+    return {
+        "name": name,
+        "title": entry.title,
+        "license": entry.license,
+        "splits": dict(entry.splits),
+        "found": found is not None,
+        "folder": folder,
+    }
 
 
 def _list(console: Console, names: tuple[str, ...]) -> None:
@@ -74,10 +103,13 @@ def _list(console: Console, names: tuple[str, ...]) -> None:
         console.print(Text(line))
 
 
-def _check(console: Console, names: tuple[str, ...]) -> int:
+def _check(console: Console, names: tuple[str, ...]) -> dict[str, bool | None]:
+    """Whether each set is intact; None where that is not known."""
     table = Table("name", "found", "files", "checksum", title="Checksums")
     damage = []
+    intact: dict[str, bool | None] = {}
     for name in names:
+        intact[name] = None
         found = data.find(name)
         if found is None:
             table.add_row(name, Text(_missing(data.dataset(name)), style="yellow"), "", "")
@@ -86,17 +118,19 @@ def _check(console: Console, names: tuple[str, ...]) -> int:
             known = data.check(name)
         except DataError as error:
             damage.append(f"{name}: {error}")
+            intact[name] = False
             verdict = Text("damaged", style="bold red")
         except MissingExtraError as error:
             verdict = Text(str(error), style="yellow")
         else:
+            intact[name] = True if known else None
             # Publishers' files of which nobody stated a checksum are here; all that can be said is that they load.
             verdict = Text("intact", style="green") if known else Text("readable, no checksum known", style="yellow")
         table.add_row(name, found.place.label, str(len(found.form.files) or ""), verdict)
     console.print(table)
     for line in damage:
         console.print(Text(line), soft_wrap=True)
-    return 1 if damage else 0
+    return intact
 
 
 def _where(console: Console, names: tuple[str, ...]) -> None:

@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import Annotated, TextIO
+
+import tyro
+
+from counterflow.cli.targets import require_json, write_json
 
 __all__ = ["list_command"]
 
 
-def list_command() -> int:
+def list_command(*, json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None) -> int:
     """Show the methods of the library and the papers of the lab, one line each.
 
     A method is attached to a model from Python; a paper is rerun by its key:
 
         counterflow reproduce KEY
 
+    For example:
+
+        counterflow list
+        counterflow list --json -
+
+    Args:
+        json: Write the list to this file as JSON; - is standard output.
+
     Returns:
-        The exit status, 0.
+        The exit status, 0; 2 where the file cannot be written.
     """
     from counterflow.exceptions import MissingExtraError
     from counterflow.registry import methods
 
+    require_json(json)
+    out = sys.stderr if json == "-" else sys.stdout
     rows = [(method.key, method.site, method.summary) for method in methods().values()]
-    print("methods")
-    _print_rows(rows)
-    print("\npapers")
+    print("methods", file=out)
+    _print_rows(rows, out)
+    print("\npapers", file=out)
+    papers = []
     try:
         from counterflow.lab.trials import load_paper, paper_keys
 
         papers = [load_paper(key) for key in paper_keys()]
     except MissingExtraError as error:
-        print(f"  {error}")
+        print(f"  {error}", file=out)
     else:
-        _print_rows([(paper.key, paper.title, paper.citation) for paper in papers])
+        _print_rows([(paper.key, paper.title, paper.citation) for paper in papers], out)
+    if json is not None:
+        write_json(
+            json,
+            {
+                "methods": [{"key": key, "site": site, "summary": summary} for key, site, summary in rows],
+                "papers": [{"key": each.key, "title": each.title, "citation": each.citation} for each in papers],
+            },
+        )
     return 0
 
 
-def _print_rows(rows: Sequence[tuple[str, str, str]]) -> None:
+def _print_rows(rows: Sequence[tuple[str, str, str]], out: TextIO) -> None:
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     for key, middle, summary in rows:
-        print(f"  {key:{first}}  {middle:{second}}  {summary}".rstrip())
+        print(f"  {key:{first}}  {middle:{second}}  {summary}".rstrip(), file=out)

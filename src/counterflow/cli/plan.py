@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from counterflow.cli.targets import require_json, write_json
 from counterflow.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def plan_command(
     for name, number in (("steps", steps), ("width", width), ("batch", batch), ("layers", layers), ("inputs", inputs)):
         if number is not None and number < 1:
             raise InputError(f"--{name} {number}: it has to be 1 or more")
-    _require_target(json)
+    require_json(json)
     fused = layers > 1 or chunk is not None
     length = _chunk(chunk)
 
@@ -113,11 +113,7 @@ def plan_command(
         curve = letters(points, found.options.index(chosen))
         print("\nslowdown over memory; @ is your budget", *curve, sep="\n", file=out)
     if json is not None:
-        text = jsonlib.dumps({**found.to_dict(), "chosen": asdict(chosen)}, indent=2, allow_nan=False) + "\n"
-        if json == "-":
-            sys.stdout.write(text)
-        else:
-            _write(Path(json), text)
+        write_json(json, {**found.to_dict(), "chosen": asdict(chosen)})
     return 0
 
 
@@ -161,21 +157,3 @@ def _chunk(chunk: str | None) -> int | str | None:
     if not chunk.isdecimal() or int(chunk) < 1:
         raise InputError(f"--chunk {chunk}: it has to be a whole number from 1 on, or auto")
     return int(chunk)
-
-
-def _require_target(target: str | None) -> None:
-    """Find out before the work that the file cannot be written."""
-    if target is None or target == "-":
-        return
-    path = Path(target)
-    if path.is_dir():
-        raise InputError(f"--json {target}: this is a folder; name a file in it, or - for standard output")
-    if not path.parent.is_dir():
-        raise InputError(f"--json {target}: there is no folder {path.parent}; make it first")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise InputError(f"--json {path}: it cannot be written: {error.strerror or error}") from error

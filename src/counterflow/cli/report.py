@@ -27,6 +27,12 @@ def report_command(
 ) -> int:
     """Judge the records in a folder again, write its report.html and open it in the browser.
 
+    For example:
+
+        counterflow report
+        counterflow report evidence --markdown REPRODUCTION.md
+        counterflow report runs --profile smoke --no-open
+
     Args:
         folder: The folder that a run wrote (--out), or packed evidence such as evidence/.
         profile: Which profile is shown; the largest that is there, if none is named.
@@ -34,7 +40,7 @@ def report_command(
         open_browser: Open the page, where there is a screen to show it on.
 
     Returns:
-        The exit status, 0.
+        The exit status, 0; 2 for a folder without records.
 
     Raises:
         RecordError: The folder is missing or holds no records, or the report cannot be written.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from counterflow.exceptions import InputError
 
-__all__ = ["require_target", "save_figure", "write_target"]
+__all__ = ["require_json", "require_target", "save_figure", "write_json", "write_target"]
 
 
 def require_target(name: str, path: Path | None) -> None:
@@ -16,11 +18,28 @@ def require_target(name: str, path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise InputError(f"--{name} {path}: this is a folder; name a file in it")
+        standard = ", or - for standard output" if name == "json" else ""
+        raise InputError(f"--{name} {path}: this is a folder; name a file in it{standard}")
     if not path.parent.is_dir():
         raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
     if name == "plot" and path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"--plot {path}: the suffix has to be .png, .svg or .pdf")
+
+
+def require_json(target: str | None) -> None:
+    """Find out before the work that ``--json`` names what cannot be written; ``-`` is standard output."""
+    if target is not None and target != "-":
+        require_target("json", Path(target))
+
+
+def write_json(target: str, answer: object) -> None:
+    """Write what ``--json`` asked for; a number that is not finite would be no JSON."""
+    text = json.dumps(answer, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_target(Path(target), text.encode())
 
 
 def write_target(path: Path, content: bytes) -> None:
