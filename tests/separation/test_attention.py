@@ -280,6 +280,19 @@ def test_matrices_that_diverge_are_told_of(classifier, scene):
         attend(ica, scene[0], classifier, gamma=1e12, passes=5, rate=100.0)
 
 
+def test_matrices_that_diverge_can_be_taken_back(classifier, scene):
+    ica = FrequencyICA(iterations=1).fit(scene[0])
+    steady = attend(ica, scene[0], classifier, gamma=1.0, passes=5, diverging="stop")
+    assert steady.diverged is None
+    found = attend(ica, scene[0], classifier, gamma=1e12, passes=5, rate=100.0, diverging="stop")
+    assert found.diverged == 1
+    assert found.outputs.shape[0] == 6
+    assert all(torch.equal(each, found.outputs[0]) for each in found.outputs)
+    torch.testing.assert_close(found.ica.unmixing, ica.unmixing)
+    with pytest.raises(InputError, match="diverging must be"):
+        attend(ica, scene[0], classifier, gamma=1.0, diverging="hope")
+
+
 def test_the_inverse_map_needs_a_classifier_that_has_one(scene):
     ica = FrequencyICA(iterations=1).fit(scene[0])
     with pytest.raises(InputError, match="take form='gradient'"):

@@ -29,6 +29,7 @@ __all__ = ["Attended", "attend", "choose_voice", "confidence", "recognize"]
 
 Form = Literal["gradient", "inverse"]
 Weighting = Literal["none", "margin"]
+Diverging = Literal["raise", "stop"]
 
 BATCH = 64
 LARGEST = 1e6
@@ -43,12 +44,15 @@ class Attended:
         voice: The output that holds the voice.
         outputs: Of the classifier for each word, before any pass and after each, shape (passes + 1, words, labels).
         errors: The mean of E over words, before each pass and at the end, shape (passes + 1,).
+        diverged: The pass, 1 the first, that was taken back because the matrices diverged in it; none followed. None
+            where they did not.
     """
 
     ica: FrequencyICA
     voice: int
     outputs: Tensor
     errors: Tensor
+    diverged: int | None = None
 
 
 def confidence(outputs: Tensor) -> Tensor:
@@ -119,6 +123,7 @@ def attend(
     weighting: Weighting = "none",
     voice: int | None = None,
     targets: Tensor | None = None,
+    diverging: Diverging = "raise",
 ) -> Attended:
     """Retrain unmixing matrices by what a classifier expects to hear. It works at test time, without labels.
 
@@ -139,6 +144,8 @@ def attend(
         weighting: ``"margin"`` weighs each word by the classifier's `confidence`.
         voice: The output that holds the voice; by `choose_voice` if not given.
         targets: The numbers of the true labels, shape (items,), in place of the classifier's own strongest outputs.
+        diverging: What is done when the matrices diverge: ``"raise"``; or ``"stop"``, which takes that pass back and
+            makes no other, so that ``outputs`` and ``errors`` go on with what they were.
 
     Returns:
         The retrained matrices, and what the classifier said on the way.
@@ -146,7 +153,7 @@ def attend(
     Raises:
         InputError: If an argument is out of range, or nothing has been learned yet.
         ShapeError: If spectra or targets do not fit.
-        UnsupportedError: If the matrices diverge.
+        UnsupportedError: If the matrices diverge, and ``diverging`` is ``"raise"``.
 
     References:
         U.-M. Bae, S.-Y. Lee, Combining ICA and Top-Down Attention for Robust Speech Recognition, NIPS 2000, section
@@ -158,6 +165,8 @@ def attend(
         raise InputError(f"form must be 'gradient' or 'inverse', got {form!r}")
     if weighting not in ("none", "margin"):
         raise InputError(f"weighting must be 'none' or 'margin', got {weighting!r}")
+    if diverging not in ("raise", "stop"):
+        raise InputError(f"diverging must be 'raise' or 'stop', got {diverging!r}")
     features = getattr(classifier, "features", None)
     if form == "inverse" and not (isinstance(features, MelFrames) and hasattr(classifier, "judge")):
         raise InputError(
@@ -176,6 +185,7 @@ def attend(
     if not 0 <= number < unmixing.shape[1]:
         raise InputError(f"voice must be an output from 0 to {unmixing.shape[1] - 1}, got {number}")
     heard_outputs, errors = [], []
+    diverged: int | None = None
     wanted = _Wanted(classifier, form, step, weighting)
     for turn in range(passes + 1):
         last = turn == passes
@@ -206,13 +216,20 @@ def attend(
         change = change * factor.conj() if form == "gradient" else change / torch.where(factor == 0, 1.0, factor)
         extra = torch.zeros_like(unmixing)
         extra[:, number] = gamma * torch.einsum("ft,fkt->fk", change, z.conj()) / z.shape[-1]
+        before = found.copy()
         found.update(z, extra=extra)
         unmixing, _ = found._known()
         if not bool(torch.isfinite(torch.view_as_real(unmixing)).all()) or float(unmixing.abs().max()) > LARGEST:
-            raise UnsupportedError(
-                f"the matrices diverge in pass {turn + 1}; take a smaller gamma than {gamma:g}, or rate"
-            )
-    return Attended(found, number, torch.stack(heard_outputs), torch.stack(errors))
+            if diverging == "raise":
+                raise UnsupportedError(
+                    f"the matrices diverge in pass {turn + 1}; take a smaller gamma than {gamma:g}, or rate, or "
+                    "diverging='stop'"
+                )
+            found, diverged = before, turn + 1
+            heard_outputs += heard_outputs[-1:] * (passes - turn)
+            errors += errors[-1:] * (passes - turn)
+            break
+    return Attended(found, number, torch.stack(heard_outputs), torch.stack(errors), diverged)
 
 
 def _numbered(places: list[tuple[Tensor, Tensor]]) -> list[tuple[int, tuple[Tensor, Tensor]]]:
