@@ -21,11 +21,9 @@ import counterflow.variational.methods  # noqa: F401  it registers itself
 from counterflow.variational.attention import VariationalMultiheadAttention
 from counterflow.variational.conversion import VariationalHandle, deterministic, make_variational
 from counterflow.variational.divergence import Approximation, dropout_kl, gaussian_kl
+from counterflow.variational.dropout import GaussianDropout
 from counterflow.variational.estimators import estimating, gradient_variance
 from counterflow.variational.layers import (
-    GaussianDropout,
-    Noise,
-    Rates,
     VariationalConv1d,
     VariationalConv2d,
     VariationalConv3d,
@@ -33,6 +31,7 @@ from counterflow.variational.layers import (
 )
 from counterflow.variational.noise import Estimator
 from counterflow.variational.objective import Bound, elbo, kl, warm_up
+from counterflow.variational.posterior import Noise, Rates
 from counterflow.variational.predictive import Draws, sample
 from counterflow.variational.priors import GaussianPrior, Prior, ScaleMixturePrior
 from counterflow.variational.pruning import prune

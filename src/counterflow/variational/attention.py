@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from counterflow.variational.layers import Stochastic, variational_layer
+from counterflow.variational.layers import variational_layer
+from counterflow.variational.posterior import Stochastic
 
 __all__ = ["VariationalMultiheadAttention", "attention_around"]
 

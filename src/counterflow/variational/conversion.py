@@ -14,16 +14,10 @@ from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, reset_compiler
 from counterflow.variational.attention import VariationalMultiheadAttention, attention_around, plain_attention
 from counterflow.variational.divergence import Approximation
-from counterflow.variational.layers import (
-    _KINDS,
-    GEOMETRY,
-    GaussianDropout,
-    Noise,
-    Rates,
-    Stochastic,
-    variational_layer,
-)
+from counterflow.variational.dropout import GaussianDropout
+from counterflow.variational.layers import GEOMETRY, KINDS, variational_layer
 from counterflow.variational.objective import stochastic_layers
+from counterflow.variational.posterior import Noise, Rates, Stochastic
 from counterflow.variational.priors import Prior
 
 __all__ = ["VariationalHandle", "deterministic", "make_variational", "plain_in_place"]
@@ -153,7 +147,7 @@ def _reason(module: nn.Module) -> str | None:
     """Why a module is left alone; empty if it is not, None if it is nobody's business."""
     if isinstance(module, Stochastic | GaussianDropout):
         return "it has noise already"
-    if isinstance(module, nn.MultiheadAttention) or type(module) in _KINDS:
+    if isinstance(module, nn.MultiheadAttention) or type(module) in KINDS:
         parts = module.modules()  # an attention block is exchanged with what is inside
         if any(hooks for part in parts for name, hooks in vars(part).items() if name in _HOOKS):
             return "a hook is on it, which the layer in its place would not have; undo that, and attach it afterwards"
@@ -165,7 +159,7 @@ def _reason(module: nn.Module) -> str | None:
         if module.bias_k is not None or module.add_zero_attn:
             return "it adds keys and values of its own"
         return ""
-    if type(module) in _KINDS:
+    if type(module) in KINDS:
         return "" if "forward" not in vars(module) else "its forward has been exchanged on the module itself"
     if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         what = "a transposed convolution" if "Transpose" in type(module).__name__ else "a type of its own"
@@ -236,7 +230,7 @@ def plain_in_place(module: nn.Module) -> nn.Module:
     if isinstance(module, GaussianDropout) and module.layer is not None:
         return plain_in_place(module.layer)
     if isinstance(module, Stochastic):
-        base = next(kind for kind, ours in _KINDS.items() if isinstance(module, ours))
+        base = next(kind for kind, ours in KINDS.items() if isinstance(module, ours))
         return _bare(module, base)
     for name, child in list(module._modules.items()):
         if child is not None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.variational.layers import Stochastic
 from counterflow.variational.noise import Estimator
+from counterflow.variational.posterior import Stochastic
 
 __all__ = ["estimating", "gradient_variance"]
 

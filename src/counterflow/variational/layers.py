@@ -1,226 +1,27 @@
-"""Layers whose weights have a posterior: linear, convolutions, and Gaussian dropout by itself."""
+"""Layers whose weights have a posterior: linear and convolutions."""
 
 from __future__ import annotations
 
 import functools
-import math
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError
-from counterflow.variational.correlated import correlated, scaled_inputs
-from counterflow.variational.divergence import Approximation, bounded_kl, gaussian_kl
-from counterflow.variational.loops import of_one_type, standard_normal
-from counterflow.variational.noise import (
-    Estimator,
-    Product,
-    below,
-    gaussian,
-    independent,
-    weights_of_batch,
-    weights_of_examples,
-)
-from counterflow.variational.priors import GaussianPrior, Prior, ScaleMixturePrior, resolve
+from counterflow.variational.divergence import Approximation
+from counterflow.variational.posterior import Noise, Rates, Stochastic
+from counterflow.variational.priors import Prior
 
 __all__ = [
-    "GaussianDropout",
-    "Noise",
-    "Rates",
-    "Stochastic",
+    "GEOMETRY",
+    "KINDS",
     "VariationalConv1d",
     "VariationalConv2d",
     "VariationalConv3d",
     "VariationalLinear",
+    "variational_layer",
 ]
-
-Noise = Literal["A", "B"]
-Rates = Literal["layer", "unit", "weight"]
-
-_INITIAL_STD = 0.01  # of free posteriors, a tenth or so of usual weights
-
-
-class Rate(nn.Module):
-    r"""The rates :math:`\alpha` of a layer, learned or fixed.
-
-    With a bound, :math:`\log\alpha = \log\alpha_\max - |\rho|`: a rate on the bound is at :math:`\rho = 0`, where the
-    slope in :math:`\rho` is as steep as anywhere, so it comes down as fast as one below it; pushed up, it is reflected.
-
-    Args:
-        shape: Of the rates.
-        alpha: Where all begin.
-        max_alpha: The bound, or None.
-        learn: Whether they are learned.
-    """
-
-    def __init__(self, shape: tuple[int, ...], alpha: float, max_alpha: float | None, learn: bool) -> None:
-        super().__init__()
-        self.max_alpha, self.learned = max_alpha, learn
-        self._start = math.log(alpha) if max_alpha is None else max(math.log(max_alpha) - math.log(alpha), 0.0)
-        start = torch.full(shape, self._start)
-        if learn:
-            self.rho = nn.Parameter(start)
-        else:
-            self.register_buffer("rho", start)
-
-    def reset(self) -> None:
-        """Back to where all begin."""
-        with torch.no_grad():
-            self.rho.fill_(self._start)
-
-    def forward(self) -> Tensor:
-        """Log alpha."""
-        return below(self.rho, self.max_alpha)
-
-    def extra_repr(self) -> str:
-        """Size, bound, and whether it is learned."""
-        bound = "" if self.max_alpha is None else f", alpha <= {self.max_alpha:g}"
-        return f"{tuple(self.rho.shape)}{bound}{'' if self.learned else ', fixed'}"
-
-
-class Stochastic(nn.Module):
-    """What all layers with a posterior share: the noise, the rates, the divergence.
-
-    Attributes:
-        estimator: How noise is drawn: `counterflow.variational.estimating` changes it.
-        sampling: Whether noise is drawn in eval mode too: `counterflow.variational.sample` sets it.
-    """
-
-    weight: Any
-    bias: Any
-
-    def set_up(
-        self,
-        noise: Noise,
-        rates: Rates,
-        p: float,
-        learn: bool,
-        max_alpha: float | None,
-        prior: Prior,
-        approximation: Approximation,
-    ) -> None:
-        """Check the arguments, and make the rates."""
-        if noise not in ("A", "B"):
-            raise InputError(f"noise must be 'A' or 'B', got {noise!r}")
-        if rates not in ("layer", "unit", "weight"):
-            raise InputError(f"rates must be 'layer', 'unit' or 'weight', got {rates!r}")
-        if not isinstance(p, int | float) or isinstance(p, bool) or not 0 < p < 1:
-            raise InputError(f"p must lie between 0 and 1, got {p!r}; alpha is p / (1 - p)")
-        alpha = p / (1 - p)
-        if max_alpha is not None and not (isinstance(max_alpha, int | float) and max_alpha > 0):
-            raise InputError(f"max_alpha must be positive, or None for no bound, got {max_alpha!r}")
-        if max_alpha is not None and alpha > max_alpha * (1 + 1e-6):
-            raise InputError(f"p={p!r} is alpha={alpha:g}, above max_alpha={max_alpha:g}; lower p, or raise max_alpha")
-        self.noise: Noise = noise
-        self.rates: Rates = rates
-        self.approximation: Approximation = approximation
-        self.prior = resolve(prior)
-        self.estimator: Estimator = "local"
-        self.sampling = False
-        if approximation not in ("exact", "polynomial", "sigmoid"):
-            raise InputError(f"approximation must be exact, polynomial or sigmoid, got {approximation!r}")
-        if self.prior is not None:
-            if noise == "A":
-                raise InputError("a prior other than 'log-uniform' needs noise='B': type A has scales, not weights")
-            start = torch.full_like(self.weight, 2 * math.log(_INITIAL_STD))
-            self.log_variance = nn.Parameter(start)
-            return
-        if noise == "A" and rates == "weight":
-            raise InputError("rates='weight' needs noise='B': in type A all weights of an input unit share its noise")
-        if approximation == "polynomial" and learn and (max_alpha is None or max_alpha > 1):
-            raise InputError(
-                f"approximation='polynomial' holds for alpha <= 1, but max_alpha={max_alpha!r}; take 'exact', or "
-                "bound the rates"
-            )
-        shape: tuple[int, ...] = tuple(self.weight.shape)
-        if rates == "layer":
-            shape = ()
-        elif rates == "unit":
-            shape = (self.weight.shape[1] * self.groups_of(),) if noise == "A" else self._unit_shape()
-        self.rate = Rate(shape, alpha, max_alpha, learn)
-        self.rate.to(self.weight.device, self.weight.dtype)
-
-    def share(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
-        """Take a plain layer's parameters for the means, and put the rates beside them."""
-        self.weight, self.bias = weight, bias
-        self.settle()
-
-    def settle(self) -> None:
-        """Make the rates on the weight's device, at their start."""
-        weight = self.weight
-        if self.prior is not None:
-            start = torch.full_like(weight, 2 * math.log(_INITIAL_STD), requires_grad=False)
-            self.log_variance = nn.Parameter(start)
-        else:
-            self.rate.to_empty(device=weight.device)
-            self.rate.to(weight.dtype)
-            self.rate.reset()
-
-    def groups_of(self) -> int:
-        """Groups of a convolution."""
-        return 1
-
-    def _unit_shape(self) -> tuple[int, ...]:
-        return (1, self.weight.shape[1], *[1] * (self.weight.ndim - 2))
-
-    @property
-    def noisy(self) -> bool:
-        """Whether a forward pass draws noise."""
-        return (self.training or self.sampling) and self.estimator != "none"
-
-    def log_alpha(self) -> Tensor:
-        """The logarithm of the rates, shaped to go with the weight (type B) or the input units (type A)."""
-        if self.prior is not None:
-            ratio: Tensor = self.log_variance - self.weight.square().log()
-            return ratio
-        found: Tensor = self.rate()
-        return found
-
-    def product_with_noise(self, x: Tensor, product: Product, channels: int, rows: slice | None = None) -> Tensor:
-        """What the layer makes of its inputs, without the bias; of some rows of its weight alone, where given."""
-        own: Tensor = self.weight
-        weight = own if rows is None else own[rows]
-
-        def of_rows(each: Tensor) -> Tensor:
-            return each if rows is None or each.ndim == 0 or len(each) != len(own) else each[rows]
-
-        if not self.noisy:
-            return product(x, weight)
-        if self.noise == "A":
-            shared = self.estimator == "per_minibatch"
-            if not shared and product is F.linear and of_one_type(x, weight):
-                return correlated(x, weight, self.rate.rho, self.rate.max_alpha)
-            return product(scaled_inputs(x, self.rate(), channels, shared), weight)
-        if self.prior is not None:
-            variance = of_rows(self.log_variance).exp()
-            if self.estimator == "local":
-                return gaussian(x, weight, variance, product)
-            deviation = variance.sqrt()
-        else:
-            rho = of_rows(self.rate.rho)
-            if self.estimator == "local":
-                return independent(x, weight, rho, self.rate.max_alpha, product)
-            deviation = (0.5 * below(rho, self.rate.max_alpha)).exp() * weight
-        draw = weights_of_batch if self.estimator == "per_minibatch" else weights_of_examples
-        return draw(x, weight, deviation, product)
-
-    def kl(self) -> Tensor:
-        """The divergence of this layer's posterior from its prior, a sum: over weights (type B) or scales (type A)."""
-        if isinstance(self.prior, GaussianPrior):
-            return gaussian_kl(self.weight, self.log_variance, self.prior.std)
-        if isinstance(self.prior, ScaleMixturePrior):
-            return self.prior.kl(self.weight, self.log_variance)
-        rho: Tensor = self.rate.rho
-        units: int = self.weight.shape[1] * self.groups_of() if self.noise == "A" else self.weight.numel()
-        return bounded_kl(rho, self.rate.max_alpha, self.approximation) * (units / rho.numel())
-
-    def extra_repr(self) -> str:
-        """The plain layer's, and the noise."""
-        prior = "log-uniform" if self.prior is None else repr(self.prior)
-        rates = "" if self.prior is not None else f", rates={self.rates}"
-        return f"{super().extra_repr()}, noise={self.noise}{rates}, prior={prior}"
 
 
 class VariationalLinear(Stochastic, nn.Linear):
@@ -440,7 +241,7 @@ class VariationalConv3d(_Convolution, nn.Conv3d):  # type: ignore[misc]
 
 GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
-_KINDS: dict[type[nn.Module], type[Any]] = {
+KINDS: dict[type[nn.Module], type[Any]] = {
     nn.Linear: VariationalLinear,
     nn.modules.linear.NonDynamicallyQuantizableLinear: VariationalLinear,
     nn.Conv1d: VariationalConv1d,
@@ -453,13 +254,13 @@ def variational_layer(plain: nn.Module, options: dict[str, Any]) -> Any:
     """A layer with a posterior around a plain one's weights, which are not copied.
 
     Args:
-        plain: Of a type in `_KINDS`.
+        plain: Of a type in `KINDS`.
         options: The keyword arguments of the new layer.
 
     Raises:
         InputError: If there is no such layer for its type.
     """
-    kind = _KINDS.get(type(plain))
+    kind = KINDS.get(type(plain))
     if kind is None:
         raise InputError(f"layer must be linear or a convolution, got {type(plain).__name__}")
     assert isinstance(plain, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
@@ -471,59 +272,3 @@ def variational_layer(plain: nn.Module, options: dict[str, Any]) -> Any:
     layer.share(plain.weight, plain.bias)
     layer.train(plain.training)
     return layer
-
-
-class GaussianDropout(nn.Module):
-    r"""Multiplicative Gaussian noise at a fixed rate: dropout's smooth kin.
-
-    .. math::
-        \text{A:}\; y = x \circ \xi, \; \xi \sim N(1, \alpha), \qquad \alpha = \frac{p}{1 - p}
-
-    Type A (Srivastava et al., 2014) is a layer by itself, put before a linear one. Type B (Wang and Manning, 2013)
-    needs the weights that follow: ``GaussianDropout(p, type="B")`` wraps the layer, as in ``GaussianDropout(.5, "B",
-    nn.Linear(8, 4))``.
-
-    Args:
-        p: The dropout rate, between 0 and 1; 0 is none.
-        type: ``"A"`` (default) or ``"B"``.
-        layer: Type B: the linear or convolutional layer whose inputs are dropped.
-
-    Raises:
-        InputError: If an argument is out of range, or a layer is missing or in excess.
-
-    Example:
-        >>> import torch
-        >>> from counterflow.variational import GaussianDropout
-        >>> drop = GaussianDropout(0.2)
-        >>> drop(torch.ones(1000, 100)).std().round(decimals=1)
-        tensor(0.5000)
-    """
-
-    def __init__(self, p: float = 0.5, type: Noise = "A", layer: nn.Module | None = None) -> None:
-        super().__init__()
-        if not isinstance(p, int | float) or isinstance(p, bool) or not 0 <= p < 1:
-            raise InputError(f"p must lie between 0 (none) and 1, got {p!r}")
-        if type not in ("A", "B"):
-            raise InputError(f"type must be 'A' or 'B', got {type!r}")
-        if (layer is not None) != (type == "B"):
-            wanted = "needs the layer that follows, layer=nn.Linear(...)" if type == "B" else "stands before a layer"
-            raise InputError(f"type={type!r} {wanted}")
-        self.p, self.noise = p, type
-        self.layer = layer
-        if layer is not None:
-            options = {"noise": "B", "rates": "layer", "p": p or 0.5, "learn": False, "max_alpha": None}
-            self.layer = variational_layer(layer, options)
-            self.layer.estimator = "none" if p == 0 else "local"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Inputs with noise (type A), or the layer's outputs with it (type B); without noise in eval mode."""
-        if self.layer is not None:
-            found: Tensor = self.layer(x)
-            return found
-        if not self.training or self.p == 0:
-            return x
-        return x * (1 + math.sqrt(self.p / (1 - self.p)) * standard_normal(x.shape, x))
-
-    def extra_repr(self) -> str:
-        """Rate and type."""
-        return f"p={self.p}, type={self.noise!r}"

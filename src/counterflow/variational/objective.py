@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
-from counterflow.variational.layers import Stochastic
+from counterflow.variational.posterior import Stochastic
 
 __all__ = ["Bound", "elbo", "kl", "warm_up"]
 

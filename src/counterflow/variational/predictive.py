@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.variational.layers import Stochastic
+from counterflow.variational.posterior import Stochastic
 
 __all__ = ["Draws", "sample"]
 
