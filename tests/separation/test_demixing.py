@@ -36,24 +36,33 @@ def test_vectors_are_found_whatever_the_channels(channels, model):
     assert aligned(W, A)
 
 
-def test_the_compiled_loop_and_torch_agree_where_they_end():
+@pytest.mark.parametrize("bands", [1, 3])
+def test_the_compiled_loop_and_torch_agree_where_they_end(bands):
     s, A = complex_sources(2), mixing(2)
-    fast, slow = (auxiliary_iva(outside(A @ s), iterations=60, compiled=c) for c in (True, False))
+    fast, slow = (auxiliary_iva(outside(A @ s), iterations=60, bands=bands, compiled=c) for c in (True, False))
     if not torch.allclose(fast, slow, atol=1e-2):
         fast = fast.flip(1)
     torch.testing.assert_close(fast, slow, atol=1e-2, rtol=0)
 
 
-def reference_pair(x, w, iterations):
+def reference_pair(x, w, iterations, bands=1):
     """Independent vector analysis of two channels, line by line: both generalized eigenvectors of V1 and V2."""
     import scipy.linalg
 
     F, _, T = x.shape
+    at = np.arange(F) * bands // F
+    # what each frequency counts in each band: half in its own, a quarter in the neighbors
+    share = np.zeros((bands, F))
+    for f in range(F):
+        for band, part in ((at[f], 0.5), (max(at[f] - 1, 0), 0.25), (min(at[f] + 1, bands - 1), 0.25)):
+            share[band, f] += part
     for _ in range(iterations):
         u = w @ x
-        r = np.maximum((np.abs(u) ** 2).mean(0), 1e-3 * (np.abs(u) ** 2).mean(0).mean(-1, keepdims=True))
+        r = np.einsum("bf,fkt->bkt", share, np.abs(u) ** 2) / share.sum(1)[:, None, None]
+        r = np.maximum(r, 1e-3 * r.mean(-1, keepdims=True))
+        weights = np.einsum("bf,bkt->fkt", share, 1 / r)
         for f in range(F):
-            V = [(x[f] / r[k]) @ x[f].conj().T / T for k in range(2)]
+            V = [(x[f] * weights[f, k]) @ x[f].conj().T / T for k in range(2)]
             _, vectors = scipy.linalg.eigh(V[0], V[1])
             for k in range(2):
                 v = vectors[:, k]
@@ -61,14 +70,15 @@ def reference_pair(x, w, iterations):
     return w
 
 
-def test_one_update_in_closed_form_is_what_scipys_eigenvectors_give():
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_one_update_in_closed_form_is_what_scipys_eigenvectors_give(bands):
     from counterflow.separation import kernels
 
     A = torch.eye(2) + 0.3 * mixing(3)
     x = (A @ complex_sources(3, frames=200)).numpy()
     w = np.tile(np.eye(2, dtype=complex), (9, 1, 1))
-    cost = kernels.iterate_pair(kernels.products(x), w, 3, kernels.GAUSS, 1e-3)
-    wanted = reference_pair(x.astype(complex), np.tile(np.eye(2, dtype=complex), (9, 1, 1)), 3)
+    cost = kernels.iterate_pair(kernels.products(x), w, 3, kernels.GAUSS, 1e-3, bands)
+    wanted = reference_pair(x.astype(complex), np.tile(np.eye(2, dtype=complex), (9, 1, 1)), 3, bands)
     turn = w[:, :, :1] / wanted[:, :, :1]
     np.testing.assert_allclose(np.abs(turn), 1, atol=2e-3)  # a vector's phase is free
     np.testing.assert_allclose(w, wanted * turn / np.abs(turn), atol=1e-2)
@@ -191,6 +201,7 @@ def test_scale_is_that_of_a_microphone():
         (lambda x: auxiliary_iva(x, 3), "outputs=3"),
         (lambda x: auxiliary_iva(x, model="cauchy"), "model"),
         (lambda x: auxiliary_iva(x, iterations=-1), "iterations"),
+        (lambda x: auxiliary_iva(x, bands=10), "bands=10"),
         (lambda x: auxiliary_iva(x.to(torch.complex128), compiled=True), "compiled"),
         (lambda x: OnlineIVA(5, 2, forgetting=1.0), "forgetting"),
         (lambda x: OnlineIVA(5, 2).process(x), "are expected"),

@@ -68,10 +68,22 @@ def minimal_distortion(matrices: Tensor, reference: int | None = 0) -> Tensor:
 
 def distortion_scale(matrices: Tensor, reference: int | None) -> Tensor:
     """The factor of each output, shape (frequencies, outputs)."""
-    mixing = torch.linalg.pinv(matrices.to(torch.complex128), rtol=1e-12)
+    mixing = _inverse(matrices.to(torch.complex128))
     scale = mixing.diagonal(dim1=1, dim2=2) if reference is None else mixing[:, reference]
     factors: Tensor = scale.to(matrices.dtype)
     return factors
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """The pseudo-inverse; of pairs in closed form where all have an inverse."""
+    if matrices.shape[1:] == (2, 2):
+        a, b, c, d = matrices.flatten(1).unbind(1)
+        determinant = a * d - b * c
+        if bool((determinant.abs() > 1e-12 * matrices.abs().square().sum((1, 2))).all()):
+            adjugate = torch.stack([d, -b, -c, a], 1) / determinant.unsqueeze(1)
+            return adjugate.unflatten(1, (2, 2))
+    inverse: Tensor = torch.linalg.pinv(matrices, rtol=1e-12)
+    return inverse
 
 
 def inside(spectra: Tensor | Sequence[Tensor], called: str = "spectra") -> tuple[Tensor, list[int]]:
@@ -91,6 +103,9 @@ def inside(spectra: Tensor | Sequence[Tensor], called: str = "spectra") -> tuple
                 f"{item.dtype}, {tuple(item.shape)}"
             )
     whole = torch.cat(items, -1) if len(items) > 1 else items[0]
-    if not bool(torch.isfinite(torch.view_as_real(whole)).all()):
+    found = whole.transpose(0, 1).contiguous()
+    parts = torch.view_as_real(found.resolve_conj())
+    # One that is not finite makes the sum so, which is sooner known; a sum of finite ones may still be too large.
+    if not (bool(parts.sum().isfinite()) or bool(parts.isfinite().all())):
         raise InputError(f"{called} holds values that are not finite; mend the recording")
-    return whole.transpose(0, 1).contiguous(), [item.shape[2] for item in items]
+    return found, [item.shape[2] for item in items]

@@ -42,16 +42,18 @@ def check_mixture(mixture: Tensor, rate: int) -> None:
         raise InputError(
             f"mixture must be of floating point in [-1, 1], got {mixture.dtype}; divide by its largest number"
         )
-    if not bool(mixture.isfinite().all()):
+    double = mixture.double()
+    shared = double @ double.T / mixture.shape[1]
+    # One sample that is not finite makes these so, too.
+    if not (bool(shared.isfinite().all()) or bool(mixture.isfinite().all())):
         raise InputError("mixture holds samples that are not finite; mend the recording")
-    levels = mixture.double().square().mean(1).sqrt()
+    levels = shared.diagonal().sqrt()
     if bool((levels < SILENT).any()):
         quiet = int(levels.argmin())
         raise InputError(f"channel {quiet} of mixture is silent; record it louder, or leave it out")
     if mixture.shape[1] < 0.2 * rate:
         raise ShapeError(f"mixture lasts {mixture.shape[1] / rate:.3f} s; 0.2 s is the least")
-    scaled = mixture.double() / levels[:, None]
-    likeness = (scaled @ scaled.T / mixture.shape[1]).abs().fill_diagonal_(0.0)
+    likeness = (shared / levels[:, None] / levels).abs().fill_diagonal_(0.0)
     if float(likeness.max()) > 1 - ALIKE:
         one, two = divmod(int(likeness.argmax()), len(mixture))
         raise InputError(
@@ -126,8 +128,9 @@ def separate(
     if online:
         separated = _online(spectrum, max(round(0.25 * rate / chosen.hop), 1))
     elif attend is None and method == "iva":
-        matrices = auxiliary_iva(spectrum, count, iterations=iterations)
-        separated = (matrices @ spectrum.transpose(0, 1)).transpose(0, 1)
+        x = spectrum.transpose(0, 1).contiguous()
+        matrices = auxiliary_iva(x.transpose(0, 1), count, iterations=iterations)
+        separated = (matrices @ x).transpose(0, 1)
     else:
         ica = FrequencyICA(count, iterations=100 if iterations is None else iterations)
         if method == "ica":
