@@ -9,8 +9,9 @@ of BSS Eval with filters of 512 taps (fast-bss-eval), its improvement over that 
 sources. Times are of one thread's processor. Results are kept room by room, so that a run that was stopped goes on.
 
 Bars: the default's median is at least AuxIVA's (gauss model, 20 iterations) in every condition, and within .5 dB of the
-best of all; no room is worse than -1 dB; its 20 iterations are 10 times as fast; the real-time factor on line
-is below .5.
+best of all; no room is worse than -1 dB; its iterations are 10 times as fast as AuxIVA's; the real-time factor is at
+most .01 for a whole file, and below .5 on line. The number of iterations and bands was chosen in rooms of other seeds.
+A method of which --only leaves out some rooms is compared with the default in those that it has.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ RATE, SECONDS = 16000, 10
 TRANSFORM = ShortTime(2048, 512, "hann")
 REVERBERATIONS = (0.1, 0.3)
 CONDITIONS = {"engine": 5.0, "babble": 5.0, "voice": 0.0}
-FASTER, BEHIND, WORST, ON_LINE = 10.0, 0.5, -1.0, 0.5
+FASTER, BEHIND, WORST, WHOLE, ON_LINE = 10.0, 0.5, -1.0, 0.01, 0.5
 
 
 @functools.cache
@@ -56,7 +57,11 @@ def drawn(seed: int, reverberation: float, condition: str) -> torch.Tensor:
 
     def speech(speaker: str) -> np.ndarray:
         clips = [i for i, clip in enumerate(voices.clips) if clip.speaker == speaker]
-        return np.concatenate([voices[i] for i in random.permutation(clips)])[: RATE * SECONDS]
+        parts: list[np.ndarray] = []
+        for i in random.permutation(clips):
+            if sum(map(len, parts)) < RATE * SECONDS:
+                parts.append(voices[i])
+        return np.concatenate(parts)[: RATE * SECONDS]
 
     first, second = (speech(speakers[i]) for i in pair)
     if condition != "voice":
@@ -78,6 +83,13 @@ def sdr(truth: torch.Tensor, found: torch.Tensor) -> float:
         torch.stack([truth, truth]).double(), torch.stack([found, found.flip(0)]).double(), filter_length=512
     )
     return float(values.mean(1).max())
+
+
+@functools.lru_cache(maxsize=1)
+def heard(seed: int, reverberation: float, condition: str) -> float:
+    """SDR of the first microphone's signal."""
+    truth = drawn(seed, reverberation, condition)
+    return sdr(truth[:, 0], truth.sum(0)[:1].expand(2, -1))
 
 
 def peers() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -108,7 +120,7 @@ def one(seed: int, reverberation: float, condition: str, method: str) -> dict[st
         else:
             matrices = auxiliary_iva(spectrum)
         iterations = time.process_time() - start
-        separated = (matrices @ spectrum.transpose(0, 1)).transpose(0, 1)
+        separated = (matrices @ spectrum.transpose(0, 1).contiguous()).transpose(0, 1)
         found = TRANSFORM.inverse(separated, samples)
     else:
         x = np.ascontiguousarray(spectrum.permute(2, 1, 0).numpy())
@@ -119,7 +131,7 @@ def one(seed: int, reverberation: float, condition: str, method: str) -> dict[st
         separated = torch.from_numpy(np.ascontiguousarray(y.transpose(2, 1, 0))).to(spectrum.dtype)
         found = TRANSFORM.inverse(separated, samples)
     whole = time.process_time() - began
-    before = sdr(truth[:, 0], mixture[:1].expand(2, -1))
+    before = heard(seed, reverberation, condition)
     gain = sdr(truth[:, 0], found) - before
     return {"gain": gain, "iterations": iterations, "whole": whole, "validation": f"{gain:.2f} dB, {iterations:.3f} s"}
 
@@ -165,12 +177,14 @@ def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     worst = min(m["iva"]["worst"] for m in with_all)
     # whitening and scale are counted with ours, as scale is with theirs
     faster = float(np.median([m["auxiva"]["iterations"] / m["iva"]["iterations"] for m in with_all]))
-    online = max(m["on line"]["real-time factor"] for m in with_all)
+    whole = max(m["iva"]["real-time factor"] for m in with_all)
+    online = max(m["on line"]["real-time factor"] for m in with_all if "on line" in m)
     return [
         {"target": "least median over AuxIVA's (dB, at least 0)", "value": over, "pass": over >= 0},
         {"target": "least median over the best of all (dB, at least -0.5)", "value": best, "pass": best >= -BEHIND},
         {"target": "worst room (dB, at least -1)", "value": worst, "pass": worst >= WORST},
         {"target": "times as fast as AuxIVA (at least 10)", "value": faster, "pass": faster >= FASTER},
+        {"target": "real-time factor of a whole file (at most 0.01)", "value": whole, "pass": whole <= WHOLE},
         {"target": "real-time factor on line (below 0.5)", "value": online, "pass": online < ON_LINE},
     ]
 
@@ -180,16 +194,18 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="put the results in there, and go on from what it holds")
     parser.add_argument("--rooms", type=int, default=20, metavar="N", help="rooms of each condition (default 20)")
     parser.add_argument("--peers", default="auxiva,ilrma,fastmnmf", metavar="NAMES", help="with commas between")
+    parser.add_argument("--only", default="", metavar="NAMES", help="run these now, and leave what is kept of others")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     others = [name for name in arguments.peers.split(",") if name]
     auxiliary_iva(torch.randn(2, 9, 20, dtype=torch.complex64))  # compiled before it is timed
     OnlineIVA(9, 2).process(torch.randn(2, 9, 20, dtype=torch.complex64))
+    chosen = [name for name in arguments.only.split(",") if name] or [*OURS, *others]
     kept = Kept(Path(arguments.json) if arguments.json else None)
     for room in range(arguments.rooms):
         for reverberation in REVERBERATIONS:
             for condition in CONDITIONS:
-                for method in (*OURS, *others):
+                for method in chosen:
                     key = f"{method} {condition} {reverberation} {room}"
                     kept.run(key, lambda r=room, t=reverberation, c=condition, m=method: one(r, t, c, m))  # type: ignore[misc]
     found = summary(kept.content["runs"], arguments.rooms, sorted({*others, *_others(kept)}))
