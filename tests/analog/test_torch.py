@@ -177,11 +177,62 @@ def test_converters_stand_at_both_ends_of_the_model() -> None:
     torch.testing.assert_close(x.grad, sent.grad)  # straight through
 
 
+CONVOLUTIONS = {
+    "plain": (lambda: nn.Conv2d(2, 3, 3), (4, 2, 6, 5)),
+    "strided": (
+        lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2),
+        (2, 4, 7, 8),
+    ),
+    "reflected": (lambda: nn.Conv2d(1, 2, 3, padding="same", padding_mode="reflect", bias=False), (3, 1, 5, 5)),
+    "line": (lambda: nn.Conv1d(3, 6, 4, groups=3, padding=2, padding_mode="circular"), (2, 3, 9)),
+    "alone": (lambda: nn.Conv1d(2, 3, 2, stride=2), (2, 9)),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_convolution_on_an_ideal_device_is_pytorchs(kind: str) -> None:
+    make, shape = CONVOLUTIONS[kind]
+    torch.manual_seed(0)
+    plain = nn.Sequential(make()).double()
+    model = nn.Sequential(make()).double()
+    model.load_state_dict(plain.state_dict())
+    found = []
+    deploy(model, DeviceModel.ideal())
+    for each in (plain, model):
+        x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        y = each(x)
+        (0.5 * y.square()).sum().backward()
+        found.append([y.detach(), x.grad, *(p.grad for p in each.parameters())])
+    for ours, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-12)
+
+
+def test_each_place_of_a_convolution_is_an_example_for_its_array() -> None:
+    """On a device with all that stands still: its patches, brought to a linear layer with the same cells."""
+    torch.manual_seed(0)
+    line = nn.Conv1d(2, 3, 4).double()
+    dense = nn.Linear(8, 3).double()
+    dense.load_state_dict({"weight": line.weight.flatten(1), "bias": line.bias})
+    models = nn.Sequential(line, nn.Tanh()), nn.Sequential(dense, nn.Tanh())
+    x = 0.5 * torch.randn(5, 2, 9, dtype=torch.float64)
+    patches = x.unfold(2, 4, 1).permute(0, 2, 1, 3).flatten(2)
+    outputs = []
+    for model, inputs in zip(models, (x, patches), strict=True):
+        handle = deploy(model, STATIC, inputs=inputs[:1])
+        assert [row.done for row in handle.table()] == ["synapses", "neurons"]
+        outputs.append(model(inputs))
+    torch.testing.assert_close(outputs[0].transpose(1, 2), outputs[1], rtol=0, atol=1e-12)
+    for y in outputs:
+        (0.5 * y.square()).sum().backward()
+    torch.testing.assert_close(line.weight.grad.flatten(1), dense.weight.grad, rtol=0, atol=1e-12)
+    torch.testing.assert_close(line.bias.grad, dense.bias.grad, rtol=0, atol=1e-12)
+
+
 def test_what_is_left_alone_is_said() -> None:
     class Parts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.lstm = nn.Conv1d(1, 2, 3), nn.LSTM(2, 3)
+            self.conv, self.lstm = nn.Conv3d(1, 2, 3), nn.LSTM(2, 3)
             self.attention, self.norm = nn.MultiheadAttention(4, 1), nn.LayerNorm(4)
             self.head, self.gate = nn.Linear(4, 4), nn.Tanh()
 
@@ -190,7 +241,7 @@ def test_what_is_left_alone_is_said() -> None:
 
     found = {row.layer: row.why for row in deploy(Parts(), PAPER, inputs=torch.zeros(1, 4)).table()}
     assert found == {
-        "conv": "it uses a weight many times an example, and a synapse is used once",
+        "conv": "patches are brought to an array for Conv1d and Conv2d only",
         "lstm": "its products are inside PyTorch's recurrent kernel; write the cell out with linear layers",
         "attention": "its products are inside PyTorch's attention; write it out with linear layers",
         "attention.out_proj": "attention uses its weights without calling it",

@@ -1,4 +1,4 @@
-"""`deploy`: the linear layers and sigmoids of a model go through an analog device."""
+"""`deploy`: the linear layers, convolutions and sigmoids of a model go through an analog device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from counterflow.adaptive import positive
 from counterflow.analog.circuits import neurons
+from counterflow.analog.convolution import analog_convolution
 from counterflow.analog.device import DeviceModel
-from counterflow.analog.linear import AnalogLinear, analog_linear, analog_sigmoid, equip, write
+from counterflow.analog.linear import AnalogLinear, Layer, analog_linear, analog_sigmoid, equip, write
 from counterflow.backward import Adjoint
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, reset_compiler, select
@@ -38,7 +39,7 @@ class Deployment(Handle):
         model: nn.Module,
         table: Table,
         undo: Sequence[Callable[[], None]],
-        arrays: Sequence[nn.Linear],
+        arrays: Sequence[Layer],
         device: DeviceModel,
     ) -> None:
         super().__init__(model, table, undo)
@@ -68,9 +69,11 @@ def deploy(
     seed: int = 0,
     generator: torch.Generator | None = None,
 ) -> Deployment:
-    r"""Put a model's linear layers, and the sigmoids behind them, on an analog device.
+    r"""Put a model's linear layers and convolutions, and the sigmoids behind them, on an analog device.
 
     Forward, backward and the weights' gradients go through the device's multipliers, as for `AnalogLinear`; a
+    convolution (`torch.nn.Conv1d`, `torch.nn.Conv2d`) is one array a group, to which patches are brought one after
+    another, and every place of its output writes its weights. A
     `torch.nn.Tanh` or `torch.nn.Sigmoid` that is called on a deployed layer's output becomes a row of neurons; what the
     model is given and what it returns go through the converters, the gradient straight through them; and with an
     optimizer, each step writes the weights: learning rates are rounded to those that the device has, charges leak, are
@@ -118,14 +121,14 @@ def deploy(
     chosen = select(model, layers)
     rows: list[Row] = []
     undo: list[Callable[[], None]] = []
-    arrays: list[nn.Linear] = []
+    arrays: list[Layer] = []
     reasons = {id(module): _why_not(module) for _, module in chosen}
-    suited = [module for _, module in chosen if isinstance(module, nn.Linear) and not reasons[id(module)]]
+    suited = [module for _, module in chosen if isinstance(module, Layer) and not reasons[id(module)]]
     widths = {} if inputs is None else _widths(model, inputs, suited)
     for name, module in chosen:
         kind = type(module).__name__
         reason = reasons[id(module)]
-        if isinstance(module, nn.Linear) and not reason:
+        if isinstance(module, Layer) and not reason:
             equip(module, device, seed, name)
             arrays.append(module)
             undo += [_unbuffer(module, each) for each in _BUFFERS]
@@ -136,13 +139,16 @@ def deploy(
             rows.append(Row(name, kind, "synapses", values={"cells": size}))
         elif isinstance(module, nn.Tanh | nn.Sigmoid):
             found = widths.get(id(module), set())
-            if len(found) == 1 and (width := next(iter(found))) is not None:
+            if len(found) == 1 and (place := next(iter(found))) is not None:
+                width, dim = place
                 like = next(model.parameters())
                 parts = torch.as_tensor(neurons(device, width, seed, name), dtype=like.dtype, device=like.device)
                 module.register_buffer("analog_neurons", parts)
                 undo.append(_unbuffer(module, "analog_neurons"))
                 undo.append(
-                    module.register_forward_hook(_Sigmoid(device, error_scale), prepend=True, with_kwargs=True).remove
+                    module.register_forward_hook(
+                        _Sigmoid(device, error_scale, dim), prepend=True, with_kwargs=True
+                    ).remove
                 )
                 rows.append(Row(name, kind, "neurons", values={"cells": width}))
             else:
@@ -152,7 +158,7 @@ def deploy(
             rows.append(Row(name, kind, "left alone", reason))
     if not arrays:
         left = next((row for row in rows if row.why), None)
-        why = f"{left.layer!r} ({left.kind}): {left.why}" if left else "it holds no linear layer"
+        why = f"{left.layer!r} ({left.kind}): {left.why}" if left else "it holds no linear layer or convolution"
         raise UnsupportedError(f"{type(model).__name__} has nothing to deploy for layers={layers!r}; {why}")
     undo += _converters(model, device)
     handle = Deployment(model, Table("Analog device", rows), undo, arrays, device)
@@ -174,21 +180,21 @@ def _why_not(module: nn.Module) -> str:
         return "its backward pass has been replaced already, and it has one"
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "attention uses its weights without calling it"
-    if isinstance(module, AnalogLinear | nn.Linear | nn.Tanh | nn.Sigmoid):
+    if isinstance(module, AnalogLinear | Layer | nn.Tanh | nn.Sigmoid):
         return "it has no weights yet" if isinstance(module, nn.modules.lazy.LazyModuleMixin) else ""
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return "its products are inside PyTorch's recurrent kernel; write the cell out with linear layers"
     if isinstance(module, nn.MultiheadAttention):
         return "its products are inside PyTorch's attention; write it out with linear layers"
     if isinstance(module, nn.modules.conv._ConvNd):
-        return "it uses a weight many times an example, and a synapse is used once"
+        return "patches are brought to an array for Conv1d and Conv2d only"
     if module._parameters:
         return "it is no product of signals and weights that a synapse array makes"
     return ""
 
 
 class _Array(Adjoint):
-    """A linear layer's forward hook: its output is the array's. An adjoint, so that no other one takes its place."""
+    """A layer's forward hook: its output is the array's. An adjoint, so that no other one takes its place."""
 
     def __init__(self, device: DeviceModel, scale: float) -> None:
         self.device, self.scale = device, scale
@@ -199,29 +205,32 @@ class _Array(Adjoint):
         return self.replace(module, args[0] if args else kwargs["input"], output)
 
     def supports(self, module: nn.Module) -> str:
-        """Linear layers."""
-        return "" if isinstance(module, nn.Linear) else "it is no linear layer"
+        """Linear layers and convolutions."""
+        return "" if isinstance(module, Layer) else "it is no linear layer or convolution"
 
     def replace(self, module: Any, inputs: Tensor, output: Tensor) -> Tensor:
         """The array's output."""
-        return analog_linear(module, inputs, self.device, self.scale).to(output.dtype)
+        analog: Any = analog_linear if isinstance(module, nn.Linear) else analog_convolution
+        found: Tensor = analog(module, inputs, self.device, self.scale)
+        return found.to(output.dtype)
 
     def __repr__(self) -> str:
         return "an analog device"
 
 
 class _Sigmoid:
-    """A sigmoid's forward hook: its output is that of neurons."""
+    """A sigmoid's forward hook: its output is that of neurons, which lie along a dimension, seen from the last."""
 
-    def __init__(self, device: DeviceModel, scale: float) -> None:
-        self.device, self.scale = device, scale
+    def __init__(self, device: DeviceModel, scale: float, dim: int) -> None:
+        self.device, self.scale, self.dim = device, scale, dim
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             return output
-        x = args[0] if args else kwargs["input"]
+        x = (args[0] if args else kwargs["input"]).movedim(self.dim, -1)
         kind = nn.Sigmoid if isinstance(module, nn.Sigmoid) else nn.Tanh
-        return analog_sigmoid(kind, x, module.get_buffer("analog_neurons"), self.device, self.scale).to(output.dtype)
+        found = analog_sigmoid(kind, x, module.get_buffer("analog_neurons"), self.device, self.scale)
+        return found.movedim(-1, self.dim).to(output.dtype)
 
 
 def _convert(x: Tensor, bits: int, used: float) -> Tensor:
@@ -268,17 +277,20 @@ def _unbuffer(module: nn.Module, name: str) -> Callable[[], None]:
     return lambda: delattr(module, name)
 
 
-def _widths(model: nn.Module, inputs: Tensor, suited: Sequence[nn.Linear]) -> dict[int, set[int | None]]:
-    """How many neurons each sigmoid is in its calls, by a trial forward pass; None where no suited layer feeds it."""
-    made: list[Tensor] = []
-    found: dict[int, set[int | None]] = {}
+def _widths(model: nn.Module, inputs: Tensor, suited: Sequence[nn.Module]) -> dict[int, set[tuple[int, int] | None]]:
+    """How many neurons each sigmoid is in its calls, and along which dimension they lie, seen from the last.
+
+    It is found by a trial forward pass; None where no suited layer feeds it.
+    """
+    made: list[tuple[Tensor, int]] = []
+    found: dict[int, set[tuple[int, int] | None]] = {}
 
     def remember(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        made.append(output)
+        made.append((output, -1 if isinstance(module, nn.Linear) else -2 if isinstance(module, nn.Conv1d) else -3))
 
     def look(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        fed = any(args[0] is each for each in made)
-        found.setdefault(id(module), set()).add(output.shape[-1] if fed else None)
+        fed = next((dim for each, dim in made if args[0] is each), None)
+        found.setdefault(id(module), set()).add(None if fed is None else (output.shape[fed], fed))
 
     hooks = [module.register_forward_hook(remember) for module in suited]
     hooks += [each.register_forward_hook(look) for each in model.modules() if isinstance(each, nn.Tanh | nn.Sigmoid)]

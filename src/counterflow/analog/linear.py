@@ -15,6 +15,7 @@ from counterflow.exceptions import UnsupportedError
 
 __all__ = ["AnalogLinear", "analog_linear", "analog_sigmoid", "equip", "write"]
 
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 Limits = tuple[float, float, float]  # of signals, of weights, and where an input stage saturates
 
 
@@ -91,13 +92,13 @@ class _Neurons(torch.autograd.Function):
         return back, None, None, None, None, None, None
 
 
-def equip(module: nn.Linear, device: DeviceModel, seed: int, purpose: str) -> None:
-    """Give a linear layer what differs from cell to cell, as buffers of its own."""
+def equip(module: Layer, device: DeviceModel, seed: int, purpose: str) -> None:
+    """Give a layer what differs from cell to cell, as buffers of its own."""
     weight, bias = module.weight, module.bias
-    shape = (module.out_features, module.in_features + (bias is not None))
+    shape = (len(weight), weight[0].numel() + (bias is not None))
     drawn = torch.from_numpy(cells(device, shape, seed, purpose))
     module.register_buffer("analog_cells", drawn.to(weight.device, weight.dtype))
-    sums = neurons(device, module.out_features, seed, purpose)[Neuron.INPUT]
+    sums = neurons(device, len(weight), seed, purpose)[Neuron.INPUT]
     module.register_buffer("analog_sums", torch.from_numpy(sums).to(weight.device, weight.dtype))
     module.register_buffer("analog_writes", torch.zeros((), dtype=torch.int64, device=weight.device))
 
@@ -105,16 +106,31 @@ def equip(module: nn.Linear, device: DeviceModel, seed: int, purpose: str) -> No
 def analog_linear(module: nn.Linear, x: Tensor, device: DeviceModel, scale: float) -> Tensor:
     """What an equipped layer's array makes of inputs, ``(..., in_features)``."""
     refuse_loss_scaling(x)
-    limits = (device.signal_range, device.weight_range, device.saturation)
-    parts, sums = module.get_buffer("analog_cells"), module.get_buffer("analog_sums")
-    weight, bias = module.weight, module.bias
+    weight = module.weight
     with torch.autocast(x.device.type, enabled=False):
         rows = x.reshape(-1, module.in_features).to(weight.dtype)
-        if bias is not None:
-            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-            weight = torch.cat([weight, bias[:, None]], 1)
-        result: Tensor = _Synapses.apply(rows, weight, parts, limits, scale)  # type: ignore[no-untyped-call]
-        return (result + sums).reshape(*x.shape[:-1], module.out_features)
+        found = currents(rows, weight, module, slice(None), device, scale)
+    return found.reshape(*x.shape[:-1], module.out_features)
+
+
+def currents(rows: Tensor, weight: Tensor, module: Layer, place: slice, device: DeviceModel, scale: float) -> Tensor:
+    """What the neurons of a place in an equipped layer get, ``(examples, neurons)``.
+
+    Args:
+        rows: Their inputs, ``(examples, inputs)``.
+        weight: Their weights, ``(neurons, inputs)``.
+        module: The layer.
+        place: Which neurons they are.
+        device: The imperfections.
+        scale: As ``error_scale`` of `AnalogLinear`.
+    """
+    limits = (device.signal_range, device.weight_range, device.saturation)
+    parts, sums = module.get_buffer("analog_cells")[:, place], module.get_buffer("analog_sums")[place]
+    if module.bias is not None:
+        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+        weight = torch.cat([weight, module.bias[place, None]], 1)
+    result: Tensor = _Synapses.apply(rows, weight, parts, limits, scale)  # type: ignore[no-untyped-call]
+    return result + sums
 
 
 def analog_sigmoid(kind: type[nn.Module], i: Tensor, parts: Tensor, device: DeviceModel, scale: float) -> Tensor:
@@ -137,7 +153,7 @@ def refuse_loss_scaling(x: Tensor) -> None:
 
 
 @torch.no_grad()
-def write(module: nn.Linear, device: DeviceModel, generator: torch.Generator | None = None) -> None:
+def write(module: Layer, device: DeviceModel, generator: torch.Generator | None = None) -> None:
     """What a chip does to weights that have just been changed: leakage, range, noise, the refresh of those in turn."""
     count = module.get_buffer("analog_writes")
     writes = int(count)
