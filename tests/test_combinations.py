@@ -201,3 +201,53 @@ def test_a_tap_below_an_alignment_scales_what_the_path_sends():
     assert row.values["sparsity"] == pytest.approx(2 / 3)
     followed.undo()
     torch.testing.assert_close(gradient(), everywhere)
+
+
+class _Predicting(nn.Module):
+    """A bank's predictors as layers, and the distances of frames from what they predict."""
+
+    def __init__(self, bank):
+        super().__init__()
+        self.window, self.shape = bank.window, (bank.n_networks, bank.n_features)
+        self.layers = bank.as_layers()
+        self.distances = nn.Identity()
+
+    def forward(self, x):
+        seen = torch.cat([x[:, :1].expand(-1, self.window, -1), x[:, :-1]], 1)
+        predicted = self.layers(seen.mT).unflatten(1, self.shape).permute(0, 3, 1, 2)
+        return self.distances((x.unsqueeze(2) - predicted).square().sum(-1))
+
+
+def test_an_analog_array_trains_predictors_of_speech_along_an_alignment():
+    """The path's error goes back through the chip's circuits, its steps write; what they write is the bank's."""
+    # With its offsets, each written once a frame, it learns next to nothing; see examples/train_on_a_chip.py.
+    device = cf.analog.DeviceModel.paper().without("output_bits", "input_bits", "multiplier_offset", "update_offset")
+    time = torch.arange(30, dtype=torch.float64)
+    # Frames that rotate, faster and faster from one third of an utterance to the next.
+    angle = torch.cat([0.3 * time[:10], 3 + 0.9 * time[:10], 12 + 1.8 * time[:10]]) + torch.rand(4, 1).double()
+    x = 0.5 * torch.stack([angle.cos(), angle.sin()], -1)
+    left = {}
+    for kind in ("float", "chip"):
+        generator = torch.Generator().manual_seed(5)
+        bank = cf.speech.PredictorBank(3, 2, hidden=4, generator=generator).double()
+        model = _Predicting(bank)
+        torch.testing.assert_close(model(x)[1], bank.costs(x[1]))
+        cf.speech.follow(model, "distances")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        if kind == "chip":
+            handle = cf.analog.deploy(model, device, optimizer=optimizer, inputs=x, generator=generator)
+            found = [(row.layer, row.done) for row in handle.table()]
+            assert found == [("layers.0", "synapses"), ("layers.1", "neurons"), ("layers.2", "synapses")]
+        before = bank.costs(x[0])
+        losses = []
+        for _ in range(60):
+            optimizer.zero_grad()
+            distances = model(x)
+            losses.append(distances.detach().amin(-1).mean().item())
+            distances.sum().backward()
+            optimizer.step()
+        assert all(map(math.isfinite, losses))
+        assert not torch.equal(bank.costs(x[0]), before)
+        left[kind] = sum(losses[-10:]) / losses[0] / 10
+    assert left["float"] < 0.5
+    assert left["float"] < left["chip"] < 0.9

@@ -203,6 +203,43 @@ class PredictorBank(nn.Module):
         errors = (inside[rank, place] - x[order]).square().sum(-1)
         return errors[order.argsort()]
 
+    def as_layers(self) -> nn.Sequential:
+        r"""The same predictors as layers, for what works on layers: taps, whitening, an analog device.
+
+        Windows of frames are a convolution over time, and networks side by side are one in groups. The layers' weights
+        lie in the bank's own memory: what one learns, the other has learned.
+
+        Returns:
+            From frames ``(batch, features, time)`` to predictions ``(batch, networks * features, time - window + 1)``,
+            each of the frame that follows its window.
+
+        Raises:
+            InputError: If networks have several states, whose bits no layer has.
+
+        Example:
+            >>> bank = PredictorBank(3, 4, window=2)
+            >>> x = torch.randn(6, 4)
+            >>> after = bank.as_layers()(x.T[None])[0].unflatten(0, (3, 4)).permute(2, 0, 1)
+            >>> bool(torch.allclose(after[:-1], bank(x)[2:], atol=1e-5))
+            True
+        """
+        if self.states > 1:
+            raise InputError(f"as_layers is for networks of one state, and these have {self.states}")
+        N, D, w = self.n_networks, self.n_features, self.window
+
+        def held(layer: nn.Conv1d, weight: Tensor, bias: Tensor) -> nn.Conv1d:
+            layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias.flatten())
+            return layer
+
+        with torch.no_grad():
+            windows = self.inner.detach().flatten(0, 1).unflatten(1, (w, D)).transpose(1, 2)
+            first = held(nn.Conv1d(D, len(windows), w, device="meta"), windows, self.inner_bias.detach())
+            if self.outer is None or self.outer_bias is None:
+                return nn.Sequential(first)
+            outer = self.outer.detach().flatten(0, 1).unsqueeze(2)
+            second = nn.Conv1d(N * self.hidden, N * D, 1, groups=N, device="meta")
+            return nn.Sequential(first, nn.Tanh(), held(second, outer, self.outer_bias.detach()))
+
     def _seen(self, x: Tensor) -> Tensor:
         """The frames before each, shape (time, window * features), the earliest first."""
         if x.ndim != 2 or x.shape[1] != self.n_features or not len(x):
