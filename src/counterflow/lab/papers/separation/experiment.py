@@ -22,8 +22,9 @@ __all__ = ["PAPER"]
 def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
     """All trials: none follows from another."""
     found = [trial for noise in plan.NOISES.values() for trial in plan.trials_of(profile, noise)]
-    for kind in ("speakers", "microphones"):
-        found += [trial for noise in plan.NOISES.values() for trial in plan.trials_of(profile, noise, kind)]
+    for kind in plan.KINDS:
+        noises = [plan.NOISES["t1"]] if kind == "rates" else plan.NOISES.values()
+        found += [trial for noise in noises for trial in plan.trials_of(profile, noise, kind)]
     return found
 
 
@@ -41,7 +42,7 @@ def measure(profile: Profile, records: Sequence[Record]) -> dict[str, Measuremen
             _add_table(found, profile, of, table)
     of = plan.runs_of(profile, records, plan.NOISES["t1"])
     if of:
-        _add_figure(found, profile, of)
+        _add_figure(found, profile, of, *plan.rates_of(profile, records))
     return found
 
 
@@ -95,9 +96,14 @@ def _add_table(found: dict[str, Measurement], profile: Profile, of: Sequence[Rec
     add("gain", _group(a), _group(b, -1.0), _group(c, -1.0), _group(d))
 
 
-def _add_figure(found: dict[str, Measurement], profile: Profile, of: Sequence[Record]) -> None:
+def _add_figure(
+    found: dict[str, Measurement],
+    profile: Profile,
+    of: Sequence[Record],
+    rates: tuple[float, ...],
+    by_rate: Sequence[Record],
+) -> None:
     setting = _setting(profile, of)
-    rates = plan.SIZES[profile].rates
     for level in plan.SNRS:
         last = {gamma: plan.wrong(of, f"gamma {level} {gamma:g} words") for gamma in plan.GAMMAS}
         start = plan.wrong(of, f"start {level} words")
@@ -105,15 +111,17 @@ def _add_figure(found: dict[str, Measurement], profile: Profile, of: Sequence[Re
         difference = last[plan.GAMMAS[-1]] - last[plan.GAMMAS[0]]
         words = f"gamma {plan.GAMMAS[-1]:g} less gamma {plan.GAMMAS[0]:g}"
         found[f"fig3.gamma.{level}"] = Measurement((_group(difference),), reason=words, **setting)
-        if len(rates) < 2:
+        if len(rates) < 2 or not by_rate:
+            why = "one learning rate alone in this profile" if len(rates) < 2 else "its trials have no records yet"
             for claim in ("rate", "time"):
-                found[f"fig3.{claim}.{level}"] = Measurement((), reason="one learning rate alone in this profile")
+                found[f"fig3.{claim}.{level}"] = Measurement((), reason=why)
             continue
         slow, fast = f"rate {level} {min(rates):g}", f"rate {level} {max(rates):g}"
-        difference = plan.wrong(of, f"{slow} words") - plan.wrong(of, f"{fast} words")
-        found[f"fig3.rate.{level}"] = Measurement((_group(difference),), **setting)
-        times = [[_passes(record.curves[name]) for record in of] for name in (slow, fast)]
-        found[f"fig3.time.{level}"] = Measurement((_group(times[0]), _group(times[1], -1.0)), **setting)
+        difference = plan.wrong(by_rate, f"{slow} words") - plan.wrong(by_rate, f"{fast} words")
+        found[f"fig3.rate.{level}"] = Measurement((_group(difference),), **_setting(profile, by_rate))
+        times = [[_passes(record.curves[name]) for record in by_rate] for name in (slow, fast)]
+        groups = _group(times[0]), _group(times[1], -1.0)
+        found[f"fig3.time.{level}"] = Measurement(groups, **_setting(profile, by_rate))
 
 
 def _passes(curve: Sequence[float | None]) -> float:

@@ -29,12 +29,17 @@ LEVELS = {"clean": "clean", "15": "15 dB", "10": "10 dB", "5": "5 dB"}
 
 def exhibits(profile: Profile, records: Sequence[Record], claims: Sequence[ClaimResult]) -> list[Exhibit]:
     """All figures and tables whose trials are there."""
-    found: list[Exhibit | None] = []
+    found: list[Exhibit] = []
     for table, noise in plan.NOISES.items():
         of = plan.runs_of(profile, records, noise)
         if of:
             found += [_table(claims, table, noise), _controls(of, noise), _pairs(of, noise)]
-    found.append(_figure(profile, records))
+    of = plan.runs_of(profile, records, plan.NOISES["t1"])
+    if of:
+        found.append(_figure(of, "gamma", plan.GAMMAS, "for three weights of attention"))
+    rates, by_rate = plan.rates_of(profile, records)
+    if by_rate and len(rates) > 1:
+        found.append(_figure(by_rate, "rate", rates, "for learning rates of so many times that of ICA"))
     for kind, title, caption in (
         (
             "speakers",
@@ -51,7 +56,7 @@ def exhibits(profile: Profile, records: Sequence[Record], claims: Sequence[Claim
             of = plan.runs_of(profile, records, noise, kind)
             if of:
                 found.append(_rates(of, f"{title}: {NAMES[noise]}", caption))
-    return [exhibit for exhibit in found if exhibit is not None]
+    return found
 
 
 def _table(claims: Sequence[ClaimResult], table: str, noise: str) -> TableExhibit:
@@ -113,20 +118,17 @@ def _pairs(of: Sequence[Record], noise: str) -> TableExhibit:
     )
 
 
-def _figure(profile: Profile, records: Sequence[Record]) -> Figure | None:
-    of = plan.runs_of(profile, records, plan.NOISES["t1"])
-    if not of:
-        return None
+def _figure(of: Sequence[Record], kind: str, values: Sequence[float], what: str) -> Figure:
     lines, layout = [], {}
     for panel, (level, name) in enumerate(LEVELS.items(), 1):
-        for number, gamma in enumerate(plan.GAMMAS, 1):
-            rates = np.mean([np.array(record.curves[f"gamma {level} {gamma:g}"], float) for record in of], 0)
+        for number, value in enumerate(values, 1):
+            rates = np.mean([np.array(record.curves[f"{kind} {level} {value:g}"], float) for record in of], 0)
             lines.append(
                 {
                     "type": "scatter",
                     "mode": "lines+markers",
-                    "name": f"gamma = {gamma:g}",
-                    "legendgroup": f"{gamma:g}",
+                    "name": f"{kind} = {value:g}",
+                    "legendgroup": f"{value:g}",
                     "showlegend": panel == 1,
                     "x": list(range(len(rates))),
                     "y": rates.tolist(),
@@ -139,8 +141,8 @@ def _figure(profile: Profile, records: Sequence[Record]) -> Figure | None:
         layout[f"yaxis{panel}"] = {"title": {"text": "not recognized (%)"}, "anchor": f"x{panel}"}
     grid = {"rows": 2, "columns": 2, "pattern": "independent"}
     return Figure(
-        "Figure 3: false recognition rates by pass",
-        "Training data, noise of an engine, the mean over rooms, for three weights of attention.",
+        f"Figure 3: false recognition rates by pass, by {kind}",
+        f"Training data, noise of an engine, the mean over rooms, {what}.",
         {"data": lines, "layout": {**layout, "grid": grid, "height": 620, "legend": {"orientation": "h", "y": -0.15}}},
         "Four panels, clean speech and three levels of noise, with three lines each over the passes.",
     )

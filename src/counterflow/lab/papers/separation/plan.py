@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from counterflow.lab.trials import Json, Profile, Record, Trial, find
 
-__all__ = ["KEY", "METHODS", "NOISES", "SIZES", "SNRS", "SPLITS", "runs_of", "trials_of", "wrong"]
+__all__ = ["KEY", "KINDS", "METHODS", "NOISES", "SIZES", "SNRS", "SPLITS", "rates_of", "runs_of", "trials_of", "wrong"]
 
 KEY = "separation"
 NOISES = {"t1": "engine", "t2": "babble"}
@@ -34,6 +34,7 @@ class Size:
         rates: Learning rates of attention, over ICA's, that figure 3 has; the first is that of the tables.
         speakers: Pairs of speakers that are held out in the harder test.
         seconds: What a trial costs, about.
+        slow: Learning rates that figure 3 has in trials of their own, of more passes, so that the slowest gets there.
     """
 
     rooms: tuple[int, ...]
@@ -46,22 +47,28 @@ class Size:
     rates: tuple[float, ...]
     speakers: tuple[int, ...]
     seconds: float
+    slow: tuple[float, ...] = ()
 
 
 SIZES: Mapping[Profile, Size] = {
     "smoke": Size((0,), (0,), 30, 200, 12, 8, 2, (1.0,), (), 10),
-    "laptop": Size((0, 1, 2), (0,), 300, 2700, 30, 40, 10, (1.0,), (0,), 400),
+    "laptop": Size((0, 1, 2), (0,), 300, 2700, 30, 40, 10, (1.0,), (0,), 400, (1.0, 0.5, 0.25)),
     "paper": Size(tuple(range(5)), tuple(range(5)), 600, 2700, 60, 60, 15, (1.0, 0.5, 0.25), (0, 1, 2), 2000),
 }
 # Chosen in two rooms and on words that no profile has: the largest weights at which no matrix ran away.
 GAMMAS = (25.0, 50.0, 100.0)
 GAMMA = 100.0
+SLOW_PASSES = 30
+# What there is beside the tables: the harder test, microphones that saturate, figure 3's learning rates.
+KINDS = ("speakers", "microphones", "rates")
 INVERSE = 30.0
 
 
 def trials_of(profile: Profile, noise: str, kind: str = "words") -> list[Trial]:
-    """The trials of one table (``"words"``), of the harder test (``"speakers"``), or of microphones that saturate."""
+    """The trials of one table (``"words"``), or of what `KINDS` has beside it; none where the profile lacks them."""
     size = SIZES[profile]
+    if kind == "rates" and not size.slow:
+        return []
     settings: dict[str, Json] = {
         "noise": noise,
         "reverberation": 0.1,
@@ -87,7 +94,11 @@ def trials_of(profile: Profile, noise: str, kind: str = "words") -> list[Trial]:
     if kind == "microphones":
         settings |= {"drive": 2.0, "snrs": [SNRS["clean"], 15]}
         folds = size.folds[:1] if size.speakers else ()
-    rooms = size.rooms if kind == "words" else size.rooms[:1]
+    if kind == "rates":
+        settings |= {
+            "splits": ["train"], "methods": False, "gammas": [GAMMA], "rates": list(size.slow), "passes": SLOW_PASSES,
+        }  # fmt: skip
+    rooms = size.rooms if kind in ("words", "rates") else size.rooms[:1]
     return [
         Trial(
             KEY,
@@ -106,6 +117,13 @@ def runs_of(profile: Profile, records: Sequence[Record], noise: str, kind: str =
     """Their records; empty until all are there."""
     trials = trials_of(profile, noise, kind)
     return find(records, trials) if trials else []
+
+
+def rates_of(profile: Profile, records: Sequence[Record]) -> tuple[tuple[float, ...], list[Record]]:
+    """Figure 3's learning rates, and the records that have them."""
+    size = SIZES[profile]
+    kind = "rates" if size.slow else "words"
+    return size.slow or size.rates, runs_of(profile, records, NOISES["t1"], kind)
 
 
 def wrong(records: Sequence[Record], name: str) -> NDArray[np.float64]:
