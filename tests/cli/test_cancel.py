@@ -188,6 +188,9 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, capsys):
         (["--plot", "six.xyz"], "suffix"),
         (["--step", "1e9"], "LMS diverged"),
         (["--taps", "0"], "taps is 0"),
+        (["--block", "8"], "--block is of fxlms"),
+        (["--compare", "lms,nlms", "--domain", "frequency"], "--domain is of fxlms"),
+        (["--controller", "fxlms", "--block", "0"], "block is 0"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_status_2(wav, arguments, complaint, capsys):
@@ -198,9 +201,23 @@ def test_bad_input_ends_in_one_line_and_status_2(wav, arguments, complaint, caps
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("options", [["--block", "8"], ["--domain", "frequency"]])
+def test_filtered_x_learns_in_blocks_and_in_the_frequency_domain(wav, options, tmp_path):
+    path = tmp_path / "all.json"
+    secondary = write(tmp_path / "secondary.wav", np.array([0.8, 0.1]))
+    primary = write(tmp_path / "primary.wav", np.array([0.0, 0.0, 0.7, 0.3]))
+    paths = ["--primary", primary, "--secondary", secondary]
+    given = ["--controller", "fxlms", "--taps", "8", "--budget", "4", "--json", str(path), "--coefficients"]
+    assert main(["cancel", wav, *paths, *given, str(tmp_path / "w.json"), *options]) == 0
+    found = json.loads(path.read_text())["controllers"]["fxlms"]
+    assert found["reduction_db"] > 10
+    [weights] = json.loads((tmp_path / "w.json").read_text())["weights"].values()
+    assert len(weights) == 8
+
+
 def test_the_noise_itself_is_not_overwritten(wav, capsys):
     assert main(["cancel", wav, *FAST, "--out", wav]) == 2
-    assert "this is the noise itself" in capsys.readouterr().err
+    assert "this is what is read" in capsys.readouterr().err
 
 
 def test_paths_of_another_rate_or_too_long_or_silent_are_refused(wav, tmp_path, capsys):

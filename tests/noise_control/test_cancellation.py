@@ -138,7 +138,7 @@ def test_equal_budgets_choose_what_is_best_afterwards_too() -> None:
     with pytest.raises(InputError, match="values is empty"):
         tune(lambda step: NLMS(4, step), [], x, d)
     for family in CONTROLLERS.values():
-        values = family.values(7, 25, 0.1)
+        values = family.values(7, Design(), 0.1)
         assert len(values) == 7
         family.make(float(values[3]), Design())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import math
-import os
 import re
 import sys
 from collections import deque
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from counterflow.cli.targets import require_target, write_json, write_target
 from counterflow.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def cancel_command(
     taps: Annotated[int, tyro.conf.arg(metavar="N")] = 25,
     hidden: Annotated[int, tyro.conf.arg(metavar="N")] = 10,
     memory: Annotated[int, tyro.conf.arg(metavar="N")] = 5,
+    block: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    domain: Literal["time", "frequency"] = "time",
     step: Annotated[float | None, tyro.conf.arg(metavar="X")] = None,
     budget: Annotated[int, tyro.conf.arg(metavar="N")] = 10,
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
@@ -76,7 +78,7 @@ def cancel_command(
       counterflow cancel noise.wav --channel H2 --distortion 10dB --controller perceptron --out residual.wav
       counterflow cancel noise.wav --distortion 5dB --compare lms,nlms,volterra,perceptron --plot result.png
       counterflow cancel noise.wav --primary p.wav --secondary s.wav --controller fxlms --taps 256
-      counterflow cancel noise.wav --room 5x4x2.7 --controller fxlms --taps 256
+      counterflow cancel noise.wav --room 5x4x2.7 --controller fxlms --taps 256 --domain frequency
       counterflow cancel noise.flac --distortion 10dB --place speaker --sign expanding --json -
 
     Exit status: 0; 2 for input that cannot be used: audio that cannot be read, is cut off, silent or not finite, a
@@ -106,6 +108,9 @@ def cancel_command(
         taps: Length of the delay line.
         hidden: Hidden units of the perceptron.
         memory: Newest samples of which the Volterra filter takes products.
+        block: Samples after which fxlms learns; 1 by default, in the frequency domain as many as taps. Sound is not
+            delayed by it.
+        domain: In which fxlms learns: sample by sample in time, or each frequency by its own power.
         step: The learning rate; for rls the forgetting factor.
         budget: How many steps are tried where none is given.
         seed: Of initial weights, a chip's cells and the additive noise.
@@ -122,35 +127,28 @@ def cancel_command(
     main = controller if controller in names else names[0]
     if step is not None and len(names) > 1:
         raise InputError("--step is of one controller; leave it out with --compare")
+    if "fxlms" not in names and (block is not None or domain != "time"):
+        raise InputError(
+            f"--{'domain' if block is None else 'block'} is of fxlms; leave it out with {', '.join(names)}"
+        )
     for option, path, suffixes in (
         ("out", out, (".wav",)),
         ("anti", anti, (".wav",)),
         ("coefficients", coefficients, (".json",)),
-        ("plot", plot, (".png", ".svg", ".pdf")),
+        ("plot", plot, None),
         ("json", None if json in (None, "-") else Path(str(json)), None),
     ):
-        _require_target(option, path, suffixes, noise)
+        require_target(option, path, suffixes, noise)
 
     from counterflow.audio import Recording
     from counterflow.noise_control import Design, Scene
     from counterflow.noise_control.cancellation import warnings_of
-    from counterflow.noise_control.scene import parse_decibels
 
     recording = Recording.open(noise)
     heard, response = _paths(recording.rate, channel, primary, secondary, room, reverberation)
-    scene = Scene(
-        channel=heard,
-        secondary=response,
-        distortion_db=parse_decibels(distortion, "--distortion"),
-        sign=sign,
-        place=place,
-        slope=slope,
-        level_db=parse_decibels(level, "--level"),
-        quantized=quantized,
-        bits=bits,
-        used=used,
-        seed=seed,
-    )
+    converters = {"quantized": quantized, "bits": bits, "used": used}
+    loudspeaker = {"sign": sign, "place": place, "slope": slope}
+    scene = Scene.parse(heard, response, distortion, level, "--", seed=seed, **loudspeaker, **converters)
     stream = sys.stderr if json == "-" else sys.stdout
     clipped = _Clipping(recording)
     acoustics = scene.measure(clipped.watch())
@@ -159,7 +157,7 @@ def cancel_command(
         warnings.append(f"{noise} has {recording.channels} channels; their mean is used")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    design = Design(taps, hidden, memory, seed, rate=recording.rate, loop=acoustics.loop)
+    design = Design(taps, hidden, memory, seed, None, recording.rate, acoustics.loop, block, domain)
     answers: dict[str, dict[str, Any]] = {}
     measures: dict[str, Measures] = {}
     shown: list[NDArray[np.float64]] = []
@@ -183,11 +181,7 @@ def cancel_command(
             "file": str(noise), "rate": recording.rate, "samples": recording.frames, "warnings": warnings,
             "controllers": answers,
         }  # fmt: skip
-        text = jsonlib.dumps(answer, indent=2, allow_nan=False) + "\n"
-        if json == "-":
-            sys.stdout.write(text)
-        else:
-            _write("json", Path(json), text)
+        write_json(json, answer)
     return 0
 
 
@@ -265,6 +259,7 @@ class _Clipping:
         self.recording, self.count = recording, 0
 
     def watch(self) -> Iterator[NDArray[np.float64]]:
+        """The recording's blocks, counted as they pass."""
         import numpy as np
 
         recording = self.recording
@@ -274,6 +269,7 @@ class _Clipping:
             yield block
 
     def warnings(self) -> list[str]:
+        """What a user should know, once all has passed."""
         if self.count < 2:
             return []
         return [f"{self.recording.path}: {self.count} samples are at full scale: the recording is clipped"]
@@ -297,9 +293,9 @@ def _tune(name: str, design: Design, acoustics: Acoustics, recording: Recording,
     import numpy as np
 
     from counterflow.noise_control import choose_step
-    from counterflow.noise_control.cancellation import TUNED_SECONDS
+    from counterflow.noise_control.cancellation import tuned_samples
 
-    wanted = max(1, min(recording.frames // 2, round(TUNED_SECONDS * recording.rate)))
+    wanted = tuned_samples(recording.frames, recording.rate)
     parts, found = [], 0
     for block in recording.blocks():
         parts.append(block)
@@ -345,13 +341,13 @@ def _run(
         state = controller.state()
         if "pending" in state:  # the last update of a filter that waits with it
             state["weights"] = state["weights"] + state.pop("pending") * state["past"]
-        skipped = {"past", "peak", "samples", "sounds", "slopes", "errors"}
+        skipped = {"past", "peak", "samples", "sounds", "slopes", "errors", "gradient", "filled", "filtered", "power"}
         content = {
             "controller": name, "step": step, "rate": recording.rate, "taps": design.taps,
             "reference_scale": 1 / acoustics.peak,
             "weights": {key: value.tolist() for key, value in state.items() if key not in skipped},
         }  # fmt: skip
-        _write("coefficients", coefficients, jsonlib.dumps(content, indent=1) + "\n")
+        write_target(coefficients, (jsonlib.dumps(content, indent=1) + "\n").encode(), "coefficients")
     return stream.measures, [np.concatenate(each)[-wanted:] for each in zip(*kept, strict=True)]
 
 
@@ -388,26 +384,3 @@ def _table(answers: dict[str, dict[str, Any]]) -> str:
     if edges:
         text += f"\nthe best step of {', '.join(edges)} is at an end of those tried; try others with --step"
     return text
-
-
-def _require_target(option: str, path: Path | None, suffixes: tuple[str, ...] | None, source: Path) -> None:
-    """Find out before the work that the file cannot be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"--{option} {path}: this is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"--{option} {path}: there is no folder {path.parent}; make it first")
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise InputError(f"--{option} {path}: the suffix has to be {' or '.join(suffixes)}")
-    if path.exists() and source.exists() and path.samefile(source):
-        raise InputError(f"--{option} {path}: this is the noise itself; name another file")
-
-
-def _write(option: str, path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(text, "utf-8")
-        os.replace(new, path)
-    except OSError as error:
-        raise InputError(f"--{option} {path}: it cannot be written: {error.strerror or error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from counterflow.cli.targets import require_target, save_figure, write_target
+from counterflow.cli.targets import require_json, require_target, save_figure, write_json
 from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def separate_command(
         raise InputError("--gamma and --passes are of attention; give --attend MODEL, or leave them out")
     if gamma is not None and not gamma >= 0:
         raise InputError(f"--gamma {gamma}: it has to be 0 or more")
-    require_target("json", None if json in (None, "-") else Path(str(json)))
+    require_json(json)
     require_target("plot", plot)
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
@@ -115,11 +114,7 @@ def separate_command(
             options["passes"] = passes
         answer = _run(path, out, attend, references, plot, options, stream)
     if json is not None:
-        text = jsonlib.dumps(answer, indent=2, allow_nan=False) + "\n"
-        if json == "-":
-            sys.stdout.write(text)
-        else:
-            write_target(Path(json), text.encode())
+        write_json(json, answer)
     return 0
 
 

@@ -13,8 +13,20 @@ from counterflow.exceptions import InputError
 __all__ = ["require_json", "require_target", "save_figure", "write_json", "write_target"]
 
 
-def require_target(name: str, path: Path | None) -> None:
-    """Find out before the work that the file of an option cannot be written."""
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def require_target(
+    name: str, path: Path | None, suffixes: tuple[str, ...] | None = None, source: Path | None = None
+) -> None:
+    """Find out before the work that the file of an option cannot be written.
+
+    Args:
+        name: The option.
+        path: The file; None if there is none.
+        suffixes: Which its name may have; any if not given, and for ``plot`` those of pictures.
+        source: What is read, which it must not be.
+    """
     if path is None:
         return
     if path.is_dir():
@@ -22,8 +34,11 @@ def require_target(name: str, path: Path | None) -> None:
         raise InputError(f"--{name} {path}: this is a folder; name a file in it{standard}")
     if not path.parent.is_dir():
         raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
-    if name == "plot" and path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"--plot {path}: the suffix has to be .png, .svg or .pdf")
+    allowed = suffixes or (PICTURES if name == "plot" else None)
+    if allowed and path.suffix.lower() not in allowed:
+        raise InputError(f"--{name} {path}: the suffix has to be {' or '.join(allowed)}")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise InputError(f"--{name} {path}: this is what is read; name another file")
 
 
 def require_json(target: str | None) -> None:
@@ -42,14 +57,14 @@ def write_json(target: str, answer: object) -> None:
         write_target(Path(target), text.encode())
 
 
-def write_target(path: Path, content: bytes) -> None:
-    """Write what ``--json`` asked for."""
+def write_target(path: Path, content: bytes, name: str = "json") -> None:
+    """Write what an option asked for."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         new.write_bytes(content)
         os.replace(new, path)
     except OSError as error:
-        raise InputError(f"--json {path}: it cannot be written: {error.strerror or error}") from error
+        raise InputError(f"--{name} {path}: it cannot be written: {error.strerror or error}") from error
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from counterflow.exceptions import InputError
 from counterflow.noise_control._loop import Slope
 from counterflow.noise_control.families import CONTROLLERS, Design
 from counterflow.noise_control.measures import Measures
-from counterflow.noise_control.scene import Acoustics, Heard, Place, Quantized, Scene, parse_decibels
+from counterflow.noise_control.scene import Acoustics, Heard, Place, Quantized, Scene
 from counterflow.noise_control.tuning import Tuned, tune
 
 __all__ = ["Cancellation", "Stream", "cancel", "choose_step", "warnings_of"]
@@ -47,11 +47,16 @@ def choose_step(controller: str, design: Design, heard: Heard, power: float, bud
     family = CONTROLLERS[controller]
     return tune(
         lambda step: family.make(step, design),
-        family.values(count(budget, "budget"), count(design.taps, "taps"), power),
+        family.values(count(budget, "budget"), replace(design, taps=count(design.taps, "taps")), power),
         heard.reference,
         heard.target,
         noise=heard.noise,
     )
+
+
+def tuned_samples(samples: int, rate: float) -> int:
+    """How many samples at the beginning a step is chosen on: the first half, at most ten seconds of it."""
+    return max(1, min(samples // 2, round(TUNED_SECONDS * rate)))
 
 
 def warnings_of(scene: Scene) -> list[str]:
@@ -174,6 +179,8 @@ def cancel(
     taps: int = 25,
     hidden: int = 10,
     memory: int = 5,
+    block: int | None = None,
+    domain: Literal["time", "frequency"] = "time",
     device: DeviceModel | None = None,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
@@ -203,6 +210,8 @@ def cancel(
         taps: Length of the delay line.
         hidden: Hidden units of a perceptron.
         memory: Newest samples of which a Volterra filter takes products.
+        block: Samples after which filtered-x learns, as in `FilteredX`.
+        domain: In which it learns, as in `FilteredX`.
         device: A chip's imperfections; those of the paper's by default.
         seed: Of initial weights, a chip's cells and the additive noise.
         progress: Called with the share that is done.
@@ -219,26 +228,18 @@ def cancel(
     """
     x = signal(noise, "noise")
     _known(controller)
+    if controller != "fxlms" and (block is not None or domain != "time"):
+        raise InputError(f"block and domain are of fxlms, and controller is {controller!r}; leave them out")
     if not len(x):
         raise InputError("noise is empty; give at least one sample")
-    scene = Scene(
-        channel=channel,
-        secondary=secondary,
-        distortion_db=parse_decibels(distortion, "distortion"),
-        sign=sign,
-        place=place,
-        slope=slope,
-        level_db=parse_decibels(level, "level"),
-        quantized=quantized,
-        bits=bits,
-        used=used,
-        seed=seed,
-    )
+    converters = {"quantized": quantized, "bits": bits, "used": used}
+    loudspeaker = {"sign": sign, "place": place, "slope": slope}
+    scene = Scene.parse(channel, secondary, distortion, level, seed=seed, **loudspeaker, **converters)
     acoustics = scene.measure([x])
-    design = Design(taps, hidden, memory, seed, device, rate, acoustics.loop)
+    design = Design(taps, hidden, memory, seed, device, rate, acoustics.loop, block, domain)
     tuned = None
     if step is None:
-        part = x[: max(1, min(len(x) // 2, round(TUNED_SECONDS * rate)))]
+        part = x[: tuned_samples(len(x), rate)]
         tuned = choose_step(controller, design, acoustics.again().run(part), acoustics.power, budget)
         step = tuned.best
     stream = Stream(acoustics, CONTROLLERS[controller].make(step, design), rate)

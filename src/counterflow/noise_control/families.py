@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ class Design:
         device: The chip's imperfections; those of the paper's by default.
         rate: Samples a second, in which a chip's charges leak; None for the device's own.
         loop: Arguments for what is in the loop: ``speaker``, ``slope``, ``secondary``.
+        block: Samples after which filtered-x learns, as in `FilteredX`.
+        domain: In which it learns, as in `FilteredX`.
     """
 
     taps: int = 25
@@ -42,6 +44,8 @@ class Design:
     device: DeviceModel | None = None
     rate: float | None = None
     loop: Mapping[str, Any] = field(default_factory=dict)
+    block: int | None = None
+    domain: Literal["time", "frequency"] = "time"
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,12 @@ class Family:
     Attributes:
         summary: What it is.
         make: From a step and a design to a controller.
-        values: From a budget, the number of taps and the reference's power to as many steps.
+        values: From a budget, a design and the reference's power to as many steps.
     """
 
     summary: str
     make: Callable[[float, Design], Controller]
-    values: Callable[[int, int, float], NDArray[np.float64]]
+    values: Callable[[int, Design, float], NDArray[np.float64]]
 
 
 def _recursive(forgetting: float, design: Design) -> Controller:
@@ -80,19 +84,29 @@ def _chip(step: float, design: Design) -> Controller:
     return ChipPerceptron(design.taps, design.hidden, max(step, least), design.seed, device)
 
 
-def _relative(budget: int, taps: int, power: float) -> NDArray[np.float64]:
+def _filtered(step: float, design: Design) -> Controller:
+    return FilteredX(design.taps, step, block=design.block, domain=design.domain, **design.loop)
+
+
+def _by_block(budget: int, design: Design, power: float) -> NDArray[np.float64]:
+    """Of relative steps, each a block's sum of as many samples; a frequency of its own divides by the whole block's."""
+    steps = _relative(budget, design, power)
+    return steps if design.domain == "frequency" else steps / (design.block or 1)
+
+
+def _relative(budget: int, design: Design, power: float) -> NDArray[np.float64]:
     """Steps between 0.003 and 1, for filters that divide by power themselves."""
     return np.geomspace(0.003, 1.0, count(budget, "budget"))
 
 
-def _by_power(budget: int, taps: int, power: float) -> NDArray[np.float64]:
+def _by_power(budget: int, design: Design, power: float) -> NDArray[np.float64]:
     """The same over the power in the delay line."""
-    return _relative(budget, taps, power) / (taps * power)
+    return _relative(budget, design, power) / (design.taps * power)
 
 
-def _by_unit(budget: int, taps: int, power: float) -> NDArray[np.float64]:
+def _by_unit(budget: int, design: Design, power: float) -> NDArray[np.float64]:
     """From 0.006 to 2 over the power of a hidden unit's inputs, its bias's one among them."""
-    return 2 * _relative(budget, taps, power) / (1 + taps * power)
+    return 2 * _relative(budget, design, power) / (1 + design.taps * power)
 
 
 #: The controllers that `cancel` and the command line know by name.
@@ -101,10 +115,12 @@ CONTROLLERS: Mapping[str, Family] = MappingProxyType(
         "lms": Family("least mean squares", lambda s, d: LMS(d.taps, s, **d.loop), _by_power),
         "nlms": Family("normalized least mean squares", lambda s, d: NLMS(d.taps, s, **d.loop), _relative),
         "rls": Family(
-            "recursive least squares", _recursive, lambda budget, taps, power: 1 - np.geomspace(1e-5, 1e-2, budget)
+            "recursive least squares", _recursive, lambda budget, design, power: 1 - np.geomspace(1e-5, 1e-2, budget)
         ),
         "fxlms": Family(
-            "filtered-x least mean squares, normalized", lambda s, d: FilteredX(d.taps, s, **d.loop), _relative
+            "filtered-x least mean squares, normalized, also in blocks and in the frequency domain",
+            _filtered,
+            _by_block,
         ),
         "volterra": Family(
             "cubic Volterra filter",

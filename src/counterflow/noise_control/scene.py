@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -139,6 +139,32 @@ class Scene:
         if positive(self.used, "used") > 1:
             raise InputError(f"used is {self.used}; give a fraction of the full scale, above 0 and at most 1")
         FiniteResponse(self.channel)
+
+    @classmethod
+    def parse(
+        cls,
+        channel: str | Sequence[float] | Signal,
+        secondary: Sequence[float] | Signal | None,
+        distortion: float | str | None,
+        level: float | str | None,
+        marks: str = "",
+        **settings: Any,
+    ) -> Self:
+        """The scene of decibels that may be text, such as ``"10dB"``.
+
+        Args:
+            channel: As in `Scene`.
+            secondary: As in `Scene`.
+            distortion: ``distortion_db``.
+            level: ``level_db``.
+            marks: What is before these two names in an error, such as ``"--"``.
+            settings: All else of a `Scene`.
+
+        Raises:
+            InputError: If a setting cannot be used.
+        """
+        decibels = parse_decibels(distortion, f"{marks}distortion"), parse_decibels(level, f"{marks}level")
+        return cls(channel, secondary, distortion_db=decibels[0], level_db=decibels[1], **settings)
 
     @property
     def margin(self) -> int | None:
