@@ -20,9 +20,13 @@ def signal(values: ArrayLike, name: str) -> Signal:
     array = np.ascontiguousarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ShapeError(f"{name} has shape {array.shape}; give one channel, (samples,)")
-    bad = np.flatnonzero(~np.isfinite(array))
-    if len(bad):
-        raise InputError(f"{name}: sample {bad[0]} is {array[bad[0]]}; give finite samples")
+    # One sample that is not finite makes the sum of squares so, which is sooner known than which one it is.
+    with np.errstate(all="ignore"):
+        total = float(np.dot(array, array))
+    if not math.isfinite(total):
+        bad = np.flatnonzero(~np.isfinite(array))
+        if len(bad):
+            raise InputError(f"{name}: sample {bad[0]} is {array[bad[0]]}; give finite samples")
     return array
 
 

@@ -51,6 +51,7 @@ class _Synapses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        """The chip's errors at the inputs, and what it would write, both as gradients."""
         x, w, parts = ctx.saved_tensors
         delta = _signal(ctx.scale * gradient, ctx.limits)
         to_x = to_w = None
@@ -85,6 +86,7 @@ class _Neurons(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
+        """The error times the bell, with the amplifier's offset, as a gradient."""
         i, parts = ctx.saved_tensors
         tanh = torch.tanh(ctx.slope * i)
         bell = 1 - tanh.abs() if ctx.min_select else 1 - tanh * tanh

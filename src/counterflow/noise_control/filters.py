@@ -196,15 +196,17 @@ def _lms(x, d, y, w, mask, pending, peak, step, epsilon, normalized):  # type: i
     # are there before s is, and the processor need not wait for it.
     taps = len(w)
     scale = pending[0]
+    held = x[:taps] * mask  # the delay line one sample ago
     for t in range(len(d)):
-        old, line = x[t : t + taps], x[t + 1 : t + 1 + taps]
+        line = x[t + 1 : t + 1 + taps]
         drive = shared = power = 0.0
         for k in range(taps):
-            before, now = old[k] * mask[k], line[k] * mask[k]
+            before, now = held[k], line[k] * mask[k]
             drive += w[k] * now
             shared += before * now
             power += now * now
             w[k] += scale * before
+            held[k] = now
         out = drive + scale * shared
         error = d[t] - out
         if not follows(error, line[taps - 1], d[t], peak):

@@ -75,9 +75,11 @@ class _Spectrum:
 
     @classmethod
     def of(cls, size: int) -> _Spectrum:
+        """An empty one, of windows of so many samples."""
         return cls(size, np.zeros(0), np.zeros(size // 2 + 1))
 
     def add(self, samples: Signal) -> None:
+        """Take in the next samples."""
         self.held = np.concatenate([self.held, samples])
         hop = self.size // 2
         number = (len(self.held) - self.size) // hop + 1

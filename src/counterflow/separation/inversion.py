@@ -43,6 +43,7 @@ class _Undo(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
+        """The inverse map of the error, to the magnitudes."""
         magnitude, back, spread, filters = ctx.saved_tensors
         by_frame = (back @ error.to(back.dtype)) * spread
         linear = (by_frame @ filters) / filters.sum(0).clamp_min(1e-20)
