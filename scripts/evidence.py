@@ -18,7 +18,17 @@ from typing import get_args
 from counterflow.cli.reproduce import reproduce_command
 from counterflow.exceptions import CounterflowError
 from counterflow.lab.report import read_sections, reproduction_markdown, select
-from counterflow.lab.trials import Profile, load_paper, pack, paper_keys, read_environments, read_record, unpack
+from counterflow.lab.report.numbers import format_seconds
+from counterflow.lab.trials import (
+    Profile,
+    load_paper,
+    outstanding,
+    pack,
+    paper_keys,
+    read_environments,
+    read_record,
+    unpack,
+)
 from counterflow.lab.trials.record import write_record, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +44,19 @@ def restore(key: str, runs: Path) -> None:
                 write_record(runs, record, environments[record.environment])
 
 
+def say_what_is_left(keys: list[str], profile: Profile, runs: Path, jobs: int) -> None:
+    """How long each paper takes, before it starts."""
+    whole = 0.0
+    for key in keys:
+        trials = outstanding(load_paper(key), profile, runs)
+        seconds = sum(trial.expected_seconds for trial in trials) / jobs
+        whole += seconds
+        print(
+            f"evidence: {key}: {len(trials)} trials to run, about {format_seconds(round(seconds))} by {jobs} processes"
+        )
+    print(f"evidence: in all about {format_seconds(round(whole))}", flush=True)
+
+
 def main() -> int:
     """Run, pack, summarize."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,6 +67,8 @@ def main() -> int:
     options = parser.parse_args()
     for key in options.keys:
         restore(key, options.runs)
+    say_what_is_left(options.keys, options.profile, options.runs, options.jobs)
+    for key in options.keys:
         status = reproduce_command(key, profile=options.profile, jobs=options.jobs, out=options.runs)
         if status:
             return status

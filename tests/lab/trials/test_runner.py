@@ -19,7 +19,7 @@ import pytest
 
 from counterflow.exceptions import CounterflowError, InputError, RecordError
 from counterflow.lab import data
-from counterflow.lab.trials import Outcome, Paper, Record, Trial, load_paper, read_record, run
+from counterflow.lab.trials import Outcome, Paper, Record, Trial, load_paper, outstanding, read_record, run
 from counterflow.lab.trials.events import Damaged, Event, Finished, Lost, Planned, Started
 from counterflow.lab.trials.record import temporary_name
 
@@ -352,3 +352,19 @@ def test_a_dask_cluster_is_an_executor_too(tmp_path: Path, trace: Path) -> None:
     ):
         records, _ = go(tmp_path, load_paper("toy"), client.get_executor())
     assert [record.status for record in records] == ["done"] * 7
+
+
+def test_what_is_outstanding_is_what_a_run_would_compute(tmp_path: Path) -> None:
+    def staged(profile: object, records: Any) -> list[Trial]:
+        first = [Trial("simple", name, seeds=(0,), settings={"x": 1}) for name in "ab"]
+        follows = [Trial("simple", "c", seeds=(0,), settings={"x": 2}, expected_seconds=7.0)]
+        return first + (follows if len(records) >= 2 else [])
+
+    paper = simple(trials=staged)
+    assert [trial.treatment for trial in outstanding(paper, "smoke", tmp_path)] == ["a", "b"]
+    records, _ = go(tmp_path, simple(trials=lambda profile, records: staged(profile, [])))
+    assert [trial.treatment for trial in outstanding(paper, "smoke", tmp_path)] == ["c"]
+    (tmp_path / "simple" / f"{records[0].key}.json").write_text("no record")
+    assert [trial.treatment for trial in outstanding(paper, "smoke", tmp_path)] == ["a"]
+    go(tmp_path, paper)
+    assert outstanding(paper, "smoke", tmp_path) == []

@@ -13,7 +13,7 @@ from counterflow.lab.trials.claim import Claim, Kind, read_claims
 from counterflow.lab.trials.finding import find
 from counterflow.lab.trials.paper import Paper, Profile, claims_of, load_paper, paper_keys
 from counterflow.lab.trials.record import Record, Status, pack, read_environments, read_record, unpack
-from counterflow.lab.trials.runner import require_writable, run
+from counterflow.lab.trials.runner import outstanding, require_writable, run
 from counterflow.lab.trials.trial import Context, Json, Outcome, Trial
 from counterflow.lab.trials.verdict import ClaimResult, Group, Measurement, Setting, Verdict, judge
 
@@ -37,6 +37,7 @@ __all__ = [
     "find",
     "judge",
     "load_paper",
+    "outstanding",
     "pack",
     "paper_keys",
     "read_claims",

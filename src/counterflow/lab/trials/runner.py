@@ -6,6 +6,7 @@ are on disk, and the same call goes on from there: it repeats the trials that we
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -99,6 +100,28 @@ def require_writable(out: Path) -> None:
         probe_folder(out)
     except OSError as error:
         raise RecordError(f"{out} cannot be written: {error.strerror or error}") from error
+
+
+def outstanding(paper: Paper, profile: Profile, out: Path) -> list[Trial]:
+    """What a run would have to compute, as far as it is known before any of it is: later trials may follow from it.
+
+    Args:
+        paper: Whose trials.
+        profile: In what size.
+        out: The folder of runs, with the records that are there.
+    """
+    records: dict[str, Record] = {}
+    while True:
+        jobs = {job.key: job for job in (_job(paper, trial) for trial in paper.trials(profile, _done(records)))}
+        done: dict[str, Record] = {}
+        for key, job in jobs.items():
+            with contextlib.suppress(RecordError):  # missing, or damaged: it will have to run
+                record = read_record(job.path(out))
+                if record.status == "done":
+                    done[key] = record
+        if set(done) <= set(records):
+            return [job.trial for key, job in jobs.items() if key not in done and not job.missing]
+        records |= done
 
 
 def _files() -> int:
