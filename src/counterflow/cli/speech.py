@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json as jsonlib
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,27 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
+from counterflow.cli.captions import caption_lines, clock, textgrid
+from counterflow.cli.corpus import check_corpus, find_lexicon, listen, read_corpus
+from counterflow.cli.targets import require_target, write_target
+from counterflow.exceptions import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from counterflow.speech import Lexicon, ModelKind, OutOfVocabulary, Recognizer, Segment, Word
+    from counterflow.speech import ModelKind, OutOfVocabulary, Recognizer
 
 __all__ = ["speech_command"]
-
-SILENT = 1e-4
-FASTEST = 25.0  # phones a second: what nobody says
-CLIPPED = 0.001  # share of samples at full scale
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A file and what is said in it."""
-
-    name: str
-    file: Path
-    text: str
 
 
 @dataclass(frozen=True)
@@ -143,7 +129,7 @@ def speech_command(
     wanted = {"example": 1, "check": 1, "train": 1, "align": 2, "evaluate": 2}.get(action)
     if (wanted is not None and len(paths) != wanted) or len(paths) < 1 + (action == "transcribe"):
         raise InputError(f"speech {action} takes {takes.get(action, 'MODEL CORPUS')}, got {len(paths)} paths")
-    _require_target(json)
+    require_target("json", None if json in (None, "-") else Path(str(json)))
     stream = sys.stderr if json == "-" else sys.stdout
     status = 0
     if action == "example":
@@ -153,7 +139,7 @@ def speech_command(
         print(f"{len(spoken)} recordings in {paths[0]}", file=stream)
         answer: dict[str, Any] = {"recordings": [{"file": name, "text": text} for name, text in spoken]}
     elif action == "check":
-        answer = _check(paths[0], lexicon, oov or "error", stream)
+        answer = check_corpus(paths[0], lexicon, oov or "error", stream)
         status = int(bool(answer["faults"]))
     elif action == "train":
         if out is None:
@@ -177,62 +163,11 @@ def speech_command(
         if json == "-":
             sys.stdout.write(text)
         else:
-            _write(Path(json), text)
+            write_target(Path(json), text.encode())
     return status
 
 
 # The verbs
-
-
-def _check(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
-    from counterflow.audio import read
-
-    recordings = _corpus(folder)
-    words = list(dict.fromkeys(word for each in recordings for word in each.text.split()))
-    faults: list[dict[str, str]] = []
-
-    def fault(where: str, what: str) -> None:
-        faults.append({"where": where, "fault": what})
-        print(f"{where}: {what}", file=stream)
-
-    found: Lexicon | None = None
-    try:
-        found = _lexicon(dictionary, words, "skip")
-        if oov != "skip":
-            _lexicon(dictionary, words, oov).words_of(words, oov=oov)
-    except CounterflowError as error:
-        fault("lexicon", str(error))
-    rates: dict[int, int] = {}
-    seconds = 0.0
-    for each in recordings:
-        try:
-            wave, rate = read(each.file)
-        except DataError as error:
-            fault(each.name, str(error))
-            continue
-        rates[rate] = rates.get(rate, 0) + 1
-        lasts = len(wave) / rate
-        seconds += lasts
-        if float(wave.square().mean().sqrt()) < SILENT:
-            fault(each.name, "is silent")
-        clipped = float((wave.abs() >= 0.999).float().mean())
-        if clipped > CLIPPED:
-            fault(each.name, f"{clipped:.1%} of its samples are clipped")
-        if not each.text.split():
-            fault(each.name, "has no transcript")
-        if found is not None:
-            known = found.words_of(each.text, oov="skip")
-            phones = sum(min(map(len, found.pronunciations[word])) for word in known)
-            if phones > FASTEST * lasts:
-                fault(each.name, f"{phones} phones in {lasts:.2f} s: the transcript is too long for its audio")
-    if len(rates) > 1:
-        several = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
-        fault("rates", f"{several}; resample them to one")
-    print(
-        f"{len(recordings)} recordings, {seconds / 60:.1f} minutes, {len(words)} words, {len(faults)} faults",
-        file=stream,
-    )
-    return {"recordings": len(recordings), "seconds": seconds, "words": len(words), "faults": faults}
 
 
 def _train(
@@ -251,14 +186,14 @@ def _train(
 
     from counterflow.speech import Recognizer, in_context, own_phones
 
-    recordings = _corpus(folder)
-    known = _lexicon(dictionary, [word for each in recordings for word in each.text.split()], oov)
+    recordings = read_corpus(folder)
+    known = find_lexicon(dictionary, [word for each in recordings for word in each.text.split()], oov)
     texts = [known.words_of(each.text, oov=oov) for each in recordings]
     if changes.own:
         known = own_phones(known, changes.own)
     if changes.contexts is not None:
         known = in_context(known, texts, minimum=changes.contexts)
-    waves, rate = _listen(recordings, None)
+    waves, rate = listen(recordings, None)
     chosen = cast("ModelKind", kind.replace("-", " "))
     with Progress(console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task("training", total=changes.passes * (1 + (kind == "classifier")))
@@ -299,17 +234,17 @@ def _transcribe(rec: Recognizer, files: Sequence[Path], format: str, stream: Any
             if format == "vtt" and not number:
                 print("WEBVTT\n", file=stream)
             mark = "," if format == "srt" else "."
-            for count, line in enumerate(_lines(words), 1):
+            for count, line in enumerate(caption_lines(words), 1):
                 if format == "srt":
                     print(count, file=stream)
-                print(f"{_clock(line[0].start, mark)} --> {_clock(line[-1].end, mark)}", file=stream)
+                print(f"{clock(line[0].start, mark)} --> {clock(line[-1].end, mark)}", file=stream)
                 print(" ".join(word.text for word in line) + "\n", file=stream)
     return {"answers": answers}
 
 
 def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
-    recordings = _corpus(folder)
-    waves, _ = _listen(recordings, rec.rate)
+    recordings = read_corpus(folder)
+    waves, _ = listen(recordings, rec.rate)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -321,7 +256,7 @@ def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, st
         except InputError as error:
             raise InputError(f"{each.name}: {error}") from error
         place = target / f"{each.file.stem}.TextGrid"
-        _write(place, _textgrid(len(wave) / rec.rate, {"words": words, "phones": phones}))
+        write_target(place, textgrid(len(wave) / rec.rate, {"words": words, "phones": phones}).encode(), "textgrid")
         answers.append(
             {"file": str(each.file), "words": [asdict(word) for word in words], "phones": [asdict(p) for p in phones]}
         )
@@ -334,12 +269,12 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, stream: Any) 
         import jiwer
     except ImportError as error:
         raise MissingExtraError("audio", "counting word errors") from error
-    recordings = _corpus(folder)
+    recordings = read_corpus(folder)
     said = [" ".join(rec.lexicon.words_of(each.text, oov=oov)) for each in recordings]
     empty = next((each.name for each, text in zip(recordings, said, strict=True) if not text), None)
     if empty is not None:
         raise InputError(f"{empty} has no words that are known; leave it out")
-    waves, _ = _listen(recordings, rec.rate)
+    waves, _ = listen(recordings, rec.rate)
     heard = [" ".join(word.text for word in rec.recognize(wave)) for wave in waves]
     counts = jiwer.process_words(said, heard)
     perplexity = rec.grammar.perplexity([text.split() for text in said])
@@ -364,71 +299,6 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, stream: Any) 
 # What they share
 
 
-def _corpus(folder: Path) -> list[Recording]:
-    """The recordings of a folder, by one of its tables."""
-    tables = [folder / name for name in ("transcripts.csv", "transcripts.tsv", "wav.scp")]
-    here = [table for table in tables if table.is_file()]
-    if len(here) != 1:
-        names = ", ".join(table.name for table in tables)
-        raise InputError(f"{folder} holds {len(here)} of {names}; a corpus has one of them")
-    table = here[0]
-    try:
-        if table.name == "wav.scp":
-            files, texts = (_keyed(folder / name) for name in ("wav.scp", "text"))
-            odd = sorted({*files} ^ {*texts})
-            if odd:
-                raise DataError(f"{folder}: {odd[0]!r} is in one of wav.scp and text only; mend or remove it")
-            found = [Recording(key, folder / place, texts[key]) for key, place in files.items()]
-            piped = next((each.name for each in found if str(each.file).rstrip().endswith("|")), None)
-            if piped is not None:
-                raise DataError(f"{table}: {piped!r} is a command, and none is run; give a file")
-        else:
-            with table.open(encoding="utf-8-sig", newline="") as lines:
-                rows = csv.DictReader(lines, delimiter="," if table.suffix == ".csv" else "\t")
-                if not {"file", "text"} <= {*(rows.fieldnames or ())}:
-                    raise DataError(f"{table} has columns {rows.fieldnames}; it needs file and text")
-                found = [Recording(str(row["file"]), folder / str(row["file"]), row["text"] or "") for row in rows]
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read as a table in UTF-8: {error}") from error
-    if not found:
-        raise DataError(f"{table} names no recordings")
-    return found
-
-
-def _keyed(path: Path) -> dict[str, str]:
-    pairs = [line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return {key: rest[0] if rest else "" for key, *rest in pairs}
-
-
-def _lexicon(path: Path | None, words: Sequence[str], oov: OutOfVocabulary) -> Lexicon:
-    from counterflow.speech import Lexicon
-
-    return Lexicon.cmudict(words, oov=oov) if path is None else Lexicon.read(path)
-
-
-def _listen(recordings: Sequence[Recording], rate: int | None) -> tuple[list[Tensor], int]:
-    """The waves of recordings that all have one rate, that of the first if none is asked for."""
-    from counterflow.audio import read
-
-    waves = []
-    wanted, first = rate, "the model"
-    for each in recordings:
-        wave, found = read(each.file)
-        if wanted is None:
-            wanted, first = found, str(each.file)
-        if found != wanted:
-            raise DataError(f"{each.file} has {found} samples a second, and {first} has {wanted}; resample it")
-        if float(wave.square().mean().sqrt()) < SILENT:
-            raise DataError(f"{each.file} is silent; leave it out, or record it louder")
-        if len(wave) < 0.05 * found:
-            raise DataError(f"{each.file} lasts {len(wave) / found:.3f} s; 0.05 s is the least")
-        waves.append(wave)
-    assert wanted is not None
-    return waves, wanted
-
-
 def _load(folder: Path, grammar: str | None) -> Recognizer:
     from counterflow.speech import Grammar, Recognizer
 
@@ -448,65 +318,3 @@ def _load(folder: Path, grammar: str | None) -> Recognizer:
             [rec.lexicon.words_of(line) for line in lines if line.strip()], rec.lexicon.pronunciations
         )
     return rec.with_grammar(chosen)
-
-
-def _lines(words: Sequence[Word]) -> list[list[Word]]:
-    """Words of a subtitle: seven at most, and none across a pause of half a second."""
-    found: list[list[Word]] = []
-    for word in words:
-        if found and len(found[-1]) < 7 and word.start - found[-1][-1].end < 0.5:
-            found[-1].append(word)
-        else:
-            found.append([word])
-    return found
-
-
-def _clock(seconds: float, mark: str) -> str:
-    whole = round(1000 * seconds)
-    return f"{whole // 3600000:02}:{whole // 60000 % 60:02}:{whole // 1000 % 60:02}{mark}{whole % 1000:03}"
-
-
-def _textgrid(seconds: float, tiers: dict[str, list[Segment]]) -> str:
-    """Praat's format; what no segment covers is an empty interval."""
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {seconds:.5f}"]
-    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
-    for number, (name, segments) in enumerate(tiers.items(), 1):
-        whole: list[tuple[str, float, float]] = []
-        last = 0.0
-        for each in segments:
-            if each.start > last + 1e-6:
-                whole.append(("", last, each.start))
-            whole.append((each.text, each.start, min(each.end, seconds)))
-            last = each.end
-        if seconds > last + 1e-6:
-            whole.append(("", last, seconds))
-        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
-        lines += ["        xmin = 0", f"        xmax = {seconds:.5f}", f"        intervals: size = {len(whole)}"]
-        for place, (text, start, end) in enumerate(whole, 1):
-            quoted = text.replace('"', '""')
-            lines += [
-                f"        intervals [{place}]:",
-                f"            xmin = {start:.5f}",
-                f"            xmax = {end:.5f}",
-            ]
-            lines.append(f'            text = "{quoted}"')
-    return "\n".join(lines) + "\n"
-
-
-def _require_target(json: str | None) -> None:
-    if json in (None, "-"):
-        return
-    path = Path(str(json))
-    if path.is_dir():
-        raise InputError(f"--json {path}: this is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"--json {path}: there is no folder {path.parent}; make it first")
-
-
-def _write(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(text, "utf-8")
-        os.replace(new, path)
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be written: {error.strerror or error}") from error

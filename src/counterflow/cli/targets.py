@@ -64,6 +64,7 @@ def write_target(path: Path, content: bytes, name: str = "json") -> None:
         new.write_bytes(content)
         os.replace(new, path)
     except OSError as error:
+        new.unlink(missing_ok=True)
         raise InputError(f"--{name} {path}: it cannot be written: {error.strerror or error}") from error
 
 

@@ -1,0 +1,147 @@
+"""A corpus on disk: a folder of recordings with a table of what is said in them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from counterflow.exceptions import CounterflowError, DataError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from counterflow.speech import Lexicon, OutOfVocabulary
+
+__all__ = ["Recording", "check_corpus", "find_lexicon", "listen", "read_corpus"]
+
+SILENT = 1e-4
+FASTEST = 25.0  # phones a second: what nobody says
+CLIPPED = 0.001  # share of samples at full scale
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file and what is said in it."""
+
+    name: str
+    file: Path
+    text: str
+
+
+def read_corpus(folder: Path) -> list[Recording]:
+    """The recordings of a folder, by one of its tables."""
+    tables = [folder / name for name in ("transcripts.csv", "transcripts.tsv", "wav.scp")]
+    here = [table for table in tables if table.is_file()]
+    if len(here) != 1:
+        names = ", ".join(table.name for table in tables)
+        raise InputError(f"{folder} holds {len(here)} of {names}; a corpus has one of them")
+    table = here[0]
+    try:
+        if table.name == "wav.scp":
+            files, texts = (_keyed(folder / name) for name in ("wav.scp", "text"))
+            odd = sorted({*files} ^ {*texts})
+            if odd:
+                raise DataError(f"{folder}: {odd[0]!r} is in one of wav.scp and text only; mend or remove it")
+            found = [Recording(key, folder / place, texts[key]) for key, place in files.items()]
+            piped = next((each.name for each in found if str(each.file).rstrip().endswith("|")), None)
+            if piped is not None:
+                raise DataError(f"{table}: {piped!r} is a command, and none is run; give a file")
+        else:
+            with table.open(encoding="utf-8-sig", newline="") as lines:
+                rows = csv.DictReader(lines, delimiter="," if table.suffix == ".csv" else "\t")
+                if not {"file", "text"} <= {*(rows.fieldnames or ())}:
+                    raise DataError(f"{table} has columns {rows.fieldnames}; it needs file and text")
+                found = [Recording(str(row["file"]), folder / str(row["file"]), row["text"] or "") for row in rows]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read as a table in UTF-8: {error}") from error
+    if not found:
+        raise DataError(f"{table} names no recordings")
+    return found
+
+
+def _keyed(path: Path) -> dict[str, str]:
+    pairs = [line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return {key: rest[0] if rest else "" for key, *rest in pairs}
+
+
+def find_lexicon(path: Path | None, words: Sequence[str], oov: OutOfVocabulary) -> Lexicon:
+    from counterflow.speech import Lexicon
+
+    return Lexicon.cmudict(words, oov=oov) if path is None else Lexicon.read(path)
+
+
+def listen(recordings: Sequence[Recording], rate: int | None) -> tuple[list[Tensor], int]:
+    """The waves of recordings that all have one rate, that of the first if none is asked for."""
+    from counterflow.audio import read
+
+    waves = []
+    wanted, first = rate, "the model"
+    for each in recordings:
+        wave, found = read(each.file)
+        if wanted is None:
+            wanted, first = found, str(each.file)
+        if found != wanted:
+            raise DataError(f"{each.file} has {found} samples a second, and {first} has {wanted}; resample it")
+        if float(wave.square().mean().sqrt()) < SILENT:
+            raise DataError(f"{each.file} is silent; leave it out, or record it louder")
+        if len(wave) < 0.05 * found:
+            raise DataError(f"{each.file} lasts {len(wave) / found:.3f} s; 0.05 s is the least")
+        waves.append(wave)
+    assert wanted is not None
+    return waves, wanted
+
+
+def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
+    from counterflow.audio import read
+
+    recordings = read_corpus(folder)
+    words = list(dict.fromkeys(word for each in recordings for word in each.text.split()))
+    faults: list[dict[str, str]] = []
+
+    def fault(where: str, what: str) -> None:
+        faults.append({"where": where, "fault": what})
+        print(f"{where}: {what}", file=stream)
+
+    found: Lexicon | None = None
+    try:
+        found = find_lexicon(dictionary, words, "skip")
+        if oov != "skip":
+            find_lexicon(dictionary, words, oov).words_of(words, oov=oov)
+    except CounterflowError as error:
+        fault("lexicon", str(error))
+    rates: dict[int, int] = {}
+    seconds = 0.0
+    for each in recordings:
+        try:
+            wave, rate = read(each.file)
+        except DataError as error:
+            fault(each.name, str(error))
+            continue
+        rates[rate] = rates.get(rate, 0) + 1
+        lasts = len(wave) / rate
+        seconds += lasts
+        if float(wave.square().mean().sqrt()) < SILENT:
+            fault(each.name, "is silent")
+        clipped = float((wave.abs() >= 0.999).float().mean())
+        if clipped > CLIPPED:
+            fault(each.name, f"{clipped:.1%} of its samples are clipped")
+        if not each.text.split():
+            fault(each.name, "has no transcript")
+        if found is not None:
+            known = found.words_of(each.text, oov="skip")
+            phones = sum(min(map(len, found.pronunciations[word])) for word in known)
+            if phones > FASTEST * lasts:
+                fault(each.name, f"{phones} phones in {lasts:.2f} s: the transcript is too long for its audio")
+    if len(rates) > 1:
+        several = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
+        fault("rates", f"{several}; resample them to one")
+    print(
+        f"{len(recordings)} recordings, {seconds / 60:.1f} minutes, {len(words)} words, {len(faults)} faults",
+        file=stream,
+    )
+    return {"recordings": len(recordings), "seconds": seconds, "words": len(words), "faults": faults}
