@@ -1,6 +1,6 @@
 """Alignment, predictors and recognition beside other ways to do the same.
 
-    python benchmarks/speech.py [--json FILE] [--repeats N]
+    python benchmarks/speech.py [--json FILE] [--plot PNG] [--repeats N]
 
 Alignment is of 300 frames with 60 states in a left-right chain, as a bare call and as the whole `best_path`, beside
 librosa's and hmmlearn's Viterbi decoders (which know dense transitions), librosa's dynamic time warping on the same
@@ -17,7 +17,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def median_time(call: Callable[[], object], repeats: int) -> float:
 
 
 def numpy_rows(costs: np.ndarray) -> np.ndarray:
+    """The best path by a recursion over rows."""
     T, S = costs.shape
     total = np.full(S, np.inf)
     total[0] = costs[0, 0]
@@ -65,6 +66,7 @@ def numpy_rows(costs: np.ndarray) -> np.ndarray:
 
 
 def torch_rows(costs: torch.Tensor) -> np.ndarray:
+    """The same with tensors."""
     T, S = costs.shape
     infinite = torch.full((1,), torch.inf)
     total = torch.cat([costs[0, :1], infinite.expand(S - 1)])
@@ -77,6 +79,7 @@ def torch_rows(costs: torch.Tensor) -> np.ndarray:
 
 
 def trace(moved: np.ndarray) -> np.ndarray:
+    """The path back from the last state."""
     T, S = moved.shape
     path = np.empty(T, np.int64)
     state = S - 1
@@ -150,11 +153,14 @@ def predictors(repeats: int, frames: int = 1000) -> list[dict[str, Any]]:
     return rows
 
 
-def recognition(repeats: int) -> list[dict[str, Any]]:
+SIZES = ((50, 10), (100, 10), (200, 10), (400, 10), (100, 5), (100, 20), (100, 40))
+
+
+def recognition(repeats: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]:
     """The One-Stage algorithm over vocabularies and durations."""
     random = np.random.default_rng(0)
     rows = []
-    for words, seconds in ((50, 10), (100, 10), (200, 10), (400, 10), (100, 5), (100, 20), (100, 40)):
+    for words, seconds in sizes:
         phones = [[f"p{phone}" for phone in random.integers(39, size=4)] for _ in range(words)]
         lexicon = Lexicon({f"w{number}": [each] for number, each in enumerate(phones)})
         phoneme = Phoneme(3, 3, skip=False)
@@ -166,9 +172,43 @@ def recognition(repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def curves(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
+    """Sizes and seconds of processor time along vocabularies, of 10 s, and along durations, of 100 words."""
+    found = {}
+    for along, (fixed, value) in {"words": ("seconds", 10), "seconds": ("words", 100)}.items():
+        some = sorted((row for row in rows if row[fixed] == value), key=lambda row: row[along])
+        found[along] = [row[along] for row in some], [row["real-time factor"] * row["seconds"] for row in some]
+    return found
+
+
+def growth(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The power with which time grows along each; 1 is linear."""
+    return {
+        along: float(np.polyfit(np.log(sizes), np.log(times), 1)[0]) for along, (sizes, times) in curves(rows).items()
+    }
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """How time grows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    names = {"words": "words, 10 s of speech", "seconds": "seconds of speech, 100 words"}
+    for axes, (along, (sizes, times)) in zip(figure.subplots(1, 2), curves(rows).items(), strict=True):
+        axes.plot(sizes, [1e3 * each for each in times], "o-", label="measured")
+        axes.plot(sizes, [1e3 * times[0] * size / sizes[0] for size in sizes], ":", label="linear")
+        axes.set_xlabel(names[along])
+        axes.set_ylabel("ms of recognition")
+        axes.set_xlim(0)
+        axes.set_ylim(0)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="put the results in there")
+    parser.add_argument("--plot", metavar="PNG", type=Path, help="draw how recognition grows into there")
     parser.add_argument("--repeats", type=int, default=15, metavar="N", help="measurements of each (default 15)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,10 +224,16 @@ def main() -> int:
             )
             verdict = {True: "  pass", False: "  MISS", None: ""}[row.get("pass")]
             print(f"  {', '.join(numbers)}{verdict}", flush=True)
+    powers = growth(found["recognition"])
+    print("growth", ", ".join(f"{along} {power:.2f}" for along, power in powers.items()))
+    if arguments.plot:
+        draw(found["recognition"], arguments.plot)
     if arguments.json:
         target = Path(arguments.json)
         new = target.with_name(target.name + ".new")
-        new.write_text(json.dumps({"threads": 1, "torch": torch.__version__, "parts": found}, indent=1) + "\n")
+        new.write_text(
+            json.dumps({"threads": 1, "torch": torch.__version__, "parts": found, "growth": powers}, indent=1) + "\n"
+        )
         os.replace(new, target)
     return 0
 

@@ -543,6 +543,9 @@ def benchmark_of_speech() -> str:
             table(("way to align", "microseconds", "over the bare call", "at least", "target"), ways),
             table(("predictors, 10 s of speech", "parameters", "ms", "target"), banks),
             table(("words", "seconds of speech", "real-time factor", "target"), words),
+            "Time grows with the power of: "
+            + ", ".join(f"{along} {power:.2f}" for along, power in found["growth"].items())
+            + ".",
         ]
     )
 
@@ -557,6 +560,7 @@ def errors_of_the_recognizer() -> str:
             bar = run["bars"].get(grammar)
             rows.append(
                 (
+                    str(run["attempt"]),
                     name,
                     grammar,
                     f"{error:.1f}",
@@ -566,7 +570,36 @@ def errors_of_the_recognizer() -> str:
                     f"{worst:.0f}",
                 )
             )
-    return table(("task, model", "grammar", "word error, %", "sketch", "at most", "target", "seconds to train"), rows)
+    heads = ("attempt", "task, model", "grammar", "word error, %", "sketch", "at most", "target", "seconds to train")
+    return table(heads, rows)
+
+
+def files_of_speech() -> str:
+    """What ``benchmarks/speech_files.py`` found when its committed results were made."""
+    found = json.loads((EVIDENCE / "benchmarks" / "speech_files.json").read_text())
+    met = {True: "met", False: "missed"}
+    files, hour = found["files"], found["hour"]
+    learned, judged = files["files"]
+    rows = [
+        (name, f"{row['training files']:.1f}", f"{row['test files']:.1f}", f"{row['real-time factor']:.4f}")
+        for name, row in files["rows"].items()
+    ]
+    passes = [
+        (row["what"], f"{row['speech'] / 60:.1f}", f"{row['seconds']:.1f}", f"{row['hour'] / 60:.1f}")
+        for row in hour["rows"]
+    ]
+    bars, kept = files["bars"], files["pass"]
+    return "\n\n".join(
+        [
+            table(("recognizer", f"{learned} training files", f"{judged} test files", "real-time factor"), rows),
+            f"Ours learned from the {learned} training files in {files['seconds of training']:.0f} s and is "
+            f"{files['times faster']:.1f} times as fast (at least {bars['times faster']:g}: "
+            f"{met[kept['times faster']]}), at a real-time factor of at most {bars['real-time factor']:g}: "
+            f"{met[kept['real-time factor']]}. On {files['prompts']['files']} telephone prompts, which are 8 kHz and "
+            f"were resampled for it, pocketsphinx has a word error of {files['prompts']['error']:.1f}%.",
+            table(("a pass of", "minutes of speech", "seconds", "an hour, in minutes"), passes),
+        ]
+    )
 
 
 def benchmark_of_density() -> str:
@@ -657,6 +690,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "benchmark_density": benchmark_of_density,
     "benchmark_separation": benchmark_of_separation,
     "benchmark_speech": benchmark_of_speech,
+    "benchmark_speech_files": files_of_speech,
     "benchmark_tempering": benchmark_of_tempering,
     "benchmark_variational": benchmark_of_noise,
     "benchmark_whitening": benchmark_of_whitening,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,41 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
+    # The peer's kernels are compiled when it is imported, for most of a minute.
+    peer = types.SimpleNamespace(viterbi=lambda likelihood, step, p_init: None, dtw=lambda **given: None)
+    monkeypatch.setitem(sys.modules, "librosa", types.SimpleNamespace(sequence=peer))
     # One call is enough to see that all run.
     monkeypatch.setattr(module, "median_time", lambda call, repeats: (call(), 1.0)[1])
     return module
 
 
 def test_alignments_agree_and_the_bars_decide(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench.BARS, "torch rows", 1)
     rows = {row["way"]: row for row in bench.alignment(1, frames=12, states=5)}
     assert {"bare", "best_path", *bench.BARS} <= {*rows}
     assert rows["numpy rows"]["pass"] is False
+    assert rows["torch rows"]["pass"] is True
     assert rows["bare"]["pass"] is None
-    monkeypatch.setitem(bench.BARS, "numpy rows", 1)
-    assert {row["way"]: row for row in bench.alignment(1, frames=12, states=5)}["numpy rows"]["pass"] is True
+    # A way that goes wrong is found.
+    monkeypatch.setattr(bench, "numpy_rows", lambda costs: bench.torch_rows(bench.torch.from_numpy(1 - costs)))
+    with pytest.raises(AssertionError, match="numpy rows"):
+        bench.alignment(1, frames=12, states=5)
 
 
 def test_predictors_and_recognition_are_timed(bench: Any) -> None:
     rows = bench.predictors(1, frames=20)
     assert rows[0]["pass"] is False  # a second
     assert rows[2]["parameters"] < rows[1]["parameters"]
-    assert [row["pass"] for row in bench.recognition(1)].count(None) == 6
+    rows = bench.recognition(1, ((10, 1), (100, 10), (20, 1)))
+    assert [row["pass"] for row in rows] == [None, False, None]  # a second is a real-time factor of 0.1
+
+
+def test_growth_is_drawn(bench: Any, tmp_path: Path) -> None:
+    rows = [
+        {"words": words, "seconds": seconds, "real-time factor": 1e-5 * words}
+        for words, seconds in ((50, 10), (100, 10), (200, 10), (100, 5), (100, 20))
+    ]
+    powers = bench.growth(rows)
+    assert powers == {"words": pytest.approx(1.0), "seconds": pytest.approx(1.0)}
+    bench.draw(rows, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

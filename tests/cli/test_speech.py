@@ -98,10 +98,49 @@ def test_captions(place, capsys):
     number, times, text = capsys.readouterr().out.splitlines()[:3]
     assert (number, text) == ("1", said[0])
     assert times.startswith("00:00:00,1")
-    assert main(["speech", "transcribe", str(place / "model"), *files, "--as", "vtt"]) == 0
+    assert main(["speech", "transcribe", str(place / "model"), files[1], "--as", "vtt"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("WEBVTT\n\n00:00:00.1")
-    assert out.count("WEBVTT") == 1
+    assert out.splitlines()[3] == said[1]
+
+
+def test_several_answers_and_durations(place, tmp_path, capsys):
+    model, file = str(place / "model"), str(place / "test" / "0.wav")
+    said = (place / "test" / "text").read_text().splitlines()[0].split(maxsplit=1)[1]
+    target = tmp_path / "answers.json"
+    more = ["--n-best", "3", "--durations", "0.5", "--json", str(target)]
+    assert main(["speech", "transcribe", model, file, *more]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[0]) == (3, f"{file}  {said}")
+    [answer] = json.loads(target.read_text())["answers"]
+    assert [f"{file}  {each['text']}" for each in answer["alternatives"]] == lines
+    assert answer["alternatives"][0]["words"] == answer["words"]
+    assert main(["speech", "evaluate", model, str(place / "test"), "--durations", "0.5"]) == 0
+    assert "word accuracy 100.0%" in capsys.readouterr().out
+
+
+def test_features_train_a_model(place, tmp_path, capsys):
+    from counterflow.audio import log_mel, read
+
+    folder = tmp_path / "ready"
+    folder.mkdir()
+    rows = (place / "train" / "transcripts.tsv").read_text().splitlines()[1:13]
+    for row in rows:
+        name = row.split("\t")[0]
+        wave, rate = read(place / "train" / name)
+        np.save(folder / f"{name}.npy", log_mel(wave, rate, 12, window=0.025).numpy())
+    table = folder / "transcripts.tsv"
+    table.write_text("file\ttext\n" + "".join(f"{row.replace(chr(9), '.npy' + chr(9))}\n" for row in rows))
+    more = ["--lexicon", str(place / "words.dic")]
+    assert main(["speech", "check", str(folder), *more]) == 0
+    model = str(tmp_path / "model")
+    assert main(["speech", "train", str(folder), "--out", model, *more, "--kind", "gaussians", "--passes", "2"]) == 0
+    assert "minutes of 12 features" in capsys.readouterr().out
+    assert main(["speech", "evaluate", model, str(folder)]) == 0
+    assert main(["speech", "align", model, str(folder), "--textgrid", str(tmp_path / "grids")]) == 0
+    capsys.readouterr()
+    assert main(["speech", "evaluate", model, str(place / "train")]) == 2
+    assert "has 8000 samples a second, and the model has features" in capsys.readouterr().err
 
 
 def test_transcripts_are_aligned(place, tmp_path, capsys):
@@ -185,6 +224,10 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         (["train", test, "--out", "x", "--passes", "0"], "--passes 0"),
         (["transcribe", model, "none.wav", "--contexts", "3"], "--contexts is not for speech transcribe"),
         (["transcribe", model], "takes MODEL FILE..."),
+        (["transcribe", model, "a.wav", "b.wav", "--as", "srt"], "captions are of one file, got 2"),
+        (["transcribe", model, "a.wav", "--as", "ctm", "--n-best", "2"], "--as ctm holds one answer"),
+        (["transcribe", model, "a.wav", "--n-best", "0"], "--n-best 0"),
+        (["transcribe", model, "a.wav", "--durations", "-1"], "--durations -1"),
         (["transcribe", str(empty), "x.wav"], "holds no model"),
         (["transcribe", model, "none.wav"], "cannot be read"),
         (["transcribe", model, "none.wav", "--grammar", str(empty)], "neither loop nor a file"),
@@ -226,3 +269,14 @@ def test_an_example_corpus_is_spoken(tmp_path, capsys, monkeypatch):
     program.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no such voice')\n")
     assert main(["speech", "example", str(tmp_path / "three"), "--count", "1"]) == 2
     assert "no such voice" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_what_espeak_says_is_learned(tmp_path, capsys):
+    corpus, model = str(tmp_path / "corpus"), str(tmp_path / "model")
+    assert main(["speech", "example", corpus, "--count", "24"]) == 0
+    assert main(["speech", "check", corpus]) == 0
+    assert main(["speech", "train", corpus, "--out", model, "--kind", "gaussians", "--passes", "4"]) == 0
+    capsys.readouterr()
+    assert main(["speech", "evaluate", model, corpus, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["word_accuracy"] > 0.8

@@ -47,7 +47,7 @@ def corpus(count: int, seed: int) -> tuple[list[torch.Tensor], list[str]]:
 def trained() -> dict[str, Recognizer]:
     waves, texts = corpus(40, 1)
     found = {}
-    for kind in ("classifier", "gaussians", "predictors", "linear", "hidden control"):
+    for kind in ("combined", "classifier", "gaussians", "predictors", "linear", "hidden control"):
         found[kind] = Recognizer.train(
             waves,
             texts,
@@ -55,13 +55,14 @@ def trained() -> dict[str, Recognizer]:
             LEXICON,
             kind=kind,
             components=2,
-            hidden=32 if kind == "classifier" else 8,
+            hidden=32 if kind in ("combined", "classifier") else 8,
+            contexts=8 if kind == "combined" else None,
             generator=torch.Generator().manual_seed(0),
         )
     return found
 
 
-@pytest.mark.parametrize("kind", ["classifier", "gaussians", "predictors", "linear", "hidden control"])
+@pytest.mark.parametrize("kind", ["combined", "classifier", "gaussians", "predictors", "linear", "hidden control"])
 def test_two_voices_are_understood_and_the_model_survives_the_disk(trained, kind, tmp_path):
     rec = trained[kind]
     waves, texts = corpus(12, 2)
@@ -86,7 +87,7 @@ def test_words_are_where_they_were_put(trained):
     assert words[-1].end == pytest.approx(float(loud.nonzero()[-1]) / RATE, abs=0.04)
 
 
-@pytest.mark.parametrize("kind", ["classifier", "gaussians", "predictors"])
+@pytest.mark.parametrize("kind", ["combined", "gaussians", "predictors"])
 @pytest.mark.parametrize("sizes", [(1,), (700, 33), (100_000,)])
 def test_a_stream_equals_the_batch(trained, kind, sizes):
     """Both with a running mean, whatever the samples come in."""
@@ -120,6 +121,85 @@ def test_the_first_word_is_out_before_the_audio_ends_and_memory_stays(trained):
     ]
     said = " ".join(word.text for word in found + stream.finish())
     assert said == " ".join(texts)
+
+
+def test_phones_in_context_are_called_by_their_own_names(trained):
+    rec = trained["combined"]
+    assert {"#-l+o", "h-i+#"} <= {*rec.lexicon.phones}
+    words, phones = rec.align(say(["hi", "lo"], 3), "hi lo")
+    assert [word.text for word in words] == ["hi", "lo"]
+    assert [phone.text for phone in phones if phone.text != "SIL"] == list("hilo")
+
+
+def test_several_answers_and_how_long_phones_last(trained, tmp_path):
+    rec = trained["gaussians"]
+    waves, texts = corpus(3, 8)
+    found = rec.n_best(waves[0], 3)
+    assert next(each.text for each in found) == texts[0]
+    assert len({each.text for each in found}) == 3
+    assert sorted(each.cost for each in found) == [each.cost for each in found]
+    rec.save(tmp_path / "model")
+    again = Recognizer.load(tmp_path / "model")
+    assert (again.durations.means, again.durations.deviations) == (rec.durations.means, rec.durations.deviations)
+    # A word of very short phones is not what was said, however well it sounds.
+    sorted_anew = again.n_best(waves[0], 3, durations=50.0)
+    assert sorted_anew[0].text == texts[0]
+    assert sorted_anew[1].cost - sorted_anew[0].cost > found[1].cost - found[0].cost
+    assert [word.text for word in again.recognize(waves[0], durations=1.0)] == texts[0].split()
+    # A file that was cut at pauses: the best of all pairs of answers.
+    soundfile.write(tmp_path / "one.wav", waves[0].numpy(), RATE, subtype="FLOAT")
+    parts = [(0.0, waves[0], RATE), (10.0, waves[1], RATE)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("counterflow.speech.recognizer.read_parts", lambda path: iter(parts))
+        both = rec.alternatives(tmp_path / "one.wav", 3)
+    assert both[0].text == f"{texts[0]} {texts[1]}"
+    assert both[0].words[-1].start > 10
+    second = rec.n_best(waves[1], 3)
+    assert both[1].cost == pytest.approx(min(found[1].cost + second[0].cost, found[0].cost + second[1].cost))
+    with pytest.raises(InputError, match="durations must be 0 or more"):
+        rec.n_best(waves[0], durations=-1.0)
+    bare = Recognizer(rec.model, LEXICON, rec.grammar, rec.phoneme, rate=RATE, spread=rec.spread, deltas=2)
+    with pytest.raises(InputError, match="has no durations of phones; train it again"):
+        bare.recognize(waves[0], durations=1.0)
+
+
+def test_features_that_are_ready(trained, tmp_path):
+    """Cepstra of quite unequal spreads in the place of waves."""
+    draw = torch.Generator().manual_seed(0)
+    points = {phone: torch.randn(5, generator=draw) for phone in LEXICON.phones}
+    scales = torch.tensor([30.0, 3.0, 1.0, 0.1, 0.05])
+
+    def heard(text: str) -> torch.Tensor:
+        phones = ["SIL", *(phone for word in text.split() for phone in LEXICON.pronunciations[word][0]), "SIL"]
+        x = torch.cat([points[phone].expand(10, 5) for phone in phones])
+        return (x + 0.2 * torch.randn(x.shape, generator=draw)) * scales
+
+    texts = corpus(24, 1)[1]
+    rec = Recognizer.train([heard(text) for text in texts], texts, None, LEXICON, kind="gaussians", components=1)
+    x = heard("lo hi")
+    assert [word.text for word in rec.recognize(x)] == ["lo", "hi"]
+    assert rec.seconds(x) == pytest.approx(0.6)
+    rec.save(tmp_path / "model")
+    again = Recognizer.load(tmp_path / "model")
+    np.save(tmp_path / "x.npy", x.numpy())
+    assert again.transcribe(tmp_path / "x.npy") == rec.recognize(x)
+    stream = again.stream()
+    words = [word.text for part in x.split(7) for word in stream.push(part)] + [w.text for w in stream.finish()]
+    assert words == [word.text for word in rec.recognize(x, running=True)]
+    with pytest.raises(ShapeError, match=r"ready features are \(frames, 5\)"):
+        rec.recognize(x[:, :4])
+    with pytest.raises(DataError, match="holds features that are not finite"):
+        rec.recognize(x / 0)
+    np.save(tmp_path / "flat.npy", x.numpy()[0])
+    for name, content, match in (
+        ("flat.npy", None, r"shape \(5,\)"),
+        ("cut.npy", b"\x93NUMPY", "cannot be read as features"),
+        ("none.npy", None, "cannot be read as features"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=match):
+            rec.transcribe(tmp_path / name)
 
 
 def test_a_long_file_is_cut_at_pauses(trained, tmp_path, monkeypatch):

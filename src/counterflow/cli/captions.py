@@ -8,10 +8,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from counterflow.speech import Segment, Word
 
-__all__ = ["caption_lines", "clock", "textgrid"]
+__all__ = ["captions", "ctm", "textgrid"]
 
 
-def caption_lines(words: Sequence[Word]) -> list[list[Word]]:
+def ctm(name: str, words: Sequence[Word]) -> str:
+    """A line for each word: file, channel, start, duration, word."""
+    return "".join(f"{name} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n" for word in words)
+
+
+def captions(words: Sequence[Word], *, vtt: bool) -> str:
+    """Subtitles in SubRip's format, or in WebVTT."""
+    found = ["WEBVTT\n\n"] if vtt else []
+    for count, line in enumerate(_lines(words), 1):
+        times = " --> ".join(_clock(seconds, "." if vtt else ",") for seconds in (line[0].start, line[-1].end))
+        number = "" if vtt else f"{count}\n"
+        found.append(f"{number}{times}\n{' '.join(word.text for word in line)}\n\n")
+    return "".join(found)
+
+
+def _lines(words: Sequence[Word]) -> list[list[Word]]:
     """Words of a subtitle: seven at most, and none across a pause of half a second."""
     found: list[list[Word]] = []
     for word in words:
@@ -22,7 +37,7 @@ def caption_lines(words: Sequence[Word]) -> list[list[Word]]:
     return found
 
 
-def clock(seconds: float, mark: str) -> str:
+def _clock(seconds: float, mark: str) -> str:
     whole = round(1000 * seconds)
     return f"{whole // 3600000:02}:{whole // 60000 % 60:02}:{whole // 1000 % 60:02}{mark}{whole % 1000:03}"
 

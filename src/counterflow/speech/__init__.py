@@ -7,8 +7,11 @@ NIPS 1990.
 from counterflow.speech import methods as _methods  # noqa: F401 - enters it in the registry
 from counterflow.speech.acoustics import ModelKind
 from counterflow.speech.alignment import best_path, follow, path_error
+from counterflow.speech.answers import Alternative, Segment, Word, segments
+from counterflow.speech.boundaries import BoundaryError, boundary_error
 from counterflow.speech.classifier import StateClassifier
-from counterflow.speech.contexts import bare_phone, in_context, own_phones
+from counterflow.speech.combined import CombinedStates
+from counterflow.speech.contexts import bare_phone, cases_of, in_context, own_phones
 from counterflow.speech.corrective import train_corrective
 from counterflow.speech.decoding import Decoder, DecoderStream, Hypothesis, WordSpan
 from counterflow.speech.durations import Durations, rescore
@@ -18,8 +21,8 @@ from counterflow.speech.lexicon import SILENCE, Lexicon, Linkage, OutOfVocabular
 from counterflow.speech.nbest import n_best
 from counterflow.speech.plot import plot_predictions
 from counterflow.speech.predictors import Kind, PredictorBank
-from counterflow.speech.recognizer import Recognizer, Segment
-from counterflow.speech.streaming import RecognizerStream, Word
+from counterflow.speech.recognizer import Recognizer
+from counterflow.speech.streaming import RecognizerStream
 from counterflow.speech.training import (
     Discrimination,
     discrimination,
@@ -31,6 +34,9 @@ from counterflow.speech.training import (
 
 __all__ = [
     "SILENCE",
+    "Alternative",
+    "BoundaryError",
+    "CombinedStates",
     "Decoder",
     "DecoderStream",
     "Discrimination",
@@ -54,6 +60,8 @@ __all__ = [
     "add_deltas",
     "bare_phone",
     "best_path",
+    "boundary_error",
+    "cases_of",
     "discrimination",
     "flat_start",
     "follow",
@@ -63,6 +71,7 @@ __all__ = [
     "path_error",
     "plot_predictions",
     "rescore",
+    "segments",
     "train_classifier",
     "train_corrective",
     "train_gaussians",

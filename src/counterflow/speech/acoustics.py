@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from counterflow.audio import log_mel
-from counterflow.exceptions import DataError, InputError
+from counterflow.exceptions import DataError, InputError, ShapeError
 from counterflow.speech.classifier import StateClassifier
+from counterflow.speech.combined import CombinedStates
 from counterflow.speech.corrective import train_corrective
 from counterflow.speech.gaussians import GaussianStates, add_deltas
 from counterflow.speech.lexicon import Linkage, Phoneme
@@ -20,6 +23,7 @@ from counterflow.speech.resume import Checkpoint
 from counterflow.speech.training import train_classifier, train_gaussians, train_predictors
 
 __all__ = [
+    "ALIGNMENTS",
     "HOP",
     "KINDS",
     "SILENT",
@@ -33,14 +37,16 @@ __all__ = [
     "fit_model",
     "known_kind",
     "reach_of",
+    "read_ready",
     "sizes_of",
     "spectrum_of",
     "states_of",
 ]
 
-ModelKind = Literal["classifier", "gaussians", "predictors", "linear", "hidden control"]
-Model = PredictorBank | GaussianStates | StateClassifier
+ModelKind = Literal["combined", "classifier", "gaussians", "predictors", "linear", "hidden control"]
+Model = PredictorBank | GaussianStates | StateClassifier | CombinedStates
 WINDOW, HOP = 0.025, 0.010
+ALIGNMENTS = 8  # passes of the Gaussians that align for a classifier
 _TRUST = 100.0  # frames that the training recordings' mean counts for
 SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
 _SIZES: dict[str, tuple[type[Model], tuple[str, ...]]] = {
@@ -61,6 +67,8 @@ class Defaults:
         scale: By how much the grammar's costs are multiplied.
         penalty: Added to the cost of each word.
         beam: States whose cost lies above the best by more are dropped.
+        passes: Over all recordings of the training that follows an alignment, or aligns by itself.
+        contexts: How often a phone has to occur between two others to have a model of its own there; never if None.
     """
 
     phoneme: Phoneme
@@ -69,11 +77,14 @@ class Defaults:
     scale: float
     penalty: float
     beam: float
+    passes: int = 8
+    contexts: int | None = None
 
 
 _ROW = Phoneme(3, 3, skip=False)
-# Scales and penalties of the first two were chosen on held-out training speakers of CMU's an4.
+# Scales, penalties and contexts of the first three were chosen on held-out training speakers of CMU's an4.
 KINDS: dict[str, Defaults] = {
+    "combined": Defaults(_ROW, 0, 256, 8.0, 10.0, 200.0, passes=6, contexts=30),
     "classifier": Defaults(_ROW, 0, 256, 5.0, 5.0, 300.0),
     "gaussians": Defaults(_ROW, 2, 0, 8.0, 15.0, 500.0),
     "predictors": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
@@ -82,14 +93,31 @@ KINDS: dict[str, Defaults] = {
 }
 
 
-def spectrum_of(wave: Tensor, rate: int, n_mels: int, called: str) -> Tensor:
-    """Log mel bands of a wave, shape (frames, bands)."""
+def spectrum_of(wave: Tensor, rate: int | None, n_mels: int, called: str) -> Tensor:
+    """Log mel bands of a wave, shape (frames, bands); where there is no rate, features that are ready, as they are."""
     if not bool(wave.isfinite().all()):
-        raise DataError(f"{called} holds samples that are not finite; leave it out")
+        what = "features" if rate is None else "samples"
+        raise DataError(f"{called} holds {what} that are not finite; leave it out")
+    if rate is None:
+        if wave.ndim != 2 or not len(wave) or wave.shape[1] != n_mels:
+            raise ShapeError(f"{called} has shape {tuple(wave.shape)}; ready features are (frames, {n_mels})")
+        return wave.float()
     found = log_mel(wave, rate, n_mels, window=WINDOW, hop=HOP)
     if float(wave.square().mean().sqrt()) < SILENT:
         raise DataError(f"{called} is silent; leave it out, or record it louder")
     return found.float()
+
+
+def read_ready(path: str | os.PathLike[str]) -> Tensor:
+    """Features of a NumPy file, shape (frames, features), 100 frames a second."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as features: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, np.ndarray) or found.ndim != 2 or not len(found) or found.dtype.kind not in "fiu":
+        shape = getattr(found, "shape", None)
+        raise DataError(f"{path} holds an array of shape {shape}; features are numbers of shape (frames, features)")
+    return torch.from_numpy(found.astype(np.float32))
 
 
 def features_of(spectrum: Tensor, spread: Tensor, deltas: int) -> Tensor:
@@ -123,7 +151,7 @@ def reach_of(model: Model, deltas: int) -> tuple[int, int]:
     slopes = 2 * deltas
     if isinstance(model, PredictorBank):
         return model.window + slopes, slopes
-    own = model.reach if isinstance(model, StateClassifier) else 0
+    own = 0 if isinstance(model, GaussianStates) else model.reach
     return own + slopes, own + slopes
 
 
@@ -132,7 +160,8 @@ def fit_model(
     spectra: Sequence[Tensor],
     spread: Tensor,
     patterns: Sequence[Linkage],
-    phones: int,
+    named: Sequence[Linkage],
+    own: Sequence[int],
     *,
     deltas: int,
     components: int,
@@ -143,17 +172,24 @@ def fit_model(
     report: Callable[[int, float], None] | None,
     checkpoint: Checkpoint | None,
 ) -> Model:
-    """Train a model of any kind on normalized spectra."""
+    """Train a model of any kind on normalized spectra.
+
+    ``patterns`` are of the user's phones, of which each named one is a case: ``own`` says of which. Gaussians that
+    align for others learn the user's; all else learns the named ones.
+    """
     phoneme = patterns[0].phoneme
-    count = phones * phoneme.predictors
-    features = [features_of(each, spread, deltas) for each in spectra]
+    each = phoneme.predictors
+    count = len(own) * each
+    features = [features_of(x, spread, deltas) for x in spectra]
     size = features[0].shape[1]
-    if kind in ("gaussians", "classifier"):
-        heard = features if kind == "gaussians" else [features_of(each, spread, 2) for each in spectra]
-        gaussians = GaussianStates(count, heard[0].shape[1], components)
-        train_gaussians(gaussians, heard, patterns, passes=passes, report=report, checkpoint=checkpoint)
-        if kind == "gaussians":
-            return gaussians
+    if kind == "gaussians":
+        gaussians = GaussianStates(count, size, components)
+        train_gaussians(gaussians, features, named, passes=passes, report=report, checkpoint=checkpoint)
+        return gaussians
+    if kind in ("combined", "classifier"):
+        heard = [features_of(x, spread, 2) for x in spectra]
+        gaussians = GaussianStates((max(own) + 1) * each, heard[0].shape[1], components)
+        train_gaussians(gaussians, heard, patterns, passes=ALIGNMENTS, report=report, checkpoint=checkpoint)
         classifier = StateClassifier(count, size, hidden=hidden, generator=generator)
         train_classifier(
             classifier,
@@ -161,29 +197,40 @@ def fit_model(
             patterns,
             gaussians,
             heard,
+            named=named,
             passes=passes,
             generator=generator,
-            report=None if report is None else lambda number, cost: report(passes + number, cost),
+            report=None if report is None else lambda number, cost: report(ALIGNMENTS + number, cost),
             checkpoint=checkpoint,
         )
-        return classifier
+        if kind == "classifier":
+            return classifier
+        return CombinedStates(classifier, gaussians, [phone * each + state for phone in own for state in range(each)])
     states = phoneme.predictors if kind == "hidden control" else 1
     shape: Literal["linear", "perceptron"] = "linear" if kind == "linear" else "perceptron"
     bank = PredictorBank(count // states, size, states=states, hidden=hidden, kind=shape, generator=generator)
-    train_predictors(bank, features, patterns, passes=passes, generator=generator, report=report, checkpoint=checkpoint)
+    train_predictors(bank, features, named, passes=passes, generator=generator, report=report, checkpoint=checkpoint)
     if corrective:
-        train_corrective(bank, features, patterns, passes=corrective, generator=generator)
+        train_corrective(bank, features, named, passes=corrective, generator=generator)
     return bank
 
 
 def sizes_of(model: Model) -> dict[str, Any]:
     """What `built` makes the same model of, without what it has learned."""
+    if isinstance(model, CombinedStates):
+        parts = {"classifier": sizes_of(model.classifier), "gaussians": sizes_of(model.gaussians)}
+        return {"made as": "combined", **parts, "weight": model.weight}
     kind = next(kind for kind, (made, _) in _SIZES.items() if isinstance(model, made))
     return {"made as": kind, **{name: getattr(model, name) for name in _SIZES[kind][1]}}
 
 
 def built(sizes: dict[str, Any]) -> Model:
     """An untrained model of the sizes that `sizes_of` gave."""
+    if sizes["made as"] == "combined":
+        classifier, gaussians = built(sizes["classifier"]), built(sizes["gaussians"])
+        if not (isinstance(classifier, StateClassifier) and isinstance(gaussians, GaussianStates)):
+            raise TypeError("its parts are of other kinds")
+        return CombinedStates(classifier, gaussians, weight=float(sizes["weight"]))
     kind, names = _SIZES[sizes["made as"]]
     return kind(**{name: sizes[name] for name in names})
 

@@ -133,7 +133,7 @@ class StateClassifier(nn.Module):
         states: Sequence[Tensor],
         *,
         passes: int = 10,
-        lr: float = 0.002,
+        lr: float = 0.003,
         batch: int | None = None,
         generator: torch.Generator | None = None,
         report: Callable[[int, float], None] | None = None,
@@ -148,7 +148,7 @@ class StateClassifier(nn.Module):
             states: The state of each frame, shape (time,).
             passes: Over all frames.
             lr: The first learning rate.
-            batch: Frames a step; by default 256, and fewer where there are fewer than 51,200 frames, down to 16.
+            batch: Frames a step; by default 512, and fewer where there are fewer than 102,400 frames, down to 16.
             generator: Of the order of the frames and of the units that are left out.
             report: Called after each pass with its number and cross-entropy.
             checkpoint: Where the state is kept after each pass, and gone on from.
@@ -168,7 +168,7 @@ class StateClassifier(nn.Module):
             if path.shape != x.shape[:1]:
                 raise ShapeError(f"utterance {number} has {len(x)} frames, and its alignment is {tuple(path.shape)}")
         target = torch.cat(list(states))
-        batch = batch or min(256, max(16, len(target) // 200))
+        batch = batch or min(512, max(16, len(target) // 200))
         if not 0 <= int(target.min()) <= int(target.max()) < self.n_states:
             raise InputError(f"states must lie between 0 and {self.n_states - 1}, got {target.min()} to {target.max()}")
         frames = torch.cat([self._padded(x) for x in utterances])
@@ -177,7 +177,7 @@ class StateClassifier(nn.Module):
         begin = begin + torch.arange(len(target))
         reaches = torch.arange(2 * self.reach + 1)
         self.log_prior = (torch.bincount(target, minlength=self.n_states) + 1.0).div(len(target)).log()
-        optimizer = torch.optim.Adam(self.parameters(), lr=lr)
+        optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, passes * -(-len(target) // batch))
         self.train()
         found: list[float] = []

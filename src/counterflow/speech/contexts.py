@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from counterflow.exceptions import InputError
 from counterflow.speech.lexicon import Lexicon
 
-__all__ = ["bare_phone", "in_context", "own_phones"]
+__all__ = ["bare_phone", "cases_of", "in_context", "own_phones"]
 
 
 def in_context(lexicon: Lexicon, texts: Iterable[str | Sequence[str]], *, minimum: int = 40) -> Lexicon:
@@ -55,6 +55,38 @@ def in_context(lexicon: Lexicon, texts: Iterable[str | Sequence[str]], *, minimu
             for word, several in lexicon.pronunciations.items()
         }
     )
+
+
+def cases_of(named: Lexicon, lexicon: Lexicon) -> list[int]:
+    """Which phone each phone of a lexicon is a case of, in the lexicon from which `in_context` made it.
+
+    Args:
+        named: What was made.
+        lexicon: What it was made from.
+
+    Returns:
+        For each of ``named.phones`` a place in ``lexicon.phones``.
+
+    Raises:
+        InputError: If one was not made from the other.
+
+    Example:
+        >>> lexicon = Lexicon({"A": [("EY",)], "AB": [("EY", "B")]})
+        >>> named = in_context(lexicon, ["A A AB"], minimum=2)
+        >>> named.phones, cases_of(named, lexicon)
+        (('SIL', '#-EY', '#-EY+#', 'B'), [0, 2, 2, 1])
+    """
+    found = {named.phones[0]: 0}
+    place = {phone: number for number, phone in enumerate(lexicon.phones)}
+    try:
+        for word, several in named.pronunciations.items():
+            for names, phones in zip(several, lexicon.pronunciations[word], strict=True):
+                for name, phone in zip(names, phones, strict=True):
+                    if found.setdefault(name, place[phone]) != place[phone]:
+                        raise ValueError
+    except (KeyError, ValueError):
+        raise InputError("the lexicon's phones are not cases of the other's; make it by in_context") from None
+    return [found[name] for name in named.phones]
 
 
 def own_phones(lexicon: Lexicon, words: Iterable[str]) -> Lexicon:

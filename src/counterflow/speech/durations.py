@@ -69,6 +69,31 @@ class Durations:
             self.means.append(center)
             self.deviations.append(math.sqrt(spread))
 
+    @classmethod
+    def of(cls, means: Sequence[float], deviations: Sequence[float]) -> Durations:
+        """Durations whose numbers are known, such as those of a model that was saved.
+
+        Args:
+            means: Of the logarithm of each phone's frames.
+            deviations: Theirs.
+
+        Returns:
+            The durations.
+
+        Raises:
+            InputError: If they are not as many, not finite, or a deviation is not above 0.
+
+        Example:
+            >>> Durations.of([0.0, 1.5], [1.0, 0.5]).means
+            [0.0, 1.5]
+        """
+        fits = len(means) == len(deviations) and all(map(math.isfinite, [*means, *deviations]))
+        if not fits or any(each <= 0 for each in deviations):
+            raise InputError("durations need a finite mean and a deviation above 0 for each phone")
+        found = cls.__new__(cls)
+        found.means, found.deviations = [float(each) for each in means], [float(each) for each in deviations]
+        return found
+
     def cost(self, pattern: Linkage, states: Tensor) -> float:
         """The summed cost of an alignment's phones, in nats.
 

@@ -97,32 +97,32 @@ class GaussianStates(nn.Module):
         return f"n_states={self.n_states}, n_features={self.n_features}, n_components={self.n_components}"
 
     @torch.no_grad()
-    def costs(self, x: Tensor) -> Tensor:
+    def costs(self, x: Tensor, states: Tensor | None = None) -> Tensor:
         """Negative log-likelihoods of frames in all states, in nats.
 
         Args:
             x: An utterance, shape (time, features).
+            states: Which states are asked, such as those of an utterance's phonemes; all if not given.
 
         Returns:
-            Shape (time, states).
+            Shape (time, states), infinite where a state was not asked.
 
         Raises:
             ShapeError: If the shape does not fit.
         """
         if x.ndim != 2 or x.shape[1] != self.n_features:
             raise ShapeError(f"x has shape {tuple(x.shape)}; it needs (time, {self.n_features})")
-        return -self._joint(x).logsumexp(-1)
-
-    def _joint(self, x: Tensor) -> Tensor:
-        """Log-likelihood of each component with its weight, shape (time, states, components)."""
         means, variances, weights = (cast(Tensor, each) for each in (self.means, self.variances, self.log_weights))
-        flat, precision = means.flatten(0, 1), variances.flatten(0, 1).reciprocal()
-        constant = -0.5 * ((flat.square() * precision).sum(1) - precision.log().sum(1)) + weights.flatten()
-        constant = constant - 0.5 * self.n_features * math.log(2 * math.pi)
-        found = torch.addmm(
-            constant, torch.cat([x.square(), x], 1), torch.cat([-0.5 * precision, flat * precision], 1).T
-        )
-        return found.view(len(x), self.n_states, self.n_components)
+        if states is not None:
+            means, variances, weights = means[states], variances[states], weights[states]
+        used = int(weights.isfinite().sum(1).max())  # a state's components come first
+        joint = _joint(x, means[:, :used], variances[:, :used], weights[:, :used])
+        found = -(joint[:, 0] if used == 1 else joint.logsumexp(1))
+        if states is None:
+            return found
+        whole = x.new_full((len(x), self.n_states), torch.inf)
+        whole[:, states] = found
+        return whole
 
     @torch.no_grad()
     def fit(
@@ -174,6 +174,7 @@ class GaussianStates(nn.Module):
                 mine.var(0, correction=0)[None].maximum(floor),
                 mine.new_ones(1),
             )
+            squares = mine.square()
             while 2 * len(mean) <= min(self.n_components, len(mine) // 10):
                 shift = 0.5 * variance.sqrt()
                 mean, variance, weight = (
@@ -182,11 +183,22 @@ class GaussianStates(nn.Module):
                     weight.repeat(2),
                 )
                 for _ in range(iterations):
-                    near = -0.5 * ((mine[:, None] - mean).square() / variance + variance.log()).sum(-1) + weight.log()
-                    share = near.softmax(1)
+                    share = _joint(mine, mean[None], variance[None], weight.log()[None])[:, :, 0].softmax(1)
                     count = share.sum(0).clamp_min(1e-3)
                     mean = share.T @ mine / count[:, None]
-                    variance = (share.T @ mine.square() / count[:, None] - mean.square()).maximum(floor)
+                    variance = (share.T @ squares / count[:, None] - mean.square()).maximum(floor)
                     weight = count / count.sum()
             K = len(mean)
             means[s, :K], variances[s, :K], weights[s, :K] = mean, variance, weight.log()
+
+
+def _joint(x: Tensor, means: Tensor, variances: Tensor, log_weights: Tensor) -> Tensor:
+    """Log-likelihood of each component with its weight, shape (time, components, states).
+
+    Components come before states, so that sums over them run along whole rows.
+    """
+    flat, precision = means.transpose(0, 1).flatten(0, 1), variances.transpose(0, 1).flatten(0, 1).reciprocal()
+    constant = -0.5 * ((flat.square() * precision).sum(1) - precision.log().sum(1)) + log_weights.T.flatten()
+    constant = constant - 0.5 * x.shape[1] * math.log(2 * math.pi)
+    found = torch.addmm(constant, torch.cat([x.square(), x], 1), torch.cat([-0.5 * precision, flat * precision], 1).T)
+    return found.view(len(x), means.shape[1], means.shape[0])

@@ -7,10 +7,10 @@ Waves are (samples,) in [-1, 1].
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -26,39 +26,29 @@ from counterflow.speech.acoustics import (
     Model,
     ModelKind,
     RunningMean,
-    built,
     features_of,
     fit_model,
     known_kind,
+    read_ready,
     sizes_of,
     spectrum_of,
     states_of,
 )
+from counterflow.speech.answers import Alternative, Segment, Word, alternative, in_turn, segments, spoken
+from counterflow.speech.contexts import cases_of, in_context
 from counterflow.speech.decoding import Decoder
+from counterflow.speech.durations import Durations, rescore
 from counterflow.speech.gaussians import add_deltas
 from counterflow.speech.grammar import Grammar
 from counterflow.speech.lexicon import Lexicon, Linkage, Phoneme
+from counterflow.speech.nbest import n_best
 from counterflow.speech.resume import Checkpoint
-from counterflow.speech.streaming import RecognizerStream, Word, spoken
+from counterflow.speech.storage import KIND, damaged, grammar_from, grammar_to, lexicon_to, model_from
+from counterflow.speech.streaming import RecognizerStream
 
-__all__ = ["Recognizer", "Segment"]
+__all__ = ["Recognizer"]
 
-_KIND = "speech recognizer"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A word, a phone or silence, where the alignment of a transcript has it.
-
-    Args:
-        text: The word or phone.
-        start: Where it begins, in seconds.
-        end: Where it ends.
-    """
-
-    text: str
-    start: float
-    end: float
+_LOOKED_AT = 10  # sequences of words that durations sort anew
 
 
 class Recognizer:
@@ -69,13 +59,16 @@ class Recognizer:
         lexicon: Pronunciations.
         grammar: Which word may follow which.
         phoneme: The topology of all phonemes.
-        rate: Samples a second of what it hears; the mel bands reach to half of it.
-        spread: The standard deviation of each mel band over the training recordings, by which it is divided.
+        rate: Samples a second of what it hears; the mel bands reach to half of it. None if it takes features that are
+            ready, such as cepstra, 100 frames a second, in the place of waves: shape (frames, features).
+        spread: The standard deviation of each band over the training recordings, by which it is divided.
         center: Its mean, from which a running mean begins; zero if not given.
         deltas: How many orders of slopes stand beside the mel bands.
         scale: By how much the grammar's costs are multiplied.
         penalty: Added to the cost of each word.
         beam: States whose cost lies above the best by more are dropped.
+        durations: How long its phones last, for those who ask for them.
+        phones: What `align` calls the lexicon's phones, which may be cases of others; by their names if not given.
 
     Raises:
         InputError: If the parts do not fit together.
@@ -88,25 +81,32 @@ class Recognizer:
         grammar: Grammar,
         phoneme: Phoneme,
         *,
-        rate: int,
+        rate: int | None,
         spread: Tensor,
         center: Tensor | None = None,
         deltas: int = 0,
         scale: float = 1.0,
         penalty: float = 0.0,
         beam: float = 1000.0,
+        durations: Durations | None = None,
+        phones: Sequence[str] | None = None,
     ) -> None:
         count = states_of(model)
         if count != len(lexicon.phones) * phoneme.predictors:
             needed = f"{len(lexicon.phones)} phones with {phoneme.predictors} predictors each"
             raise InputError(f"the model has {count} predictors, and the lexicon needs {needed}")
         if model.n_features != len(spread) * (1 + deltas):
-            raise InputError(f"the model sees {model.n_features} features, and {len(spread)} mel bands are given")
+            raise InputError(f"the model sees {model.n_features} features, and {len(spread)} bands are given")
         self.model, self.lexicon, self.grammar, self.phoneme = model, lexicon, grammar, phoneme
         self.rate, self.spread, self.deltas = rate, spread, deltas
         self.center = torch.zeros_like(spread) if center is None else center
         if self.center.shape != spread.shape:
             raise InputError(f"center has shape {tuple(self.center.shape)}, and spread {tuple(spread.shape)}")
+        if durations is not None and len(durations.means) != len(lexicon.phones):
+            raise InputError(f"durations are of {len(durations.means)} phones, the lexicon's {len(lexicon.phones)}")
+        self.durations, self.phones = durations, tuple(lexicon.phones if phones is None else phones)
+        if len(self.phones) != len(lexicon.phones):
+            raise InputError(f"phones has {len(self.phones)} names for the lexicon's {len(lexicon.phones)}")
         self.decoder = Decoder(lexicon, grammar, phoneme, scale=scale, penalty=penalty, beam=beam)
 
     @classmethod
@@ -114,17 +114,18 @@ class Recognizer:
         cls,
         waves: Sequence[Tensor],
         texts: Sequence[str | Sequence[str]],
-        rate: int,
+        rate: int | None,
         lexicon: Lexicon,
         *,
-        kind: ModelKind = "classifier",
+        kind: ModelKind = "combined",
         grammar: Grammar | None = None,
         phoneme: Phoneme | None = None,
         n_mels: int = 16,
         deltas: int | None = None,
         components: int = 8,
         hidden: int | None = None,
-        passes: int = 8,
+        passes: int | None = None,
+        contexts: int | None = None,
         corrective: int = 0,
         scale: float | None = None,
         penalty: float | None = None,
@@ -137,18 +138,22 @@ class Recognizer:
         Args:
             waves: Recordings, each of shape (samples,).
             texts: What is said in each.
-            rate: Samples a second of all.
+            rate: Samples a second of all. None if ``waves`` are features that are ready, such as cepstra, each of
+                shape (frames, features), 100 frames a second; they are divided by their standard deviations.
             lexicon: Pronunciations of at least the words in the texts; those of others can be recognized, too.
-            kind: ``"classifier"``, a network that tells states apart, aligned by mixtures of Gaussians;
-                ``"gaussians"``, these alone; ``"predictors"`` are the paper's, ``"linear"`` ones its baseline, and with
-                ``"hidden control"`` a phoneme has one network.
+            kind: ``"combined"``, a network that tells states of phones in context apart together with the mixtures of
+                Gaussians that have aligned for it; ``"classifier"`` or ``"gaussians"``, one of these alone;
+                ``"predictors"`` are the paper's, ``"linear"`` ones its baseline, and with ``"hidden control"`` a
+                phoneme has one network.
             grammar: What it will expect; by default a bigram of the texts with all words of the lexicon.
             phoneme: The topology; for predictors the paper's by default, else three states in a row.
-            n_mels: Mel bands.
+            n_mels: Mel bands; of no meaning for ready features.
             deltas: Orders of slopes; 2 for Gaussians by default, 0 for networks, which see other frames.
             components: Gaussians in a state.
             hidden: Hidden units; by default 16 of a predictor, 256 of each layer of a classifier.
-            passes: Alignments of all recordings; for a classifier as many passes follow.
+            passes: Over all recordings. A classifier's are 6 where it is combined, and follow 8 alignments; else 8.
+            contexts: How often a phone has to occur in the texts between two others to have a model of its own there,
+                as `in_context`; 0 is never. 30 where models are combined, else never.
             corrective: Passes of corrective training that follow, for predictors.
             scale: Of the grammar's costs; 1 for predictors by default, for others what was best on held-out training
                 speakers of CMU's an4.
@@ -186,6 +191,8 @@ class Recognizer:
         lexicon.words_of([word for words in split for word in words])
         topology = phoneme or usual.phoneme
         orders = usual.deltas if deltas is None else deltas
+        if rate is None:
+            n_mels = waves[0].shape[-1]
         spectra = [spectrum_of(wave, rate, n_mels, f"recording {number}") for number, wave in enumerate(waves)]
         spread = torch.cat(spectra).std(0).clamp_min(1e-3)
         patterns = [Linkage(words, lexicon, topology) for words in split]
@@ -195,33 +202,30 @@ class Recognizer:
                     f"recording {number} lasts {len(x)} frames of 10 ms, and {' '.join(pattern.words)!r} takes "
                     f"{pattern.least_frames} or more: the transcript is too long for its audio"
                 )
+        least = usual.contexts if contexts is None else contexts
+        known = in_context(lexicon, split, minimum=least) if least else lexicon
+        named = [Linkage(words, known, topology) for words in split] if least else patterns
+        own = cases_of(known, lexicon)
         state = None
         if checkpoint is not None:
             if generator is None:
                 raise InputError("checkpoint needs a generator, so that what is resumed draws the same numbers")
             sizes = [
-                kind,
-                asdict(topology),
-                orders,
-                components,
-                hidden,
-                passes,
-                corrective,
-                n_mels,
-                rate,
+                kind, asdict(topology), orders, components, hidden, passes, corrective, n_mels, rate, contexts,
                 generator.initial_seed(),
-            ]
+            ]  # fmt: skip
             state = Checkpoint(checkpoint, {"sizes": sizes, "texts": split, "words": lexicon.pronunciations}, spectra)
         model = fit_model(
             kind,
             spectra,
             spread,
             patterns,
-            len(lexicon.phones),
+            named,
+            own,
             deltas=orders,
             components=components,
             hidden=usual.hidden if hidden is None else hidden,
-            passes=passes,
+            passes=usual.passes if passes is None else passes,
             corrective=corrective,
             generator=generator,
             report=report,
@@ -229,10 +233,13 @@ class Recognizer:
         )
         if state is not None:
             state.done()
+        heard = [
+            (p, p.align(model.costs(features_of(x, spread, orders)))[0]) for x, p in zip(spectra, named, strict=True)
+        ]
         return cls(
             model,
-            lexicon,
-            grammar or Grammar.bigram(split, lexicon.pronunciations),
+            known,
+            grammar or Grammar.bigram(split, known.pronunciations),
             topology,
             rate=rate,
             spread=spread,
@@ -241,6 +248,8 @@ class Recognizer:
             scale=usual.scale if scale is None else scale,
             penalty=usual.penalty if penalty is None else penalty,
             beam=usual.beam,
+            durations=Durations(heard, len(known.phones)) if any(split) else None,
+            phones=[lexicon.phones[number] for number in own],
         )
 
     def with_grammar(self, grammar: Grammar) -> Recognizer:
@@ -268,13 +277,15 @@ class Recognizer:
             scale=d.scale,
             penalty=d.penalty,
             beam=d.beam,
+            durations=self.durations,
+            phones=self.phones,
         )
 
     def costs(self, wave: Tensor, *, running: bool = False) -> Tensor:
         """The distance matrix of a recording, shape (frames, predictors).
 
         Args:
-            wave: Shape (samples,), at ``rate``.
+            wave: Shape (samples,), at ``rate``; ready features of shape (frames, features) where ``rate`` is None.
             running: Whether bands are relative to their mean until each frame, as in `stream`, rather than to that of
                 the whole recording.
 
@@ -288,21 +299,61 @@ class Recognizer:
         found = (spectrum - RunningMean(self.center)(spectrum)) / self.spread
         return self.model.costs(add_deltas(found, orders=self.deltas) if self.deltas else found)
 
-    def recognize(self, wave: Tensor, *, running: bool = False) -> list[Word]:
+    def seconds(self, wave: Tensor) -> float:
+        """How long a recording lasts.
+
+        Args:
+            wave: As `costs`.
+        """
+        return len(wave) * HOP if self.rate is None else len(wave) / self.rate
+
+    def recognize(self, wave: Tensor, *, running: bool = False, durations: float = 0.0) -> list[Word]:
         """The words of a recording.
 
         Args:
-            wave: Shape (samples,), at ``rate``.
+            wave: As `costs`.
             running: As `costs`.
+            durations: What the durations of phones count for, by which the ten best sequences of words are sorted
+                anew; 0 leaves them out.
 
         Returns:
             The words in order.
 
         Raises:
             DataError, ShapeError: As `costs`.
-            InputError: If no sequence of words that the grammar permits fits.
+            InputError: If no sequence of words that the grammar permits fits, or durations are asked for that the model
+                does not have.
         """
+        if durations:
+            return list(self.n_best(wave, 1, running=running, durations=durations)[0].words)
         return [spoken(span) for span in self.decoder.decode(self.costs(wave, running=running)).words]
+
+    def n_best(self, wave: Tensor, n: int = 10, *, running: bool = False, durations: float = 0.0) -> list[Alternative]:
+        """The best sequences of words of a recording.
+
+        Args:
+            wave: As `costs`.
+            n: How many at most.
+            running: As `costs`.
+            durations: As `recognize`; of as many sequences as are asked for, ten at least.
+
+        Returns:
+            Alternatives in rising order of cost, all of different words.
+
+        Raises:
+            DataError, ShapeError, InputError: As `recognize`; ``InputError`` also if ``n`` is below 1.
+        """
+        if not (math.isfinite(durations) and durations >= 0):
+            raise InputError(f"durations must be 0 or more, got {durations}")
+        if durations and self.durations is None:
+            raise InputError("the model has no durations of phones; train it again")
+        costs = self.costs(wave, running=running)
+        if not durations or self.durations is None:
+            return [alternative(each) for each in n_best(self.decoder, costs, n)]
+        if n < 1:
+            raise InputError(f"n must be 1 or more, got {n}")
+        found = rescore(self.decoder, costs, self.durations, n=max(n, _LOOKED_AT), weight=durations)
+        return [alternative(each) for each in found[:n]]
 
     def stream(self) -> RecognizerStream:
         """Begin to recognize samples as they come; bands are relative to a running mean.
@@ -321,14 +372,16 @@ class Recognizer:
         """
         return RecognizerStream(self)
 
-    def transcribe(self, path: str | os.PathLike[str]) -> list[Word]:
+    def transcribe(self, path: str | os.PathLike[str], *, durations: float = 0.0) -> list[Word]:
         """The words of a file; several channels are averaged.
 
         What lasts more than half a minute is cut at pauses, and each part heard by itself, so that memory does not
         grow with the file.
 
         Args:
-            path: A WAV, FLAC or other file that soundfile knows, at ``rate``.
+            path: A WAV, FLAC or other file that soundfile knows, at ``rate``; where that is None, a NumPy file of
+                features.
+            durations: As `recognize`.
 
         Returns:
             The words in order.
@@ -339,6 +392,35 @@ class Recognizer:
             MissingExtraError: If soundfile is not installed.
         """
         found: list[Word] = []
+        for start, wave in self._parts(path):
+            words = self.recognize(wave, durations=durations)
+            found += [replace(word, start=start + word.start, end=start + word.end) for word in words]
+        return found
+
+    def alternatives(self, path: str | os.PathLike[str], n: int = 10, *, durations: float = 0.0) -> list[Alternative]:
+        """The best sequences of words of a file, of any length as `transcribe`.
+
+        Args:
+            path: As `transcribe`.
+            n: How many at most.
+            durations: As `recognize`.
+
+        Returns:
+            Alternatives in rising order of cost, all of different words.
+
+        Raises:
+            DataError, InputError, MissingExtraError: As `transcribe`.
+        """
+        found: list[Alternative] = []
+        for start, wave in self._parts(path):
+            found = in_turn(found, self.n_best(wave, n, durations=durations), start, n)
+        return found
+
+    def _parts(self, path: str | os.PathLike[str]) -> Iterator[tuple[float, Tensor]]:
+        """What is to be heard of a file, each part with the second at which it begins."""
+        if self.rate is None:
+            yield 0.0, read_ready(path)
+            return
         heard = False
         for start, wave, rate in read_parts(path):
             if rate != self.rate:
@@ -350,17 +432,15 @@ class Recognizer:
             if float(wave.square().mean().sqrt()) < SILENT:
                 continue
             heard = True
-            words = self.recognize(wave)
-            found += [replace(word, start=start + word.start, end=start + word.end) for word in words]
+            yield start, wave
         if not heard:
             raise DataError(f"{path} is silent; leave it out, or record it louder")
-        return found
 
     def align(self, wave: Tensor, text: str | Sequence[str]) -> tuple[list[Segment], list[Segment]]:
         """Where the words and phones of a known transcript are.
 
         Args:
-            wave: Shape (samples,), at ``rate``.
+            wave: As `costs`.
             text: What is said.
 
         Returns:
@@ -372,23 +452,7 @@ class Recognizer:
         """
         pattern = Linkage(self.lexicon.words_of(text), self.lexicon, self.phoneme)
         states, _ = pattern.align(self.costs(wave))
-        words: list[Segment] = []
-        phones: list[Segment] = []
-        start = 0
-        path = states.tolist()
-        spoken = -1
-        for t in range(1, len(path) + 1):
-            if t < len(path) and pattern.order[path[t]] == pattern.order[path[t - 1]]:
-                continue
-            state = path[t - 1]
-            phones.append(Segment(self.lexicon.phones[pattern.phone[state]], start * HOP, t * HOP))
-            word = int(pattern.word[state])
-            if word >= 0 and word == spoken:
-                words[-1] = Segment(words[-1].text, words[-1].start, t * HOP)
-            elif word >= 0:
-                words.append(Segment(pattern.words[word], start * HOP, t * HOP))
-            spoken, start = word, t
-        return words, phones
+        return segments(pattern, states, self.phones)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write it as safetensors and JSON.
@@ -399,19 +463,15 @@ class Recognizer:
         Raises:
             InputError: If it cannot be written.
         """
-        g, d = self.grammar, self.decoder
+        d = self.decoder
         config = {
-            "model": sizes_of(self.model),
-            "lexicon": {word: [list(each) for each in some] for word, some in self.lexicon.pronunciations.items()},
-            "grammar": {
-                "arcs": [list(arc) for arc in g.arcs], "silent": [list(arc) for arc in g.silent], "start": g.start,
-                "finals": [[node, cost] for node, cost in g.finals.items()],
-            },
-            "phoneme": asdict(self.phoneme), "rate": self.rate, "deltas": self.deltas,
+            "model": sizes_of(self.model), "lexicon": lexicon_to(self.lexicon), "grammar": grammar_to(self.grammar),
+            "phones": list(self.phones), "phoneme": asdict(self.phoneme), "rate": self.rate, "deltas": self.deltas,
             "scale": d.scale, "penalty": d.penalty, "beam": d.beam,
+            "durations": None if self.durations is None else [self.durations.means, self.durations.deviations],
         }  # fmt: skip
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        persist.save(folder, _KIND, config, {"spread": self.spread, "center": self.center, **tensors})
+        persist.save(folder, KIND, config, {"spread": self.spread, "center": self.center, **tensors})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Recognizer:
@@ -426,29 +486,19 @@ class Recognizer:
         Raises:
             InputError: If it is not there, is damaged, or is another kind of model.
         """
-        config, tensors = persist.load(folder, _KIND)
-        try:
-            sizes: dict[str, Any] = dict(config["model"])
-            state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-            model: Model = persist.fill(lambda: built(sizes), state)
-            g = config["grammar"]
-            grammar = Grammar(
-                [(int(a), int(b), str(word), float(cost)) for a, b, word, cost in g["arcs"]],
-                start=int(g["start"]),
-                finals={int(node): float(cost) for node, cost in g["finals"]},
-                silent=[(int(a), int(b), float(cost)) for a, b, cost in g["silent"]],
-            )
+        config, tensors = persist.load(folder, KIND)
+        with damaged(folder):
+            model, lasting = model_from(config, tensors), config.get("durations")
             return cls(
                 model,
                 Lexicon(config["lexicon"]),
-                grammar,
+                grammar_from(config["grammar"]),
                 Phoneme(**config["phoneme"]),
-                rate=int(config["rate"]),
+                rate=None if config["rate"] is None else int(config["rate"]),
                 spread=tensors["spread"],
                 center=tensors["center"],
                 deltas=int(config["deltas"]),
+                durations=None if lasting is None else Durations.of(*lasting),
+                phones=None if config.get("phones") is None else [str(each) for each in config["phones"]],
                 **{name: float(config[name]) for name in ("scale", "penalty", "beam")},
             )
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"the model in {folder} is damaged: {reason}; train it again") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,36 +9,14 @@ from torch import Tensor
 
 from counterflow.audio import log_mel
 from counterflow.exceptions import DataError
-from counterflow.speech.acoustics import HOP, WINDOW, RunningMean, reach_of
-from counterflow.speech.decoding import WordSpan
+from counterflow.speech.acoustics import HOP, WINDOW, RunningMean, reach_of, spectrum_of
+from counterflow.speech.answers import Word, spoken
 from counterflow.speech.gaussians import add_deltas
 
 if TYPE_CHECKING:
     from counterflow.speech.recognizer import Recognizer
 
-__all__ = ["RecognizerStream", "Word", "spoken"]
-
-
-@dataclass(frozen=True)
-class Word:
-    """A recognized word.
-
-    Args:
-        text: The word.
-        start: Where it begins, in seconds.
-        end: Where it ends.
-        score: Minus its cost a frame, with the grammar's part; comparable within one model.
-    """
-
-    text: str
-    start: float
-    end: float
-    score: float
-
-
-def spoken(span: WordSpan) -> Word:
-    """A word in seconds."""
-    return Word(span.text, span.start * HOP, span.end * HOP, -span.cost / (span.end - span.start))
+__all__ = ["RecognizerStream"]
 
 
 class RecognizerStream:
@@ -52,8 +29,8 @@ class RecognizerStream:
     def __init__(self, recognizer: Recognizer) -> None:
         self._of = recognizer
         self._before, self._after = reach_of(recognizer.model, recognizer.deltas)
-        self._size = max(round(WINDOW * recognizer.rate), 2)
-        self._hop = max(round(HOP * recognizer.rate), 1)
+        self._size = max(round(WINDOW * (recognizer.rate or 0)), 2)
+        self._hop = max(round(HOP * (recognizer.rate or 0)), 1)
         self._mean = RunningMean(recognizer.center)
         self._decoder = recognizer.decoder.stream()
         self._samples = torch.zeros(0)
@@ -65,14 +42,18 @@ class RecognizerStream:
         """Go on by some samples.
 
         Args:
-            wave: Shape (samples,), at the recognizer's rate; any number of them.
+            wave: Shape (samples,), at the recognizer's rate, or (frames, features) where it has none; any number of
+                them.
 
         Returns:
             The words that are now decided.
 
         Raises:
             DataError: If a sample is not finite.
+            ShapeError: If ready features have another shape.
         """
+        if self._of.rate is None:
+            return self._heard(spectrum_of(wave, None, len(self._of.spread), "the stream")) if len(wave) else []
         if not bool(wave.isfinite().all()):
             raise DataError("the stream holds samples that are not finite; mend them")
         self._samples = torch.cat([self._samples, wave])
@@ -90,9 +71,7 @@ class RecognizerStream:
         spectrum = spectrum[1:] if self._lead else spectrum
         self._samples = self._samples[self._lead + (count - 1) * self._hop :]
         self._lead = self._hop
-        frames = (spectrum - self._mean(spectrum)) / self._of.spread
-        self._frames = torch.cat([self._frames, frames])
-        return self._go_on(len(self._frames) - self._after)
+        return self._heard(spectrum)
 
     def finish(self) -> list[Word]:
         """End the recording.
@@ -105,6 +84,11 @@ class RecognizerStream:
         """
         found = self._go_on(len(self._frames))
         return found + [spoken(span) for span in self._decoder.finish().words]
+
+    def _heard(self, spectrum: Tensor) -> list[Word]:
+        frames = (spectrum - self._mean(spectrum)) / self._of.spread
+        self._frames = torch.cat([self._frames, frames])
+        return self._go_on(len(self._frames) - self._after)
 
     def _go_on(self, end: int) -> list[Word]:
         """Decode the frames until ``end``; those after it are only neighbors."""

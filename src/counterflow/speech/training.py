@@ -66,25 +66,34 @@ def _checked(utterances: Sequence[Tensor], patterns: Sequence[Linkage], passes: 
         raise InputError(f"passes must be a whole number from 1 on, got {passes!r}")
 
 
-def _aligned(pattern: Linkage, costs: Tensor) -> tuple[Tensor, float]:
+def _aligned(pattern: Linkage, costs: Tensor, named: Linkage | None = None) -> tuple[Tensor, float]:
     states, cost = pattern.align(costs)
-    return torch.from_numpy(pattern.units)[states], cost
+    return torch.from_numpy((named or pattern).units)[states], cost
 
 
 def _all_aligned(
-    model: GaussianStates, utterances: Sequence[Tensor], patterns: Sequence[Linkage]
+    model: GaussianStates,
+    utterances: Sequence[Tensor],
+    patterns: Sequence[Linkage],
+    named: Sequence[Linkage] | None = None,
 ) -> tuple[list[Tensor], float]:
-    """The states of all utterances and their summed cost, as many at once as torch has threads."""
+    """The states of all utterances and their summed cost, as many at once as torch has threads.
 
-    def one(x: Tensor, pattern: Linkage) -> tuple[Tensor, float]:
-        return _aligned(pattern, model.costs(x))
+    ``named`` are the same patterns with other names of their states, which the states are called by.
+    """
+
+    def one(x: Tensor, pattern: Linkage, name: Linkage) -> tuple[Tensor, float]:
+        # States of other phonemes have no part in the alignment.
+        return _aligned(pattern, model.costs(x, torch.from_numpy(np.unique(pattern.units))), name)
+
+    names = patterns if named is None else named
 
     threads = torch.get_num_threads()
     if threads == 1:
-        found = [one(x, pattern) for x, pattern in zip(utterances, patterns, strict=True)]
+        found = [one(*each) for each in zip(utterances, patterns, names, strict=True)]
     else:
         with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(one, utterances, patterns))
+            found = list(pool.map(one, utterances, patterns, names))
     return [path for path, _ in found], sum(cost for _, cost in found)
 
 
@@ -154,8 +163,9 @@ def train_classifier(
     helper: GaussianStates,
     heard: Sequence[Tensor] | None = None,
     *,
+    named: Sequence[Linkage] | None = None,
     passes: int = 8,
-    lr: float = 0.002,
+    lr: float = 0.003,
     batch: int | None = None,
     generator: torch.Generator | None = None,
     report: Callable[[int, float], None] | None = None,
@@ -169,6 +179,8 @@ def train_classifier(
         patterns: Their linkage patterns.
         helper: Trained Gaussians, which align.
         heard: What the helper sees of the utterances, where its features are others.
+        named: The patterns in a lexicon that tells more phones apart than the helper's, such as `in_context` makes of
+            it; then these are what the classifier learns.
         passes: Over all frames.
         lr: The first learning rate.
         batch: Frames a step, as `StateClassifier.fit`.
@@ -185,7 +197,9 @@ def train_classifier(
     """
     _checked(utterances, patterns, passes)
     seen = utterances if heard is None else heard
-    paths, _ = _all_aligned(helper, seen, patterns)
+    if named is not None and any(len(a.units) != len(b.units) for a, b in zip(named, patterns, strict=True)):
+        raise InputError("named has patterns of other lengths; they take the same pronunciations with other phones")
+    paths, _ = _all_aligned(helper, seen, patterns, named)
     return model.fit(
         utterances,
         paths,

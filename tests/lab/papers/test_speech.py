@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from counterflow.lab.data import find as find_data
-from counterflow.lab.papers.speech import corpora, experiment, figures, listening, models, plan
+from counterflow.lab.papers.speech import corpora, experiment, figures, handlabels, listening, models, plan
 from counterflow.lab.trials import Context, Record, claims_of, judge
-from counterflow.speech import Lexicon
+from counterflow.speech import SILENCE, Lexicon, Segment
 
 PROFILES = ["smoke", "laptop", "paper"]
 FIGURES = ["Figure 3", "Figure 5", "Section 3, 4 and 6", "Section 3", "Section 5", "Section 4", "The sweep", "Outside"]
@@ -41,6 +41,15 @@ def folded(corpus: corpora.Corpus) -> corpora.Corpus:
     count = len(corpus.texts)
     folds = tuple(str(n % corpora.FOLDS) for n in range(count))
     return corpora.Corpus(corpus.features, corpus.texts, folds, ("",) * count, corpus.lexicon)
+
+
+def labeled(corpus: corpora.Corpus) -> tuple[corpora.Corpus, tuple[tuple[Segment, ...], ...]]:
+    """The same, with where each phone is."""
+    labels = []
+    for text in corpus.texts:
+        phones = [SILENCE, *(phone for word in text for phone in WORDS[word][0])]
+        labels.append(tuple(Segment(phone, 0.1 * n, 0.1 * (n + 1)) for n, phone in enumerate(phones) if n))
+    return corpus, tuple(labels)
 
 
 def test_grammars_have_the_perplexity_that_is_wanted():
@@ -103,6 +112,7 @@ def outcomes(tmp_path_factory):
     context = Context(tmp_path_factory.mktemp("trials"))
     patch = pytest.MonkeyPatch()
     patch.setattr(experiment, "load", lambda name, count: folded(an4) if name == "prompts" else an4)
+    patch.setattr(handlabels, "_load", lambda count: labeled(an4))
     found = {}
     records = []
     for _ in range(2):
@@ -159,6 +169,29 @@ def test_every_figure_is_drawn(profile, outcomes):
     assert figures.exhibits(profile, [], []) == []
 
 
+def test_alignments_are_compared_with_labels_by_hand(outcomes):
+    metrics = outcomes["hand gaussian"].metrics
+    assert metrics["heard count"][0] > metrics["new count"][0] > 0
+    assert metrics["new median"][0] <= 0.01  # frames differ by much
+    assert metrics["new within"][0] > 0.9
+    [table] = [
+        exhibit
+        for exhibit in figures.exhibits("smoke", records_of("smoke", outcomes), [])
+        if exhibit.title.startswith("Outside the paper: alignment")
+    ]
+    assert [row[0] for row in table.rows[:2]] == ["predictive networks"] * 2
+
+
+def test_labels_by_hand_have_runs_of_phones_between_silences():
+    if find_data("emodb") is None:
+        pytest.skip("the data set emodb is not here")
+    corpus, labels = handlabels._load(12)
+    assert len(corpus.texts) == len(labels) <= 12
+    for text, label in zip(corpus.texts, labels, strict=True):
+        phones = [phone for word in text for phone in corpus.lexicon.pronunciations[word][0]]
+        assert phones == [each.text for each in label]
+
+
 def test_the_sweep_gives_every_model_the_same_budget():
     for profile in PROFILES:
         counts = {len(plan.sweep_trials(profile, model)) for model in models.CONFIGS}
@@ -167,7 +200,7 @@ def test_the_sweep_gives_every_model_the_same_budget():
 
 
 def test_a_stage_waits_for_the_sweep_and_takes_its_best(outcomes):
-    assert {trial.treatment.split()[0] for trial in plan.all_trials("laptop", [])} == {"speed", "sweep"}
+    assert {trial.treatment.split()[0] for trial in plan.all_trials("laptop", [])} == {"speed", "hand", "sweep"}
     records = []
     for number, trial in enumerate(plan.sweep_trials("laptop", "lpnn")):
         grid = [10.0] * 9

@@ -20,7 +20,7 @@ from counterflow.lab.data import an4, prompts
 from counterflow.seeding import numpy_generator
 from counterflow.speech import Lexicon
 
-__all__ = ["ARPABET", "FOLDS", "Corpus", "load"]
+__all__ = ["ARPABET", "FOLDS", "Corpus", "load", "normalized"]
 
 FOLDS = 5
 _CHOOSING = 12  # of AN4's 64 training speakers
@@ -59,7 +59,8 @@ def load(name: str, utterances: int | None) -> Corpus:
     return _prompts(utterances) if name == "prompts" else _an4(utterances)
 
 
-def _normalized(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def normalized(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each feature relative to its mean over the utterance, divided by its deviation over all."""
     spread = torch.cat(list(features)).std(0)
     return tuple(((each - each.mean(0)) / spread).float() for each in features)
 
@@ -77,7 +78,7 @@ def _prompts(utterances: int | None) -> Corpus:
     texts = tuple(clips[index].words for index in chosen)
     place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     waves = [torch.from_numpy(data.audio[index]) for index in chosen]
-    features = _normalized([log_mel(wave, data.audio.rate, 16, window=0.025) for wave in waves])
+    features = normalized([log_mel(wave, data.audio.rate, 16, window=0.025) for wave in waves])
     folds = tuple(str(place[text] % FOLDS) for text in texts)
     return Corpus(features, texts, folds, ("",) * len(texts), _lexicon(texts, data.lexicon))
 
@@ -92,6 +93,6 @@ def _an4(utterances: int | None) -> Corpus:
     chosen = sorted(int(n) for n in order)
     texts = tuple(clips[index].words for index in chosen)
     roles = tuple("choose" if clips[index].speaker in choosing else clips[index].split for index in chosen)
-    features = _normalized([torch.from_numpy(data.frames[index]) for index in chosen])
+    features = normalized([torch.from_numpy(data.frames[index]) for index in chosen])
     parts = tuple(clips[index].speaker for index in chosen)
     return Corpus(features, texts, parts, roles, _lexicon(texts, data.lexicon))

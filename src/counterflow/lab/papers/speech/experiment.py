@@ -11,6 +11,7 @@ import torch
 from counterflow.lab.papers.speech import plan
 from counterflow.lab.papers.speech.corpora import ARPABET, FOLDS, Corpus, load
 from counterflow.lab.papers.speech.figures import exhibits
+from counterflow.lab.papers.speech.handlabels import align_labeled
 from counterflow.lab.papers.speech.listening import (
     PENALTIES,
     SCALES,
@@ -37,6 +38,8 @@ def run(trial: Trial, context: Context) -> Outcome:
     """One trial."""
     if trial.treatment == "speed":
         return _speed(trial)
+    if trial.treatment.startswith("hand "):
+        return align_labeled(trial)
     kind, _, model = trial.treatment.partition(" ")
     settings: Mapping[str, Any] = trial.settings
     corpus = load("prompts" if kind == "prompts" else "an4", settings["utterances"])

@@ -30,7 +30,7 @@ from counterflow.speech import (
     train_predictors,
 )
 
-__all__ = ["CONFIGS", "FUNCTION_WORDS", "LABELS", "Fitted", "bank_of", "configured", "fit", "topology"]
+__all__ = ["CONFIGS", "FUNCTION_WORDS", "HAND_MODELS", "LABELS", "Fitted", "bank_of", "configured", "fit", "topology"]
 
 SIX = Phoneme(6, 3, skip=True)
 TWO = Phoneme(2, 2, skip=False)
@@ -64,6 +64,12 @@ CONFIGS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         for name in ("gaussian", "gaussian delta")
     },
     "mixture": [{"min_variance": floor, "components": count} for floor in (0.02, 0.1) for count in (8, 16)],
+}
+# What is compared with labels by hand: those that align by themselves, with settings that nothing has chosen.
+HAND_MODELS: Mapping[str, Mapping[str, Any]] = {
+    "lpnn": {"hidden": 16, "lr": 0.01},
+    "gaussian": {"min_variance": 0.1},
+    "mixture": {"min_variance": 0.1, "components": 8},
 }
 # Built on the networks: what was chosen for those serves them, too.
 BUILT_ON = {"corrective": "lpnn", "context": "lpnn", "function": "lpnn"}

@@ -14,10 +14,20 @@ from typing import Any
 import numpy as np
 
 from counterflow.lab.papers.speech.listening import PENALTIES, SCALES
-from counterflow.lab.papers.speech.models import CONFIGS, LABELS, configured
+from counterflow.lab.papers.speech.models import CONFIGS, HAND_MODELS, LABELS, configured
 from counterflow.lab.trials import Json, Profile, Record, Trial, find
 
-__all__ = ["KEY", "SIZE", "an4_trial", "best", "pair_of", "prompts_trials", "speed_trial", "sweep_trials"]
+__all__ = [
+    "KEY",
+    "SIZE",
+    "an4_trial",
+    "best",
+    "hand_trials",
+    "pair_of",
+    "prompts_trials",
+    "speed_trial",
+    "sweep_trials",
+]
 
 KEY = "speech"
 WEIGHT = {
@@ -125,9 +135,26 @@ def speed_trial(profile: Profile) -> Trial:
     return Trial(KEY, "speed", tuple(range(5)), settings, exclusive=True, expected_seconds=2.0)
 
 
+def hand_trials(profile: Profile) -> list[Trial]:
+    """Alignments beside labels by hand."""
+    size = SIZE[profile]
+    return [
+        Trial(
+            KEY,
+            f"hand {model}",
+            (0,),
+            {"utterances": 24 if profile == "smoke" else None, "passes": size.passes, **config},
+            data=("emodb",),
+            expected_seconds=1.5 * size.seconds * WEIGHT[model],
+        )
+        for model, config in HAND_MODELS.items()
+        if profile != "smoke" or model != "mixture"
+    ]
+
+
 def all_trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
     """All trials that are known now."""
-    found = [speed_trial(profile)]
+    found = [speed_trial(profile), *hand_trials(profile)]
     for model in CONFIGS:
         found += sweep_trials(profile, model)
     for number, make in enumerate((prompts_trials, an4_trial)):

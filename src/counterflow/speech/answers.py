@@ -1,0 +1,108 @@
+"""What a recognizer answers, in seconds: words, alternatives, and the segments of an alignment."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from counterflow.speech.acoustics import HOP
+from counterflow.speech.decoding import Hypothesis, WordSpan
+from counterflow.speech.lexicon import Linkage
+
+__all__ = ["Alternative", "Segment", "Word", "in_turn", "segments", "spoken"]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A recognized word.
+
+    Args:
+        text: The word.
+        start: Where it begins, in seconds.
+        end: Where it ends.
+        score: Minus its cost a frame, with the grammar's part; comparable within one model.
+    """
+
+    text: str
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One of the best sequences of words.
+
+    Args:
+        words: Its words in order.
+        cost: Its summed cost, by which alternatives are sorted, in nats where the model's costs are.
+    """
+
+    words: tuple[Word, ...]
+    cost: float
+
+    @property
+    def text(self) -> str:
+        """The words with spaces between them."""
+        return " ".join(word.text for word in self.words)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A word, a phone or silence, where the alignment of a transcript has it.
+
+    Args:
+        text: The word or phone.
+        start: Where it begins, in seconds.
+        end: Where it ends.
+    """
+
+    text: str
+    start: float
+    end: float
+
+
+def spoken(span: WordSpan) -> Word:
+    """A word in seconds."""
+    return Word(span.text, span.start * HOP, span.end * HOP, -span.cost / (span.end - span.start))
+
+
+def alternative(found: Hypothesis) -> Alternative:
+    """A hypothesis in seconds."""
+    return Alternative(tuple(spoken(span) for span in found.words), found.cost)
+
+
+def in_turn(first: Sequence[Alternative], then: Sequence[Alternative], after: float, n: int) -> list[Alternative]:
+    """The n best of two parts of a recording, of which the second begins ``after`` seconds: costs add up."""
+    late = [
+        replace(each, words=tuple(replace(w, start=after + w.start, end=after + w.end) for w in each.words))
+        for each in then
+    ]
+    if not first:
+        return late[:n]
+    both = [Alternative(a.words + b.words, a.cost + b.cost) for a, b in itertools.product(first, late)]
+    return sorted(both, key=lambda each: each.cost)[:n]
+
+
+def segments(pattern: Linkage, states: Tensor, phones: Sequence[str]) -> tuple[list[Segment], list[Segment]]:
+    """The words and phones of an alignment."""
+    words: list[Segment] = []
+    found: list[Segment] = []
+    start = 0
+    path = states.tolist()
+    before = -1
+    for t in range(1, len(path) + 1):
+        if t < len(path) and pattern.order[path[t]] == pattern.order[path[t - 1]]:
+            continue
+        state = path[t - 1]
+        found.append(Segment(phones[pattern.phone[state]], start * HOP, t * HOP))
+        word = int(pattern.word[state])
+        if word >= 0 and word == before:
+            words[-1] = Segment(words[-1].text, words[-1].start, t * HOP)
+        elif word >= 0:
+            words.append(Segment(pattern.words[word], start * HOP, t * HOP))
+        before, start = word, t
+    return words, found
