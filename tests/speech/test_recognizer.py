@@ -270,6 +270,7 @@ def test_what_cannot_be_trained_is_said(trained):
         ({"texts": texts[:1]}, "as many waves as texts"),
         ({"texts": [texts[0], "lil " * 90]}, "recording 1 lasts .* the transcript is too long for its audio"),
         ({"kind": "big"}, "kind must be"),
+        ({"deltas": 1}, "deltas=1: kind 'combined'"),
     ):
         with pytest.raises(InputError, match=match):
             train(**changes)
@@ -287,7 +288,9 @@ def test_a_damaged_model_is_refused(trained, tmp_path: Path):
     file = tmp_path / "model.json"
     text = json.loads(file.read_text())
     for name, value in (
-        ("rate", None),
+        ("rate", "fast"),
+        ("durations", [[0.0], [1.0]]),
+        ("phones", ["l"]),
         ("phoneme", {"states": 5}),
         ("model", {"made as": "gaussians", "n_states": 1}),
         ("lexicon", []),

@@ -84,7 +84,7 @@ class Defaults:
 _ROW = Phoneme(3, 3, skip=False)
 # Scales, penalties and contexts of the first three were chosen on held-out training speakers of CMU's an4.
 KINDS: dict[str, Defaults] = {
-    "combined": Defaults(_ROW, 0, 256, 8.0, 10.0, 200.0, passes=6, contexts=30),
+    "combined": Defaults(_ROW, 0, 256, 12.0, 10.0, 200.0, passes=6, contexts=30),
     "classifier": Defaults(_ROW, 0, 256, 5.0, 5.0, 300.0),
     "gaussians": Defaults(_ROW, 2, 0, 8.0, 15.0, 500.0),
     "predictors": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +71,7 @@ class CombinedStates(nn.Module):
         Raises:
             InputError: If not.
         """
-        own = cast(Tensor, self.own)
+        own = self.own
         if own.shape != (self.n_states,) or not 0 <= int(own.min()) <= int(own.max()) < self.gaussians.n_states:
             raise InputError(f"own needs one of {self.gaussians.n_states} states for each of {self.n_states}")
 
@@ -96,4 +95,4 @@ class CombinedStates(nn.Module):
         """
         found = self.classifier.costs(x)
         sounds = self.gaussians.costs(add_deltas(x, orders=2))
-        return found.add_(sounds[:, cast(Tensor, self.own)], alpha=self.weight)
+        return found.add_(sounds[:, self.own], alpha=self.weight)

@@ -148,7 +148,8 @@ class Recognizer:
             grammar: What it will expect; by default a bigram of the texts with all words of the lexicon.
             phoneme: The topology; for predictors the paper's by default, else three states in a row.
             n_mels: Mel bands; of no meaning for ready features.
-            deltas: Orders of slopes; 2 for Gaussians by default, 0 for networks, which see other frames.
+            deltas: Orders of slopes; 2 for Gaussians by default, 0 for networks, which see other frames. Those that are
+                combined have theirs.
             components: Gaussians in a state.
             hidden: Hidden units; by default 16 of a predictor, 256 of each layer of a classifier.
             passes: Over all recordings. A classifier's are 6 where it is combined, and follow 8 alignments; else 8.
@@ -184,6 +185,8 @@ class Recognizer:
         known_kind(kind)
         if corrective < 0 or (corrective and kind in ("classifier", "gaussians")):
             raise InputError(f"corrective={corrective} takes 0 or more passes of predictors, and kind is {kind!r}")
+        if kind == "combined" and deltas:
+            raise InputError(f"deltas={deltas}: kind 'combined' gives slopes to its Gaussians by itself; leave it out")
         usual = KINDS[kind]
         if not waves or len(waves) != len(texts):
             raise InputError(f"as many waves as texts are needed, got {len(waves)} and {len(texts)}")
