@@ -25,7 +25,7 @@ def voices(count: int = 20) -> tuple[Corpus, Corpus]:
     points = {phone: 3 * torch.randn(4, generator=draw) for phone in lexicon.phones}
     features, texts = [], []
     for number in range(count):
-        text = [[*WORDS][(number + place) % 4] for place in range(2)]
+        text = [[*WORDS][(number // 4 + place) % 4] for place in range(2)]
         phones = ["SIL", *(phone for word in text for phone in WORDS[word][0]), "SIL"]
         frames = torch.cat([points[phone].expand(8, 4) for phone in phones])
         features.append(frames + 0.3 * torch.randn(frames.shape, generator=draw))

@@ -171,7 +171,7 @@ def test_every_figure_is_drawn(profile, outcomes):
 
 def test_alignments_are_compared_with_labels_by_hand(outcomes):
     metrics = outcomes["hand gaussian"].metrics
-    assert metrics["heard count"][0] > metrics["new count"][0] > 0
+    assert min(metrics["heard count"][0], metrics["new count"][0]) > 20
     assert metrics["new median"][0] <= 0.01  # frames differ by much
     assert metrics["new within"][0] > 0.9
     [table] = [
