@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import math
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ import tyro
 
 from counterflow.cli.captions import captions, ctm, textgrid
 from counterflow.cli.corpus import check_corpus, find_lexicon, listen, read_corpus
-from counterflow.cli.targets import require_target, write_target
+from counterflow.cli.targets import require_json, write_json, write_target
 from counterflow.exceptions import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def speech_command(
     wanted = {"example": 1, "check": 1, "train": 1, "align": 2, "evaluate": 2}.get(action)
     if (wanted is not None and len(paths) != wanted) or len(paths) < 1 + (action == "transcribe"):
         raise InputError(f"speech {action} takes {takes.get(action, 'MODEL CORPUS')}, got {len(paths)} paths")
-    require_target("json", None if json in (None, "-") else Path(str(json)))
+    require_json(json)
     stream = sys.stderr if json == "-" else sys.stdout
     status = 0
     weight = 0.0 if durations is None else durations
@@ -179,11 +178,7 @@ def speech_command(
     else:
         answer = _evaluate(_load(paths[0], grammar), paths[1], oov or "error", weight, stream)
     if json is not None:
-        text = jsonlib.dumps(answer, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        if json == "-":
-            sys.stdout.write(text)
-        else:
-            write_target(Path(json), text.encode())
+        write_json(json, answer)
     return status
 
 
