@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from counterflow.density import GaussianHMM, fused, pad, use_backend
+from counterflow.density import GaussianHMM, lanes, pad, use_backend
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
 from .reference import derivatives, enumerate_paths
@@ -353,9 +353,78 @@ def test_what_keeps_no_posteriors_computes_the_same(variant, dtype):
         torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
+def test_what_keeps_no_posteriors_never_looks_behind_the_end_bit_for_bit():
+    bank = bank_of(3, 3, 2)
+    lengths = torch.randint(
+        1, 31, (37,), generator=torch.Generator().manual_seed(0)
+    )  # two blocks, of which one has gaps
+    kept = torch.arange(30) < lengths[:, None]
+    plain = torch.randn(37, 30, 2, dtype=DOUBLE)
+    results = []
+    for filling, more in ((0.0, 0), (1e300, 0), (float("nan"), 0), (float("inf"), 9)):
+        x = torch.full((37, 30 + more, 2), filling, dtype=DOUBLE)
+        x[:, :30][kept] = plain[kept]
+        assert bank._fused(x, lengths) is not None
+        likelihood = bank.log_likelihood(x, lengths)
+        results.append([likelihood, *torch.autograd.grad(likelihood.sum(), list(bank.parameters()))])
+    for other in results[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32, 33, 65])
+def test_what_keeps_no_posteriors_does_so_in_blocks_of_any_size(batch):
+    bank = bank_of(2, 5, 1)
+    x = torch.randn(batch, 80, 1, dtype=DOUBLE)
+    lengths = torch.randint(40, 81, (batch,))
+    assert bank._fused(x, lengths) is not None
+    weights = torch.randn(batch, 2, dtype=DOUBLE)
+    results = []
+    for backend in ("auto", "torch"):
+        bank.backend = backend
+        likelihood = bank.log_likelihood(x, lengths)
+        results.append([likelihood, *torch.autograd.grad((likelihood * weights).sum(), list(bank.parameters()))])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_what_keeps_no_posteriors_repairs_the_sequences_that_underflow_and_only_those():
+    bank = ladder(2)
+    x = torch.zeros(12, 40, 1, dtype=DOUBLE)
+    x[5, 20:] = 120.0  # the second state is never where the frames are
+    results = []
+    for backend in ("auto", "torch"):
+        bank.backend = backend
+        if backend == "auto":
+            assert bank._fused(x, None) is not None
+        likelihood = bank.log_likelihood(x)
+        with torch.no_grad():
+            assert torch.equal(bank.log_likelihood(x), likelihood)
+        results.append([likelihood, *torch.autograd.grad(likelihood.sum(), list(bank.parameters()))])
+    assert results[0][0][5, 0] < results[0][0][4, 0] - 1000
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_gpu_computes_the_same(variant):
+    sizes, options = VARIANTS[variant]
+    bank = bank_of(*sizes, **options)
+    x, lengths = torch.randn(4, 12, sizes[2], dtype=DOUBLE), torch.tensor([12, 7, 1, 4])
+    results = []
+    for device in ("cpu", "cuda"):
+        bank, own = bank.to(device), x.to(device).detach().requires_grad_()
+        likelihood = bank.log_likelihood(own, lengths.to(device))
+        found = [likelihood, *torch.autograd.grad(likelihood.sum(), [own, *bank.parameters()])]
+        results.append([each.cpu() for each in found])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
 def test_what_keeps_no_posteriors_refuses_a_second_derivative_and_frames_that_are_not_finite():
     bank = bank_of(3, 2, 2)
-    x = torch.randn(4, 30, 2, dtype=DOUBLE)
+    x = torch.randn(8, 30, 2, dtype=DOUBLE)
+    assert bank._fused(x, None) is not None
     (first,) = torch.autograd.grad(bank.log_likelihood(x).sum(), bank.means, create_graph=True)
     with pytest.raises(UnsupportedError, match="autograd"):
         first.sum().backward()
@@ -367,10 +436,10 @@ def test_what_keeps_no_posteriors_refuses_a_second_derivative_and_frames_that_ar
 def test_exponentials_are_exact_to_the_last_digits():
     values = -torch.cat([torch.linspace(0, 700, 100_001, dtype=DOUBLE), torch.logspace(-20, 0, 999, dtype=DOUBLE)])
     got, scratch = values.numpy().copy(), np.empty(len(values))
-    fused._exponentials(got, len(got), scratch, scratch.view(np.int64))
+    lanes.exponentials(got, len(got), scratch, scratch.view(np.int64))
     np.testing.assert_allclose(got, np.exp(values.numpy()), rtol=4e-16)
     far = np.array([-709.0, -1e6, -np.inf])
-    fused._exponentials(far, 3, scratch, scratch.view(np.int64))
+    lanes.exponentials(far, 3, scratch, scratch.view(np.int64))
     assert (far < 1e-300).all()
 
 

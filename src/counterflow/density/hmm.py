@@ -388,7 +388,7 @@ class GaussianHMM(nn.Module):
 
         x, ends = self._sizes(x, lengths)
         # Sums over frames are kept in the place of posteriors where they are fewer.
-        if states > fused.MOST_STATES or not len(x) or x.shape[1] < 2 * self.n_features + states + 2:
+        if not fused.fits(len(x), x.shape[1], states, self.n_features):
             return None
         if not (int(ends.min()) >= 1 and int(ends.max()) <= x.shape[1]):
             return None

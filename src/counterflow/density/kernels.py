@@ -144,7 +144,7 @@ def _over_states(
                             now[i] *= future[i]
                         pairs += 1
                         if pairs == 4:
-                            _add_products(left, right, 4, xi[b, m])
+                            _add_products(left, right, pairs, xi[b, m])
                             pairs = 0
                 if want:
                     _add_products(left, right, pairs, xi[b, m])
@@ -422,10 +422,12 @@ class _Bank(torch.autograd.Function):
     def forward(
         log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor, link: Tensor, last: bool, want: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-likelihoods, posteriors and expected transitions, as `recursion` has them."""
         return _run(log_start, log_step, log_b, lengths, last, want)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keeps posteriors and transitions where they were computed, else what they are computed from."""
         log_start, log_step, log_b, lengths, link, ctx.last, ctx.want = inputs
         _, gamma, moves = output
         ctx.mark_non_differentiable(gamma, moves)
@@ -434,6 +436,7 @@ class _Bank(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, error: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """From the error (batch, models) to initial probabilities, transitions and densities."""
         log_start, log_step, link, gamma, moves = ctx.saved_tensors
         if not ctx.want:
             with torch.no_grad():

@@ -43,14 +43,16 @@ class _Once(torch.autograd.Function):
     def forward(
         first: Tensor, moved: Tensor, sent: Tensor, log_start: Tensor, log_step: Tensor, link: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """The first three as they are; the others are what they depend on."""
         return first.view_as(first), moved.view_as(moved), sent.view_as(sent)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
+        """Nothing is kept."""
 
     @staticmethod
     def backward(ctx: Any, first: Tensor, moved: Tensor, sent: Tensor) -> Any:
+        """Raises UnsupportedError: there is no second derivative."""
         raise UnsupportedError('second derivatives of a bank of models need GaussianHMM(..., backend="autograd")')
 
 
@@ -66,12 +68,15 @@ def link_to(tensor: Tensor) -> Tensor:
 
 
 class _Analytic(torch.autograd.Function):
+    """The forward-backward recursions in log space; what they find goes back by equations 14 to 19."""
+
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
         log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor, link: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-likelihoods, posteriors and expected transitions."""
         total, alphas = _forward(log_start, log_step, log_b, lengths)
         step = log_step.clamp_min(FORBIDDEN)
         beta = torch.zeros_like(alphas[0])
@@ -90,12 +95,14 @@ class _Analytic(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keeps posteriors and transitions for the way back."""
         _, gamma, moves = output
         ctx.mark_non_differentiable(gamma, moves)
         ctx.save_for_backward(inputs[0], inputs[1], inputs[4], gamma, moves)
 
     @staticmethod
     def backward(ctx: Any, error: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """From the error (batch, models) to initial probabilities, transitions and densities."""
         log_start, log_step, link, gamma, moves = ctx.saved_tensors
         sent = gamma * error[:, None, :, None]
         moved = (moves * error[..., None, None]).sum(0)
@@ -119,6 +126,7 @@ class GaussianDensity(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, means: Tensor, log_variances: Tensor) -> Tensor:
+        """From (batch, time, features) and (states, features) to (batch, time, states)."""
         x, means, precision = _centered(x, means, log_variances)
         weights = torch.cat([means * precision, -0.5 * precision], 1)
         constant = -0.5 * (log_variances + 1.8378770664093453 + means.square() * precision).sum(1)
@@ -127,10 +135,12 @@ class GaussianDensity(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        """Keeps what came in."""
         ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """From the error (batch, time, states) to frames, means and log-variances."""
         x, means, precision = _centered(*ctx.saved_tensors)
         error = error.flatten(0, 1)
         to_x = to_means = to_variances = None
