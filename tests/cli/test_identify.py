@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from counterflow.cli import main
+from counterflow.cli import identify, main
 
 FAST = ["--models", "3", "--states", "2", "--iterations", "8"]
 PITCHES = {"ada": 300, "bob": 900, "eve": 2400}
@@ -122,7 +122,7 @@ def damage(kind: str, folder: Path) -> None:
         ("short", "bob/1.wav lasts 0.050 s"),
         ("single", "bob holds one recording"),
         ("empty", "bob holds no .wav or .flac"),
-        ("alone", "holds 1 folders of speakers"),
+        ("alone", "holds 1 folder of speakers"),
         ("reserved", "rename the folder"),
     ],
 )
@@ -162,6 +162,14 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, complaint, voices, t
     captured = capsys.readouterr()
     assert complaint in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_long_recordings_are_learned_from_in_pieces():
+    sequences = [np.arange(2 * length, dtype=float).reshape(length, 2) for length in (999, 1000, 2501)]
+    pieces, labels = identify._pieces(sequences, np.array(["ada", "bob", "eve"]))
+    assert [len(piece) for piece in pieces] == [999, 1000, 834, 834, 833]
+    assert labels.tolist() == ["ada", "bob", "eve", "eve", "eve"]
+    assert np.array_equal(np.concatenate(pieces), np.concatenate(sequences))
 
 
 def test_help_teaches(capsys):

@@ -75,6 +75,8 @@ def _statistics(x: Tensor, ends: Any, parameters: list[Any], want: bool) -> tupl
         count, T = part.stop - begin, int(ends[begin])
         if not take_in(raw, order[part], ends[part], frames, inside):
             return None
+        # Sums take four frames at once, and up to four behind the end count nothing.
+        e[:, T : T + 4], alpha[T : T + 4], gamma[:, T : T + 4] = 0.0, 0.0, 0.0
         for m in range(M):
             logs[:], lowest[:], highest[:] = 0.0, 1.0, 0.0
             densities(T, rows, mask, centers[m], halves[m], constants[m], densities_of, flat, bits, logs)
