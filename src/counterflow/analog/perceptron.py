@@ -104,6 +104,9 @@ class ChipPerceptron(Controller):
 
     def _learn(self, x: Signal, d: Signal, y: Signal, arrays: dict[str, Array]) -> int:
         device = self.device
+        # Numbers of one kind, whatever the device's are: the loops are compiled for each kind.
+        signal_range, weight_range = float(device.signal_range), float(device.weight_range)
+        saturation, resolution = float(device.saturation), float(device.weight_resolution)
         if device.output_bits is not None:
             x = quantize(x, device.output_bits, device.converter_used)
             d = quantize(d, device.output_bits, device.converter_used)
@@ -111,19 +114,19 @@ class ChipPerceptron(Controller):
         v = np.hstack([arrays["output_weights"], arrays["output_bias"]])
         line = compress(x + device.tap_offset, device)
         bias = float(compress(np.ones(1), device)[0])
-        inverse = 1 / device.saturation
-        signals = device.signal_range, FULL * device.saturation, inverse
-        weights = min(device.weight_range, FULL * device.saturation), device.weight_range, inverse
-        sigmoid = self.slope, self.amplitude, device.min_select, self.output == "sigmoid"
+        inverse = 1 / saturation
+        signals = signal_range, FULL * saturation, inverse
+        weights = min(weight_range, FULL * saturation), weight_range, inverse
+        sigmoid = float(self.slope), float(self.amplitude), device.min_select, self.output == "sigmoid"
         share = 0.0
         if device.weight_resolution:
             share = 1 / (device.refresh_interval * device.sample_rate)
         write = (
             math.exp(-device.leakage / device.sample_rate),
-            device.rate(self.step),
-            device.write_noise,
+            float(device.rate(self.step)),
+            float(device.write_noise),
             share,
-            device.weight_resolution,
+            resolution,
         )
         start, peak = int(arrays["samples"][0]), arrays["peak"]
         parts = (*self._cells, *self._neurons)

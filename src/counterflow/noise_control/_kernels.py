@@ -17,6 +17,22 @@ from counterflow.adaptive import Signal, follows
 from counterflow.noise_control._loop import Loop
 
 LOOSE = {"contract", "reassoc", "nsz"}
+
+
+@numba.njit(cache=True)
+def put(source, target, begin):  # type: ignore[no-untyped-def]
+    """Copy a whole array to a place in another; a slice would do, and costs seconds when it is compiled."""
+    for i in range(len(source)):
+        target[begin + i] = source[i]
+
+
+@numba.njit(cache=True)
+def take(source, begin, target):  # type: ignore[no-untyped-def]
+    """Fill a whole array from a place in another."""
+    for i in range(len(target)):
+        target[i] = source[begin + i]
+
+
 _ROWS = 2048  # samples whose features are held at once
 
 
@@ -97,7 +113,9 @@ def _adapt(  # type: ignore[no-untyped-def]
     delay = len(path) - 1
     n, size = len(d), len(w)
     sound, slope, wrong = np.empty(delay + n), np.empty(delay + n), np.empty(delay + n)
-    sound[:delay], slope[:delay], wrong[:delay] = sounds, slopes, errors
+    put(sounds, sound, 0)
+    put(slopes, slope, 0)
+    put(errors, wrong, 0)
     gain = 0.0
     for k in range(delay + 1):
         gain += path[k] * path[k]
@@ -133,5 +151,7 @@ def _adapt(  # type: ignore[no-untyped-def]
             scale = back / powers[g] if normalized else back
             for i in range(groups[g], groups[g + 1]):
                 w[i] += scale * features[t, i]
-    sounds[:], slopes[:], errors[:] = sound[n:], slope[n:], wrong[n:]
+    take(sound, n, sounds)
+    take(slope, n, slopes)
+    take(wrong, n, errors)
     return n

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from counterflow.adaptive import Signal, count, follows, positive, signal
 from counterflow.exceptions import InputError
-from counterflow.noise_control._kernels import LOOSE
+from counterflow.noise_control._kernels import LOOSE, put, take
 from counterflow.noise_control._loop import InLoop, Loop, Slope
 from counterflow.noise_control.paths import CubicDistortion
 
@@ -150,11 +150,12 @@ def _filtered_x(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     taps, delay, lag, n = len(w), len(path) - 1, len(model) - 1, len(d)
     sound, slope = np.empty(delay + n), np.empty(lag + n)
-    sound[:delay], slope[:lag] = sounds, slopes
+    put(sounds, sound, 0)
+    put(slopes, slope, 0)
     start = len(x) - n - (taps - 1)  # of the delay line of the first sample
     kept = len(held)
     filtered = np.empty(kept + n)
-    filtered[:kept] = held
+    put(held, filtered, 0)
     plain = cubic == 0.0 or not known
     r = np.empty(taps)
     for t in range(n):
@@ -179,9 +180,10 @@ def _filtered_x(  # type: ignore[no-untyped-def]
         filtered[kept + t] = newest
         if in_time:
             if plain:
-                r[:] = filtered[kept + t - taps + 1 : kept + t + 1]
+                take(filtered, kept + t - taps + 1, r)
             else:
-                r[:] = 0.0
+                for i in range(taps):
+                    r[i] = 0.0
                 for k in range(lag + 1):
                     scale = model[k] * slope[lag + t - k]
                     for i in range(taps):
@@ -198,5 +200,7 @@ def _filtered_x(  # type: ignore[no-untyped-def]
                 w[i] += gradient[i]
                 gradient[i] = 0.0
             filled[0] = 0.0
-    sounds[:], slopes[:], held[:] = sound[n:], slope[n:], filtered[n:]
+    take(sound, n, sounds)
+    take(slope, n, slopes)
+    take(filtered, n, held)
     return n

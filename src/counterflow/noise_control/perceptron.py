@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from counterflow.adaptive import Signal, count, follows, positive, tanh
-from counterflow.noise_control._kernels import LOOSE
+from counterflow.noise_control._kernels import LOOSE, put, take
 from counterflow.noise_control._loop import InLoop, Loop, Slope
 from counterflow.noise_control.paths import CubicDistortion
 from counterflow.seeding import numpy_generator
@@ -138,9 +138,12 @@ def _backpropagate_through(  # type: ignore[no-untyped-def]
     hidden, taps = w.shape
     delay, n = len(path) - 1, len(d)
     sound, slope, wrong = np.empty(delay + n), np.empty(delay + n), np.empty(delay + n)
-    sound[:delay], slope[:delay], wrong[:delay] = sounds, slopes, errors
+    put(sounds, sound, 0)
+    put(slopes, slope, 0)
+    put(errors, wrong, 0)
     h, z = np.empty((delay + n, hidden)), np.empty(hidden)
-    h[:delay] = activations
+    for k in range(delay):
+        put(activations[k], h[k], 0)
     for t in range(n):
         now = t + delay
         _forward(x[now : now + taps], w, a, z)
@@ -162,5 +165,9 @@ def _backpropagate_through(  # type: ignore[no-untyped-def]
         for k in range(delay + 1):
             back += path[k] * wrong[t + k]
         _backward(x[t : t + taps], h[t], step * back * slope[t], w, a, v, b)
-    sounds[:], slopes[:], errors[:], activations[:] = sound[n:], slope[n:], wrong[n:], h[n:]
+    take(sound, n, sounds)
+    take(slope, n, slopes)
+    take(wrong, n, errors)
+    for k in range(delay):
+        put(h[n + k], activations[k], 0)
     return n

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from counterflow.adaptive import Signal, count, positive
 from counterflow.exceptions import InputError
-from counterflow.noise_control._kernels import adapt
+from counterflow.noise_control._kernels import adapt, put
 from counterflow.noise_control._loop import InLoop, Loop, Slope
 from counterflow.noise_control.paths import CubicDistortion
 
@@ -95,7 +95,7 @@ class Volterra(InLoop):
 def _multiply(x, taps, pairs, triples, rows):  # type: ignore[no-untyped-def]
     for t in range(len(rows)):
         line = x[t : t + taps]
-        rows[t, :taps] = line
+        put(line, rows[t], 0)
         at = taps
         for n in range(len(pairs)):
             rows[t, at + n] = line[pairs[n, 0]] * line[pairs[n, 1]]
