@@ -98,6 +98,7 @@ def test_clipped_samples_are_told_of_and_on_line_works(place, tmp_path, capsys):
         (["run", "{tmp}/silent.wav", "--out", "{tmp}"], "silent"),
         (["run", "{tmp}/nan.wav", "--out", "{tmp}"], "not finite"),
         (["run", "{tmp}/none.wav", "--out", "{tmp}"], "none.wav cannot be read"),
+        (["run", "{tmp}/cut.wav", "--out", "{tmp}"], "cut.wav is truncated"),
         (["run", "{place}/two.wav"], "needs --out"),
         (["run", "{place}/two.wav", "--out", "{place}/two.wav"], "this is a file"),
         (["run", "{place}/two.wav", "--out", "{tmp}", "--sources", "3"], "sources=3"),
@@ -119,6 +120,7 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, complaint, place, tm
     write(tmp_path / "copies.wav", torch.stack([wave[0], 0.5 * wave[0]]), rate)
     write(tmp_path / "silent.wav", 0 * wave, rate)
     write(tmp_path / "nan.wav", wave * torch.nan, rate)
+    (tmp_path / "cut.wav").write_bytes((place / "two.wav").read_bytes()[:9000])
     filled = [each.format(place=place, tmp=tmp_path) for each in arguments]
     assert main(["separate", *filled]) == 2
     captured = capsys.readouterr()

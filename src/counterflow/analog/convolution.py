@@ -53,6 +53,6 @@ def analog_convolution(module: Convolution, x: Tensor, device: DeviceModel, scal
             currents(part, weight[at : at + neurons], module, slice(at, at + neurons), device, scale)
             for part, at in zip(rows, range(0, len(weight), neurons), strict=True)
         ]
-        sums = torch.cat(found, 1).unflatten(0, (len(batched), -1)).transpose(1, 2)
+        sums = torch.cat(found, 1).reshape(len(batched), -1, len(weight)).transpose(1, 2)
     result: Tensor = sums.reshape(len(batched), len(weight), *out)
     return result if x.ndim == places + 2 else result.squeeze(0)

@@ -146,8 +146,8 @@ def cancel_command(
 
     recording = Recording.open(noise)
     heard, response = _paths(recording.rate, channel, primary, secondary, room, reverberation)
-    converters = {"quantized": quantized, "bits": bits, "used": used}
-    loudspeaker = {"sign": sign, "place": place, "slope": slope}
+    converters: dict[str, Any] = {"quantized": quantized, "bits": bits, "used": used}
+    loudspeaker: dict[str, Any] = {"sign": sign, "place": place, "slope": slope}
     scene = Scene.parse(heard, response, distortion, level, "--", seed=seed, **loudspeaker, **converters)
     stream = sys.stderr if json == "-" else sys.stdout
     clipped = _Clipping(recording)

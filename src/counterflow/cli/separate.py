@@ -171,11 +171,11 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
-    from counterflow.audio import read_channels, write
+    from counterflow.audio import write
     from counterflow.separation import WordClassifier, separate
 
     classifier = None if model is None else WordClassifier.load(model)
-    mixture, rate = read_channels(file)
+    mixture, rate = _whole(file)
     clipped = float((mixture.abs() >= 0.999).float().mean())
     if clipped > CLIPPED:
         print(
@@ -269,10 +269,16 @@ def _listen(files: Sequence[Path]) -> tuple[list[Tensor], int]:
     return waves, rate
 
 
-def _reference(file: Path, rate: int, samples: int) -> Tensor:
-    from counterflow.audio import read_channels
+def _whole(file: Path) -> tuple[Tensor, int]:
+    """All channels of a file, of which nothing is missing."""
+    from counterflow.audio import Recording, read_channels
 
-    wave, found = read_channels(file)
+    Recording.open(file)  # looks whether it is as long as its header says
+    return read_channels(file)
+
+
+def _reference(file: Path, rate: int, samples: int) -> Tensor:
+    wave, found = _whole(file)
     if found != rate or wave.shape[1] != samples:
         raise DataError(
             f"{file} has {wave.shape[1]} samples at {found} Hz, the mixture {samples} at {rate}; they must be alike"

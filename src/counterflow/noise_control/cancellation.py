@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -232,8 +232,8 @@ def cancel(
         raise InputError(f"block and domain are of fxlms, and controller is {controller!r}; leave them out")
     if not len(x):
         raise InputError("noise is empty; give at least one sample")
-    converters = {"quantized": quantized, "bits": bits, "used": used}
-    loudspeaker = {"sign": sign, "place": place, "slope": slope}
+    converters: dict[str, Any] = {"quantized": quantized, "bits": bits, "used": used}
+    loudspeaker: dict[str, Any] = {"sign": sign, "place": place, "slope": slope}
     scene = Scene.parse(channel, secondary, distortion, level, seed=seed, **loudspeaker, **converters)
     acoustics = scene.measure([x])
     design = Design(taps, hidden, memory, seed, device, rate, acoustics.loop, block, domain)
@@ -244,8 +244,8 @@ def cancel(
         step = tuned.best
     stream = Stream(acoustics, CONTROLLERS[controller].make(step, design), rate)
     found = []
-    for number, block in enumerate(stream.run(x[at : at + BLOCK] for at in range(0, len(x), BLOCK))):
-        found.append(block)
+    for number, passed in enumerate(stream.run(x[at : at + BLOCK] for at in range(0, len(x), BLOCK))):
+        found.append(passed)
         if progress:
             progress(min(1.0, (number + 1) * BLOCK / len(x)))
     heard, made, left = (np.concatenate(each) for each in zip(*found, strict=True))

@@ -80,8 +80,7 @@ def _inverse(matrices: Tensor) -> Tensor:
         a, b, c, d = matrices.flatten(1).unbind(1)
         determinant = a * d - b * c
         if bool((determinant.abs() > 1e-12 * matrices.abs().square().sum((1, 2))).all()):
-            adjugate = torch.stack([d, -b, -c, a], 1) / determinant.unsqueeze(1)
-            return adjugate.unflatten(1, (2, 2))
+            return torch.stack([d, -b, -c, a], 1).view(-1, 2, 2) / determinant[:, None, None]
     inverse: Tensor = torch.linalg.pinv(matrices, rtol=1e-12)
     return inverse
 

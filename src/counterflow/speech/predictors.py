@@ -232,7 +232,7 @@ class PredictorBank(nn.Module):
             return layer
 
         with torch.no_grad():
-            windows = self.inner.detach().flatten(0, 1).unflatten(1, (w, D)).transpose(1, 2)
+            windows = self.inner.detach().view(-1, w, D).transpose(1, 2)
             first = held(nn.Conv1d(D, len(windows), w, device="meta"), windows, self.inner_bias.detach())
             if self.outer is None or self.outer_bias is None:
                 return nn.Sequential(first)
