@@ -669,7 +669,8 @@ def benchmark_of_separation() -> str:
     )
     return "\n\n".join(
         [
-            f"Processor time of {found['threads']} thread, torch {found['torch']}.",
+            f"Processor time of {found['threads']} thread, torch {found['torch']}, while other work went on beside it. "
+            "Slow methods were run in fewer rooms, and are compared with the default in those.",
             table(("target", "measured", ""), bars),
             table(head, rooms),
         ]

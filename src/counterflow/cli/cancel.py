@@ -378,7 +378,7 @@ def _table(answers: dict[str, dict[str, Any]]) -> str:
     rows.append(("A-weighted", [cell(answers[name]["a_weighted_db"]) for name in names]))
     for band in answers[names[0]]["third_octaves_db"]:
         rows.append((f"{band} Hz", [cell(answers[name]["third_octaves_db"][band]) for name in names]))
-    rows.append(("step", [f"{answers[name]['step']:.3g}" for name in names]))
+    rows.append(("step", [f"{answers[name]['step']:.5g}" for name in names]))
     text = "\n".join(f"{head:20}" + "".join(f"{value:>{width}}" for value in values) for head, values in rows)
     edges = [name for name in names if not answers[name]["step_is_interior"]]
     if edges:
