@@ -213,6 +213,12 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
     wrong.mkdir()
     (wrong / "wav.scp").write_text("a sox x.wav -t wav - |\n")
     (wrong / "text").write_text("a hi\n")
+    cells, long = tmp_path / "cells", tmp_path / "long"
+    for folder, rows in ((cells, "a.wav,hi\na.wav,hi, lo\n"), (long, f"0.wav,{'hi ' * 400}\n")):
+        folder.mkdir()
+        (folder / "transcripts.csv").write_text(f"file,text\n{rows}")
+        shutil.copy(place / "test" / "0.wav", folder)
+    dictionary, grids = str(place / "words.dic"), tmp_path / "none of these"
     cases = [
         (["train", test], "needs --out MODEL"),
         (["train", test, test, "--out", "x"], "takes CORPUS, got 2 paths"),
@@ -232,6 +238,9 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         (["transcribe", model, "none.wav"], "cannot be read"),
         (["transcribe", model, "none.wav", "--grammar", str(empty)], "neither loop nor a file"),
         (["align", model, test], "needs --textgrid DIR"),
+        (["align", model, str(long), "--textgrid", str(grids)], "0.wav: 'hi hi hi"),
+        (["train", str(long), "--out", str(tmp_path / "m"), "--lexicon", dictionary], "0.wav lasts"),
+        (["train", str(cells), "--out", str(tmp_path / "m"), "--lexicon", dictionary], "line 3 has more cells"),
         (["evaluate", model, test, "--json", str(empty)], "this is a folder"),
     ]
     for arguments, expected in cases:
@@ -239,6 +248,9 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         line = capsys.readouterr().err
         assert expected in line
         assert line.count("\n") == 1
+        assert len(line) < 400
+    assert not grids.exists()
+    assert not (tmp_path / "m").exists()
 
 
 def test_an_example_corpus_is_spoken(tmp_path, capsys, monkeypatch):

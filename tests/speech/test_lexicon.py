@@ -135,7 +135,7 @@ def test_what_cannot_be_aligned_is_said():
     with pytest.raises(InputError, match="states must be a whole number"):
         Phoneme(0, 1)
     pattern = Linkage(["ab"], LEXICON)
-    with pytest.raises(InputError, match="ab takes 6 frames or more, and there are 5"):
+    with pytest.raises(InputError, match="'ab' takes 6 frames or more, and there are 5"):
         pattern.align(torch.rand(5, 9))
     with pytest.raises(ShapeError, match="with 9 predictors or more"):
         pattern.align(torch.rand(50, 8))

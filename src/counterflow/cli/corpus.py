@@ -54,7 +54,11 @@ def read_corpus(folder: Path) -> list[Recording]:
                 rows = csv.DictReader(lines, delimiter="," if table.suffix == ".csv" else "\t")
                 if not {"file", "text"} <= {*(rows.fieldnames or ())}:
                     raise DataError(f"{table} has columns {rows.fieldnames}; it needs file and text")
-                found = [Recording(str(row["file"]), folder / str(row["file"]), row["text"] or "") for row in rows]
+                whole = list(rows)
+                long = next((number for number, row in enumerate(whole, 2) if None in row), None)
+                if long is not None:
+                    raise DataError(f"{table}, line {long} has more cells than the first; quote texts that have commas")
+                found = [Recording(str(row["file"]), folder / str(row["file"]), row["text"] or "") for row in whole]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

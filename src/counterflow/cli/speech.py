@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import tyro
 from counterflow.cli.captions import captions, ctm, textgrid
 from counterflow.cli.corpus import check_corpus, find_lexicon, listen, read_corpus
 from counterflow.cli.targets import require_json, write_json, write_target
-from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.exceptions import DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from counterflow.speech import ModelKind, OutOfVocabulary, Recognizer
@@ -209,23 +210,32 @@ def _train(
         known = own_phones(known, changes.own)
     waves, rate = listen(recordings, 0)
     chosen = cast("ModelKind", kind.replace("-", " "))
-    with Progress(console=Console(file=sys.stderr), transient=True) as progress:
+    console = Console(file=sys.stderr)
+    # Without a terminal rich would still write an empty line.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         passes = changes.passes or KINDS[chosen].passes
         aligning = ALIGNMENTS if chosen in ("combined", "classifier") else 0
         task = progress.add_task("training", total=aligning + passes)
-        rec = Recognizer.train(
-            waves,
-            texts,
-            rate,
-            known,
-            kind=chosen,
-            passes=passes,
-            contexts=changes.contexts,
-            corrective=changes.corrective,
-            generator=torch.Generator().manual_seed(seed),
-            report=lambda number, cost: progress.update(task, completed=number + 1),
-            checkpoint=out / "training.safetensors",
-        )
+        try:
+            rec = Recognizer.train(
+                waves,
+                texts,
+                rate,
+                known,
+                kind=chosen,
+                passes=passes,
+                contexts=changes.contexts,
+                corrective=changes.corrective,
+                generator=torch.Generator().manual_seed(seed),
+                report=lambda number, cost: progress.update(task, completed=number + 1),
+                checkpoint=out / "training.safetensors",
+            )
+        except (InputError, DataError) as error:
+            # The library knows recordings by their numbers.
+            name = re.match(r"recording (\d+)", str(error))
+            if name is None:
+                raise
+            raise InputError(f"{recordings[int(name[1])].name}{str(error)[name.end() :]}") from error
     rec.save(out)
     seconds = sum(map(rec.seconds, waves))
     perplexity = rec.grammar.perplexity(texts)
@@ -266,18 +276,21 @@ def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, st
             f"{twice} files of {folder} are called {name!r}; a TextGrid is named after its file, rename them"
         )
     waves, _ = listen(recordings, rec.rate)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--textgrid {target}: it cannot be made: {error.strerror or error}") from error
-    answers = []
+    found = []
     for each, wave in zip(recordings, waves, strict=True):
         try:
             words, phones = rec.align(wave, rec.lexicon.words_of(each.text, oov=oov))
         except InputError as error:
             raise InputError(f"{each.name}: {error}") from error
-        place = target / f"{each.file.stem}.TextGrid"
-        write_target(place, textgrid(rec.seconds(wave), {"words": words, "phones": phones}).encode(), "textgrid")
+        found.append((each, rec.seconds(wave), words, phones))
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--textgrid {target}: it cannot be made: {error.strerror or error}") from error
+    answers = []
+    for each, seconds, words, phones in found:
+        grid = textgrid(seconds, {"words": words, "phones": phones})
+        write_target(target / f"{each.file.stem}.TextGrid", grid.encode(), "textgrid")
         answers.append(
             {"file": str(each.file), "words": [asdict(word) for word in words], "phones": [asdict(p) for p in phones]}
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -355,7 +356,7 @@ class Linkage:
             raise ShapeError(f"costs must be of floating point and {wanted}, got {costs.dtype} {tuple(costs.shape)}")
         if len(costs) < self.least_frames:
             raise InputError(
-                f"{' '.join(self.words) or SILENCE} takes {self.least_frames} frames or more, and there are "
+                f"{brief(self.words)!r} takes {self.least_frames} frames or more, and there are "
                 f"{len(costs)}: the transcript is too long for its audio"
             )
         path = torch.full((len(costs),), -1)
@@ -365,6 +366,11 @@ class Linkage:
         if not np.isfinite(total):
             raise InputError("costs are not finite on any path; mend them, or leave the utterance out")
         return path, total
+
+
+def brief(words: Sequence[str]) -> str:
+    """Words for a message: the first of them where they are many."""
+    return textwrap.shorten(" ".join(words) or SILENCE, 60, placeholder=" ...")
 
 
 def _unstressed(phones: Iterable[str]) -> list[str]:

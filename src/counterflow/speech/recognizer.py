@@ -40,7 +40,7 @@ from counterflow.speech.decoding import Decoder
 from counterflow.speech.durations import Durations, rescore
 from counterflow.speech.gaussians import add_deltas
 from counterflow.speech.grammar import Grammar
-from counterflow.speech.lexicon import Lexicon, Linkage, Phoneme
+from counterflow.speech.lexicon import Lexicon, Linkage, Phoneme, brief
 from counterflow.speech.nbest import n_best
 from counterflow.speech.resume import Checkpoint
 from counterflow.speech.storage import KIND, damaged, grammar_from, grammar_to, lexicon_to, model_from
@@ -202,7 +202,7 @@ class Recognizer:
         for number, (x, pattern) in enumerate(zip(spectra, patterns, strict=True)):
             if len(x) < pattern.least_frames:
                 raise InputError(
-                    f"recording {number} lasts {len(x)} frames of 10 ms, and {' '.join(pattern.words)!r} takes "
+                    f"recording {number} lasts {len(x)} frames of 10 ms, and {brief(pattern.words)!r} takes "
                     f"{pattern.least_frames} or more: the transcript is too long for its audio"
                 )
         least = usual.contexts if contexts is None else contexts

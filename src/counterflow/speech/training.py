@@ -17,7 +17,7 @@ from torch import Tensor
 from counterflow.exceptions import InputError
 from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.gaussians import GaussianStates
-from counterflow.speech.lexicon import Linkage
+from counterflow.speech.lexicon import Linkage, brief
 from counterflow.speech.predictors import PredictorBank
 from counterflow.speech.resume import Checkpoint, optimizer_state, restore
 
@@ -51,7 +51,7 @@ def flat_start(pattern: Linkage, frames: int) -> Tensor:
     """
     if frames < pattern.least_frames:
         raise InputError(
-            f"{' '.join(pattern.words) or 'silence'} takes {pattern.least_frames} frames or more, and there are "
+            f"{brief(pattern.words)!r} takes {pattern.least_frames} frames or more, and there are "
             f"{frames}: the transcript is too long for its audio"
         )
     states = pattern.first_pronunciations()
