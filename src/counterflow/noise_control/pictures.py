@@ -43,7 +43,7 @@ def draw(
     for row, samples, title in zip(axes, signals, ("noise", "negated speaker signal", "residual"), strict=False):
         row.plot(seconds, samples, linewidth=0.8)
         row.set_ylim(-1.05 * top, 1.05 * top)
-        row.set_ylabel(title)
+        row.set_title(title, loc="left", fontsize="small")
     axes[2].set_xlabel("seconds")
     for name, measures in curves.items():
         time, decibels = measures.curve
@@ -51,7 +51,7 @@ def draw(
     axes[3].axhline(0.0, color="gray", linewidth=0.5)
     axes[3].set_xlabel("seconds")
     axes[3].set_ylabel("noise reduction (dB)")
-    axes[3].legend()
+    figure.legend(loc="outside lower center", ncols=4)
     place = Path(path)
     new = place.with_name(f".{place.stem}.{os.getpid()}{place.suffix}")
     try:
