@@ -48,7 +48,8 @@ $(PEERS): $(INSTALLED)
 		curvlinops-for-pytorch backpack-for-pytorch unfoldNd einconv \
 		cplxmodule bayesian-torch blitz-bayesian-pytorch torchbnn torchensemble
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pandas seaborn tqdm pyyaml \
-		checkpoint-schedules pyrevolve pytorch-optimizer einops opt-einsum scipy linear_operator pocketsphinx
+		checkpoint-schedules pyrevolve pytorch-optimizer einops opt-einsum scipy linear_operator pocketsphinx \
+		hmmlearn dynamax pomegranate
 	touch $@
 
 bench: $(INSTALLED) $(PEERS)  ## Time the library beside plain baselines, as ratios within one run

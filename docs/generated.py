@@ -627,14 +627,22 @@ def benchmark_of_density() -> str:
     cost, cold = found["cost"], found["cold"]
     powers = ", ".join(f"{what} {power:.2f}" for what, power in cost["powers"].items())
     lines = [
-        f"Medians and quartiles within one run, {found['threads']} thread, torch {found['torch']}. {found['machine']}",
+        f"Medians and quartiles within one run of the least of a few calls, {found['threads']} thread, torch "
+        f"{found['torch']}. {found['machine']}",
         table(heads, rows),
         f"Estimated floor of products and exponentials alone, in ms: {floors}.",
         f"Time grows with the power of: {powers}.",
         f"Kept for going back: at most {cost['kept at most']:.2f} of the posteriors (at most 2: {met[cost['pass']]}).",
         f"The first call with cached kernels: {cold['seconds']:.2f} s (at most 0.3: {met[cold['pass']]}), of which "
-        f"numba loads for {cold['numba loads']:.2f} s, once in a process.",
+        f"numba loads for {cold['numba loads']:.2f} s, once in a process; imports before it take "
+        f"{cold['imports']:.2f} s.",
     ]
+    if "dynamax" in cold:
+        theirs = cold["dynamax"]
+        lines.append(
+            f"The first call of dynamax, measured in the same way: {theirs['seconds']:.2f} s, nearly all of it "
+            f"compiling, and again for every new shape; imports before it take {theirs['imports']:.2f} s."
+        )
     if missing:
         lines.append(f"Not installed when this was measured: {', '.join(sorted(missing))}.")
     return "\n\n".join(lines)
