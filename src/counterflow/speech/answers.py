@@ -88,7 +88,24 @@ def in_turn(first: Sequence[Alternative], then: Sequence[Alternative], after: fl
 
 
 def segments(pattern: Linkage, states: Tensor, phones: Sequence[str]) -> tuple[list[Segment], list[Segment]]:
-    """The words and phones of an alignment."""
+    """The words and phones of an alignment.
+
+    Args:
+        pattern: The linkage pattern.
+        states: Its state at each frame, shape (time,), as `Linkage.align` gives them.
+        phones: What the lexicon's phones are called.
+
+    Returns:
+        The words, and the phones with silence between them.
+
+    Example:
+        >>> import torch
+        >>> from counterflow.speech import Lexicon, Phoneme
+        >>> lexicon = Lexicon({"AB": [("A", "B")]})
+        >>> pattern = Linkage(["AB"], lexicon, Phoneme(1, 1), silence=False)
+        >>> segments(pattern, torch.tensor([0, 0, 1]), lexicon.phones)[1]
+        [Segment(text='A', start=0.0, end=0.02), Segment(text='B', start=0.02, end=0.03)]
+    """
     words: list[Segment] = []
     found: list[Segment] = []
     start = 0
