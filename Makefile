@@ -9,7 +9,7 @@ JOBS ?= 2
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint torture bench docs evidence browser clean
+.PHONY: help demo test lint torture bench docs combinations evidence browser clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 12
@@ -57,6 +57,9 @@ bench: $(INSTALLED) $(PEERS)  ## Time the library beside plain baselines, as rat
 
 docs: $(INSTALLED)  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+combinations: $(INSTALLED)  ## Try every ordered pair of methods on one model, for the docs' table
+	$(BIN)/python -m tests.contracts.pairs docs/combinations.json
 
 evidence: $(INSTALLED)  ## Run what is missing of the full evidence, pack it, and write REPRODUCTION.md from it
 	$(BIN)/python scripts/evidence.py --jobs $(JOBS)

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import string
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ from counterflow.registry import Method, methods
 __all__ = ["PARTS", "setup"]
 
 WIDTH = 104
-EVIDENCE = Path(__file__).parents[1] / "evidence"
+DOCS = Path(__file__).parent
+EVIDENCE = DOCS.parent / "evidence"
 
 
 def plain(text: str) -> str:
@@ -82,6 +84,20 @@ def waivers_table() -> str:
         for contract, waiver in method.waivers.items()
     ]
     return table(("method", "contract", "why", "what a user sees"), rows) if rows else "No method waives a contract."
+
+
+def pairs_table(kind: str) -> str:
+    """Every ordered pair of methods on one kind of layers, as tests/contracts/pairs.py found it."""
+    cells = json.loads((DOCS / "combinations.json").read_text("utf-8"))[kind]
+    keys = list(dict.fromkeys(pair.split(", ")[0] for pair in cells))
+    reasons = list(dict.fromkeys(reason for reason in cells.values() if reason))
+    rows = []
+    for number, first in enumerate(keys, 1):
+        marks = [cells[f"{first}, {second}"] for second in keys]
+        shown = [f"({string.ascii_lowercase[reasons.index(each)]})" if each else "✓" for each in marks]
+        rows.append((f"{number} ``{first}``", *shown))
+    notes = [f"({string.ascii_lowercase[at]}) {plain(reason)}" for at, reason in enumerate(reasons)]
+    return "\n\n".join([table(("first, then →", *map(str, range(1, len(keys) + 1))), rows), *notes])
 
 
 def papers_table() -> str:
@@ -704,6 +720,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "benchmark_variational": benchmark_of_noise,
     "benchmark_whitening": benchmark_of_whitening,
     "kl_accuracy": accuracy_of_divergences,
+    "pairs": pairs_table,
     "methods": methods_table,
     "declarations": declarations_table,
     "waivers": waivers_table,
