@@ -107,7 +107,8 @@ def main(target: Path) -> int:
     faults = 0
     for kind in KINDS:
         cells: dict[str, str] = {}
-        for first in pairable(kind):
+        for number, first in enumerate(pairable(kind), 1):
+            print(f"{kind}: {number} of {len(pairable(kind))}, {first.key}", file=sys.stderr)
             for second in pairable(kind):
                 pair = f"{first.key}, {second.key}"
                 try:

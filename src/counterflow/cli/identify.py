@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from counterflow.cli.targets import require_target, save_figure, write_target
+from counterflow.cli.targets import require_json, require_target, save_figure, write_json
 from counterflow.exceptions import DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def identify_command(
     for name, value in given.items():
         if value is not None and name not in allowed.get(action, ()):
             raise InputError(f"--{name} is not for identify {action}; leave it out")
-    require_target("json", None if json in (None, "-") else Path(str(json)))
+    require_json(json)
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
         if len(paths) != 1:
@@ -131,11 +130,7 @@ def identify_command(
             require_target("plot", plot)
             answer = _evaluate(identifier, paths[1], plot, stream)
     if json is not None:
-        text = jsonlib.dumps(answer, indent=2, allow_nan=False) + "\n"
-        if json == "-":
-            sys.stdout.write(text)
-        else:
-            write_target(Path(json), text.encode())
+        write_json(json, answer)
     return 0
 
 
