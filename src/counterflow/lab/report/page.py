@@ -187,7 +187,8 @@ def _claim_view(section: Section, claim: ClaimResult, axis: Axis) -> _ClaimView:
     elif claim.measured is None:
         without_mark = claim.reason
     else:
-        without_mark = f"measured {format_number(claim.measured)} {interval}, which is no ratio"
+        number = f"{format_number(claim.measured)} {interval}".rstrip()
+        without_mark = f"measured {number}, which is no ratio"
     how: list[str] = [*filter(None, [claim.at]), claim.kind]
     if claim.test in TEST_NAMES:
         how.append(TEST_NAMES[claim.test])
