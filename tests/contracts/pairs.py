@@ -1,7 +1,7 @@
 """Two methods on one model: attached one after the other, trained on digits, and undone.
 
-`python -m tests.contracts.pairs FILE` tries every ordered pair of methods that attach to a plain model, on both kinds of
-layers, and writes what came of each: the docs' table of combinations is made from it.
+`python -m tests.contracts.pairs FILE` tries every ordered pair of methods that attach to a plain model, on both kinds
+of layers, and writes what came of each: the docs' table of combinations is made from it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def train(first: Method, second: Method, kind: str) -> list[float]:
         got.zero_grad()
         nn.functional.cross_entropy(got(x[:BATCH]), y[:BATCH], reduction="sum").backward()
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad), "after undo"
+        assert one.grad is not None, "after undo a parameter has no gradient"
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad), "after undo gradients are not the plain model's"
     return losses
 
 
