@@ -30,8 +30,9 @@ KINDS: Mapping[str, str] = {"linear": "mlp", "convolution": "cnn"}
 
 
 def pairable(kind: str) -> list[Method]:
-    """Methods that attach to a plain model of a kind, by their own examples."""
-    return [each for each in methods().values() if any(example.name == KINDS[kind] for example in each.examples)]
+    """Methods that attach to a plain model of a kind, by their own examples, in the order of their keys."""
+    found = [each for each in methods().values() if any(example.name == KINDS[kind] for example in each.examples)]
+    return sorted(found, key=lambda method: method.key)  # that of registration depends on what was imported first
 
 
 def make(kind: str) -> nn.Module:

@@ -98,7 +98,7 @@ def test_the_flat_start_gives_each_phone_its_share():
     assert flat_start(Linkage([], LEXICON, PHONEME), 4).tolist() == [0, 0, 1, 1]
     bare = Linkage(["pat", "tip"], LEXICON, PHONEME, silence=False)
     assert flat_start(bare, 12).tolist() == [2 * phone + half for phone in wanted[1:-1] for half in (0, 1)]
-    with pytest.raises(InputError, match="pat tip takes 12 frames or more, and there are 11"):
+    with pytest.raises(InputError, match="'pat tip' takes 12 frames or more, and there are 11"):
         flat_start(bare, 11)
 
 
