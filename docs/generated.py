@@ -39,6 +39,8 @@ def plain(text: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], widths: str = "auto") -> str:
     """A list-table; cells are reStructuredText."""
+    rows = [*rows]
+    assert all(len(row) == len(head) for row in rows), f"a row has not the columns {', '.join(head)}"
     lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
     for row in (head, *rows):
         lines += [f"   {'* -' if column == 0 else '  -'} {cell}" for column, cell in enumerate(row)]
@@ -429,6 +431,7 @@ def benchmark_of_choice() -> str:
     head = (
         "members",
         "batch",
+        "memory format",
         "naive step",
         "naive again",
         "ours over it",

@@ -124,7 +124,7 @@ class Board:
         output: ``"linear"`` or ``"sigmoid"``.
         slope: :math:`\beta`.
         amplitude: A.
-        perturbation: |s|, in units of weight.
+        perturbation: The size of s, in units of weight.
         seed: Of the initial weights, of the cells and of noise.
         synapse_chips: How many there are: 6 on the paper's board.
 

@@ -2,21 +2,21 @@ r"""Separation: independent components of a recording, and a classifier's error 
 
 Bae, Lee, "Combining ICA and Top-Down Attention for Robust Speech Recognition", NIPS 2000.
 
-================================  ======================================================================================
-the paper                         here
-================================  ======================================================================================
-:math:`x`                         ``spectra``: what the microphones hear, behind `counterflow.audio.ShortTime`
-:math:`u`                         the outputs of `FrequencyICA`, and, at a microphone's scale, what `WordClassifier`
-sees :math:`W`                         ``FrequencyICA.unmixing``, one matrix a frequency, behind
-``FrequencyICA.whitening`` :math:`\varphi(z)` (4)            `score`, ``"cartesian"``
-:math:`E_{mlp}` (1)               what `WordClassifier.fit` lowers, and whose gradient `attend` sends back
-:math:`t_{mlp}, y_{mlp}`          1 for the classifier's own strongest output and -1 for others; its outputs
-:math:`u_{target}, \Delta u`      the expected output and change: ``form="gradient"`` or ``form="inverse"`` of `attend`
-:math:`\gamma` (2)                ``gamma``
-(3)                               one pass of `attend`
-:math:`g, h` (figure 2)           `Microphones`
-mel and linear conversion         `MelFrames`, and `MelFrames.expected_change` for the way back
-================================  ======================================================================================
+============================  ==========================================================================================
+the paper                     here
+============================  ==========================================================================================
+:math:`x`                     ``spectra``: what the microphones hear, behind `counterflow.audio.ShortTime`
+:math:`u`                     the outputs of `FrequencyICA`; what `WordClassifier` sees are they at a microphone's scale
+:math:`W`                     ``FrequencyICA.unmixing``, one matrix a frequency, behind ``FrequencyICA.whitening``
+:math:`\varphi(z)` (4)        `score`, ``"cartesian"``
+:math:`E_{mlp}` (1)           what `WordClassifier.fit` lowers, and whose gradient `attend` sends back
+:math:`t_{mlp}, y_{mlp}`      1 for the classifier's own strongest output and -1 for others; its outputs
+:math:`u_{target}, \Delta u`  the expected output and change: ``form="gradient"`` or ``form="inverse"`` of `attend`
+:math:`\gamma` (2)            ``gamma``
+(3)                           one pass of `attend`
+:math:`g, h` (figure 2)       `Microphones`
+mel and linear conversion     `MelFrames`, and `MelFrames.expected_change` for the way back
+============================  ==========================================================================================
 
 Waves are (channels, samples), spectra (channels, frequencies, frames), and those of many words a list of such.
 """
