@@ -1,0 +1,65 @@
+"""What the registry of methods knows."""
+
+from __future__ import annotations
+
+import json
+import string
+
+from counterflow.registry import Method, methods
+
+from .markup import DOCS, plain, table
+
+
+def methods_table() -> str:
+    """All registered methods and what each does."""
+    return table(
+        ("method", "site", "what it does"),
+        ((f"``{m.key}``", m.site, plain(m.summary)) for m in methods().values()),
+    )
+
+
+def declarations_table() -> str:
+    """What each method declares."""
+    return table(
+        ("method", "identity", "keeps the forward pass", "couples the batch", "homogeneous", "stateful", "random"),
+        ((f"``{m.key}``", *map(_mark, _declared(m))) for m in methods().values()),
+    )
+
+
+def _declared(method: Method) -> tuple[bool, ...]:
+    return (
+        method.identity,
+        method.keeps_forward,
+        method.batch_coupled,
+        method.homogeneous,
+        method.stateful,
+        method.random,
+    )
+
+
+def _mark(value: bool) -> str:
+    return "yes" if value else "–"
+
+
+def waivers_table() -> str:
+    """Contracts that methods cannot keep."""
+    rows = [
+        (f"``{method.key}``", f"``{contract}``", plain(waiver.reason), f"``{waiver.error.__name__}``")
+        for method in methods().values()
+        for contract, waiver in method.waivers.items()
+    ]
+    return table(("method", "contract", "why", "what a user sees"), rows) if rows else "No method waives a contract."
+
+
+def pairs_table(kind: str) -> str:
+    """Every ordered pair of methods on one kind of layers, as tests/contracts/pairs.py found it."""
+    cells = json.loads((DOCS / "combinations.json").read_text("utf-8"))[kind]
+    keys = list(dict.fromkeys(pair.split(", ")[0] for pair in cells))
+    reasons = list(dict.fromkeys(reason for reason in cells.values() if reason))
+    rows = []
+    for number, first in enumerate(keys, 1):
+        marks = [cells[f"{first}, {second}"] for second in keys]
+        shown = [f"({string.ascii_lowercase[reasons.index(each)]})" if each else "✓" for each in marks]
+        rows.append((f"{number} ``{first}``", *shown))
+    notes = [f"({string.ascii_lowercase[at]}) {plain(reason)}" for at, reason in enumerate(reasons)]
+    return "\n\n".join([table(("first, then →", *map(str, range(1, len(keys) + 1))), rows), *notes])
