@@ -9,7 +9,7 @@ JOBS ?= 2
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint torture bench docs combinations evidence browser clean
+.PHONY: help demo test lint torture bench benchmarks docs combinations evidence browser clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 12
@@ -52,8 +52,17 @@ $(PEERS): $(INSTALLED)
 		hmmlearn dynamax pomegranate
 	touch $@
 
-bench: $(INSTALLED) $(PEERS)  ## Time the library beside plain baselines, as ratios within one run
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(INSTALLED)  ## Print every benchmark's ratios with their targets, from the records; write the README's part
+	$(BIN)/python benchmarks/table.py --readme README.md
+
+# Each script writes its record, which the table is made of.
+MEASURED := probe tempering whitening variational competition choice density speech speech_files noise_control separation bptt
+benchmarks: $(INSTALLED) $(PEERS)  ## Measure all of that again (hours), beside plain baselines and other packages
+	for name in $(MEASURED); do \
+	  $(BIN)/python benchmarks/$$name.py --json evidence/benchmarks/$$name.json || exit 1; done
+	for corpus in an4 prompts; do \
+	  $(BIN)/python benchmarks/recognizer.py $$corpus --json evidence/benchmarks/recognizer.json || exit 1; done
+	$(MAKE) bench
 
 docs: $(INSTALLED)  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

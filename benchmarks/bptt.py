@@ -51,9 +51,12 @@ from counterflow import bptt
 from counterflow.lab.papers.bptt.ledger import Ledger
 from counterflow.lab.papers.bptt.timing import plain
 
+sys.path.insert(0, str(Path(__file__).parent))
+from common import bars
+
 WIDTH, BATCH, STEPS = 256, 64, 1000
 MEBI = 2**20
-OVERHEAD_BAR, CHUNK_BAR, TABLE_BAR, RESIDENT_SPARE = 1.10, 1.4, 5.0, 32 * MEBI
+RESIDENT_SPARE = 32 * MEBI
 TABLE_STEPS, TABLE_SLOTS = 10_000, 1000
 LONG_STEPS, LONG_BUDGET, PREFIX = 100_000, 256 * MEBI, 300
 INPUTS = "inputs.f32"
@@ -237,7 +240,7 @@ def overhead(repeats: int = 5) -> Iterator[dict[str, Any]]:
             **found,
             "over steps in turn": ratio(measured, bound)["ratio"],
             "over plain": ratio(measured, alone)["ratio"],
-            "pass": found["ratio"] <= OVERHEAD_BAR,
+            "pass": found["ratio"] <= bars.OVERHEAD,
         }
 
 
@@ -281,7 +284,7 @@ def peer(repeats: int = 5) -> Iterator[dict[str, Any]]:
             "segments call": root.calls,
             "least of segments": least,
             **timed,
-            "pass": ours.peak <= budget and (budget < root.peak or timed["ratio"] <= 1.0),
+            "pass": ours.peak <= budget and (budget < root.peak or timed["ratio"] <= bars.SEGMENTS),
         }
 
 
@@ -322,7 +325,7 @@ def table() -> Iterator[dict[str, Any]]:
             "internal cost": cost,
             "forwards": made.forwards,
             "seconds": seconds,
-            "pass": seconds <= TABLE_BAR,
+            "pass": seconds <= bars.TABLE,
         }
 
 
@@ -380,7 +383,7 @@ def chunks(repeats: int = 5) -> Iterator[dict[str, Any]]:
         "executed": ledger.calls,
         "forwards a step": option.forwards_per_step,
         **timed,
-        "pass": timed["ratio"] <= CHUNK_BAR and ledger.peak <= budget,
+        "pass": timed["ratio"] <= bars.CHUNKS and ledger.peak <= budget,
     }
 
 

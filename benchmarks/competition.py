@@ -18,6 +18,7 @@ import ctypes
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,9 @@ from torch import nn
 
 from counterflow import LocalWinnerTakeAll
 
-BARS = {("perceptron", 128, "plain"): {2: 1.05, 4: 1.08}, ("perceptron", 128, "compiled"): {2: 1.10, 4: 1.10}}
+sys.path.insert(0, str(Path(__file__).parent))
+from common import bars
+
 FLOOR = (4 + 4 + 1 + 4 + 1 + 4) / (4 + 4 + 8 + 4)
 
 
@@ -86,10 +89,10 @@ def ratios(name: str, batch: int, compiled: bool, repeats: int) -> dict[str, Any
             step()
             times[kind].append(time.process_time() - began)
     median = {kind: float(np.median(each[5:])) for kind, each in times.items()}
-    bars = BARS.get((name, batch, "compiled" if compiled else "plain"), {})
+    targets = bars.COMPETITION.get((name, batch, "compiled" if compiled else "plain"), {})
     row: dict[str, Any] = {"net": name, "batch": batch, "compiled": compiled, "relu ms": 1e3 * median["relu"]}
     row |= {kind: median[kind] / median["relu"] for kind in ("again", "2", "4")}
-    return row | {"pass": all(row[str(block)] <= bar for block, bar in bars.items()) if bars else None}
+    return row | {"pass": all(row[str(block)] <= bar for block, bar in targets.items()) if targets else None}
 
 
 def rows(repeats: int) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,10 +27,11 @@ import torch
 
 from counterflow.speech import Decoder, Grammar, Lexicon, Phoneme, PredictorBank, best_path, kernels
 
+sys.path.insert(0, str(Path(__file__).parent))
+from common import bars
+
 # How many times as fast the bare call has to be.
 BARS = {"librosa viterbi": 100, "hmmlearn": 100, "numpy rows": 100, "torch rows": 500, "librosa dtw": 20}
-PREDICTORS_MS = 20.0
-REAL_TIME = 0.01
 
 
 def median_time(call: Callable[[], object], repeats: int) -> float:
@@ -147,7 +149,7 @@ def predictors(repeats: int, frames: int = 1000) -> list[dict[str, Any]]:
     rows = []
     for name, bank in banks.items():
         seconds = median_time(lambda bank=bank: bank.costs(x), repeats)  # type: ignore[misc]
-        met = 1e3 * seconds < PREDICTORS_MS if name == "40 phonemes of 3" else None
+        met = 1e3 * seconds < bars.PREDICTORS_MS if name == "40 phonemes of 3" else None
         size = sum(each.numel() for each in bank.parameters())
         rows.append({"bank": name, "parameters": size, "milliseconds": 1e3 * seconds, "pass": met})
     return rows
@@ -167,7 +169,7 @@ def recognition(repeats: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[
         decoder = Decoder(lexicon, Grammar.loop(lexicon.pronunciations), phoneme)
         costs = torch.from_numpy(random.random((100 * seconds, 3 * len(lexicon.phones))))
         took = median_time(lambda decoder=decoder, costs=costs: decoder.decode(costs), repeats)  # type: ignore[misc]
-        met = took / seconds <= REAL_TIME if (words, seconds) == (100, 10) else None
+        met = took / seconds <= bars.REAL_TIME if (words, seconds) == (100, 10) else None
         rows.append({"words": words, "seconds": seconds, "real-time factor": took / seconds, "pass": met})
     return rows
 

@@ -49,6 +49,7 @@ from counterflow.lab.data import cifar10, mnist
 from counterflow.lab.papers.whitening import autoencoder
 
 sys.path.insert(0, str(Path(__file__).parent))
+from common import bars
 from common.racing import MORE, RATES, Kept, next_rate
 
 BATCH, STEPS = 128, 400
@@ -56,7 +57,7 @@ TUNING_SEED, SEEDS = 0, (1, 2, 3)
 WINDOW = 20  # updates over which a training loss is averaged
 PRONG_EVERY, PRONG_OFTEN, OTHERS_EVERY = 200, 40, 20
 DAMPING = 0.1  # of two-sided whitening
-STEP_BAR, PERIOD, SAMPLES = 1.5, 1000, 4096
+PERIOD, SAMPLES = 1000, 4096
 
 
 # ---------------------------------------------------------------------------------------------------------------- step
@@ -123,7 +124,7 @@ def step(blocks: int = 10, sizes: Sequence[int] = autoencoder.SIZES, period: int
         "share of projections": projection,
         "share of statistics": max(gathering, 0.0),
         "plain milliseconds": 1e3 * sum(seconds["plain"]) / (2 * period),
-        "pass": sum(seconds["white"]) / sum(seconds["plain"]) <= STEP_BAR,
+        "pass": sum(seconds["white"]) / sum(seconds["plain"]) <= bars.WHITENED_STEP,
     }
 
 

@@ -32,5 +32,5 @@ def test_each_net_is_timed_beside_relu(bench: Any, net: str) -> None:
 
 def test_the_bar_decides(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for bar, verdict in ((1e9, True), (0.0, False)):
-        monkeypatch.setitem(bench.BARS, ("perceptron", 3, "plain"), {2: bar})
+        monkeypatch.setitem(bench.bars.COMPETITION, ("perceptron", 3, "plain"), {2: bar})
         assert bench.ratios("perceptron", 3, compiled=False, repeats=1)["pass"] is verdict

@@ -1,0 +1,16 @@
+"""The targets that scripts and the table of all ratios share, where records do not hold them. They were set before the
+code was written.
+"""
+
+# Backpropagation through time: over the plan's cost, over segments at equal memory, fused chunks over one call of
+# nn.LSTM, seconds for the mixed strategy's table.
+OVERHEAD, SEGMENTS, CHUNKS, TABLE = 1.10, 1.0, 1.4, 5.0
+
+# Competing units: over ReLU's step, by net, batch and form, and by block.
+COMPETITION = {("perceptron", 128, "plain"): {2: 1.05, 4: 1.08}, ("perceptron", 128, "compiled"): {2: 1.10, 4: 1.10}}
+
+# Speech: milliseconds for all predictions of 10 s, and the real-time factor of recognition.
+PREDICTORS_MS, REAL_TIME = 20.0, 0.01
+
+# Whitening: over a step of plain SGD.
+WHITENED_STEP = 1.5

@@ -1,0 +1,92 @@
+"""The table of all ratios says what the committed records say, and so does the README."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import operator
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "benchmarks" / "table.py"
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location("benchmark_table", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def verdicts(found: Any) -> Iterator[bool]:
+    """All that a record says passed or did not, however deep."""
+    if isinstance(found, list):
+        for each in found:
+            yield from verdicts(each)
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            if key == "pass":
+                yield from (value.values() if isinstance(value, dict) else [value] if value is not None else [])
+            else:
+                yield from verdicts(value)
+
+
+def test_the_readme_is_written_from_the_records(table: Any) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert table.with_block(text, table.readme_block(table.measured())) == text, "write it by `make bench`"
+
+
+def test_every_benchmark_has_a_record_and_a_place(table: Any) -> None:
+    scripts = {path.stem for path in SCRIPT.parent.glob("*.py")} - {"table"}
+    assert scripts == set(table.BENCHMARKS)
+    without = scripts - set(table.measured())
+    assert without <= {"probe"}  # which wants a machine to itself
+    assert all(f"no record: benchmarks/{name}.py" in table.plain_text(table.measured()) for name in without)
+
+
+def test_what_a_record_calls_missed_is_shown_as_missed(table: Any) -> None:
+    for name, rows in table.measured().items():
+        record = json.loads((ROOT / "evidence" / "benchmarks" / f"{name}.json").read_text("utf-8"))
+        said = [*verdicts(record)]
+        missed = [row for row in rows if row.met is False]
+        assert (False in said) == bool(missed), name
+        assert len(missed) >= said.count(False), name
+        assert all(row.verdict == "missed" for row in missed)
+
+
+def test_no_target_is_met_by_a_number_on_its_wrong_side(table: Any) -> None:
+    inside = {"at most": operator.le, "below": operator.lt, "at least": operator.ge}
+    for rows in table.measured().values():
+        assert [row for row in rows if row.met and not inside[row.sign](row.value, row.bar)] == []
+
+
+def test_the_number_decides_where_the_record_does_not(table: Any) -> None:
+    held = sys.modules["common.ratios"].held
+    assert held("a step", 1.2, "at most", 1.1).verdict == "missed"
+    assert held("a step", 1.1, "below", 1.1).verdict == "missed"
+    assert held("times as fast", 12.0, "at least", 12.0).verdict == "met"
+    assert held("a step", 1.0, "at most", 1.1, False).verdict == "missed"  # the record may ask for more
+    assert held("a step", 1.0, "at most", None, True).verdict == ""
+
+
+def test_the_terminals_table_has_every_row_and_the_counts(table: Any) -> None:
+    found = table.measured()
+    text = table.plain_text(found)
+    rows = [row for each in found.values() for row in each]
+    assert all(row.what in text for row in rows)
+    missed = sum(row.met is False for row in rows)
+    assert text.endswith(f"targets met, {missed} missed")
+
+
+def test_a_file_without_the_marks_is_refused(table: Any) -> None:
+    with pytest.raises(ValueError, match="there is no place for the table"):
+        table.with_block("# A readme\n", "| a |")
