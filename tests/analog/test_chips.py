@@ -141,6 +141,13 @@ def test_a_diverging_step_is_reported_and_leaves_the_chip_as_it_was() -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_silence_at_first_is_not_taken_for_divergence() -> None:
+    x, d = task()
+    x[:5] = d[:5] = 0.0  # the chip's offsets give an output all the same
+    output, _ = ChipPerceptron(**SIZES, device=PAPER).run(x, d)
+    assert output[0] != 0
+
+
 def test_another_seed_is_another_chip() -> None:
     x, d = task()
     state = ChipPerceptron(**SIZES).state()

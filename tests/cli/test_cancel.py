@@ -188,6 +188,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, capsys):
         (["--plot", "six.xyz"], "suffix"),
         (["--step", "1e9"], "LMS diverged"),
         (["--taps", "0"], "taps is 0"),
+        (["--taps", "99999999"], "--taps is 99999999, and the noise has"),
         (["--block", "8"], "--block is of fxlms"),
         (["--compare", "lms,nlms", "--domain", "frequency"], "--domain is of fxlms"),
         (["--controller", "fxlms", "--block", "0"], "block is 0"),

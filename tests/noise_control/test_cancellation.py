@@ -217,6 +217,7 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         lambda: cancel(x, bits=0): "bits is 0; give a whole number >= 1",
         lambda: cancel(x, used=1.5): "used is 1.5; give a fraction",
         lambda: cancel(x, budget=0, controller="lms"): "budget is 0",
+        lambda: cancel(x, taps=100): "taps is 100, and the noise has 100 samples",
         lambda: cancel(x, controller="lms", step=1e6): "LMS diverged",
         lambda: causal_margin([0.0], [1.0]): "primary is silent",
         lambda: Measures(0, 8000): "samples is 0",

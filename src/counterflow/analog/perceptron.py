@@ -78,6 +78,8 @@ class ChipPerceptron(Controller):
         synapse_chips: int = SYNAPSE_CHIPS,
     ) -> None:
         super().__init__(taps)
+        # The biases' input is a sample as well: offsets alone give an output before any sound has come.
+        self._arrays["peak"] = np.ones(1)
         self.hidden, self.step = count(hidden, "hidden"), positive(step, "step")
         check_size(taps, hidden, 1, synapse_chips)
         check_rule(rule, output)

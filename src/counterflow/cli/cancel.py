@@ -142,7 +142,7 @@ def cancel_command(
 
     from counterflow.audio import Recording
     from counterflow.noise_control import Design, Scene
-    from counterflow.noise_control.cancellation import warnings_of
+    from counterflow.noise_control.cancellation import check_taps, warnings_of
 
     recording = Recording.open(noise)
     heard, response = _paths(recording.rate, channel, primary, secondary, room, reverberation)
@@ -152,6 +152,7 @@ def cancel_command(
     stream = sys.stderr if json == "-" else sys.stdout
     clipped = _Clipping(recording)
     acoustics = scene.measure(clipped.watch())
+    check_taps(taps, recording.frames, "--taps")
     warnings = [*clipped.warnings(), *warnings_of(scene)]
     if recording.channels > 1:
         warnings.append(f"{noise} has {recording.channels} channels; their mean is used")

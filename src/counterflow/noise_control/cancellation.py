@@ -30,6 +30,14 @@ def _known(controller: str) -> None:
         raise InputError(f"controller is {controller!r}; give one of {', '.join(CONTROLLERS)}")
 
 
+def check_taps(taps: int, samples: int, option: str = "taps") -> None:
+    """Raise InputError for a delay line that no sample of the noise would ever fill."""
+    if taps >= samples:
+        raise InputError(
+            f"{option} is {taps}, and the noise has {samples} samples; a delay line has to be shorter than the noise"
+        )
+
+
 def choose_step(controller: str, design: Design, heard: Heard, power: float, budget: int = 10) -> Tuned:
     """Try as many steps as the budget has, each with a fresh controller, and take the best.
 
@@ -232,6 +240,7 @@ def cancel(
         raise InputError(f"block and domain are of fxlms, and controller is {controller!r}; leave them out")
     if not len(x):
         raise InputError("noise is empty; give at least one sample")
+    check_taps(count(taps, "taps"), len(x))
     converters: dict[str, Any] = {"quantized": quantized, "bits": bits, "used": used}
     loudspeaker: dict[str, Any] = {"sign": sign, "place": place, "slope": slope}
     scene = Scene.parse(channel, secondary, distortion, level, seed=seed, **loudspeaker, **converters)
