@@ -70,13 +70,17 @@ def test_the_pages_examples_run(page: Path) -> None:
 
 
 EXAMPLES = {
-    "diverse_readers": (20, 1),
+    "attend_with_doubt": ("", 1, 1, 1),
+    "diverse_readers": ("", 1, 1, 10),
     "see_the_error": ("error.png",),
     "long_sequence": (40, "32KiB", 3),
     "own_transform": (),
+    "predictors_on_a_chip": ("", 1, 1),
+    "temper_density_nets": ("", 1, 1),
     "temper_family_relations": (20,),
     "three_architectures": (),
     "train_on_a_chip": (1,),
+    "whiten_behind_noise": ("", 1, 1),
     "whiten_digits": (20,),
 }
 
@@ -91,7 +95,7 @@ def test_the_examples_run(name: str, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_no_example_is_left_out() -> None:
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "models"}
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "comparison", "models"}
 
 
 # Commands exist
