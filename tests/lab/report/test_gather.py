@@ -11,7 +11,7 @@ import pytest
 
 from counterflow.exceptions import RecordError
 from counterflow.lab.report import TableExhibit, assemble, gather, read_sections, select
-from counterflow.lab.trials import Claim, Group, Measurement, Outcome, Paper, Record, Trial
+from counterflow.lab.trials import Claim, Digest, Group, Measurement, Outcome, Paper, Record, Trial
 from counterflow.lab.trials.record import FORMAT_VERSION, pack, trial_key, write_record
 
 SIZES = {"smoke": 2, "laptop": 20, "paper": 200}
@@ -85,6 +85,7 @@ def one_paper(monkeypatch):
     monkeypatch.setattr(gather, "paper_keys", lambda: ("toy",))
     monkeypatch.setattr(gather, "load_paper", lambda key: PAPER)
     monkeypatch.setattr(gather, "claims_of", lambda key: CLAIMS)
+    monkeypatch.setattr(gather, "digest_of", lambda key: Digest("It learns.", ("epochs",)))
 
 
 @pytest.fixture
@@ -108,6 +109,7 @@ def test_a_section_holds_every_claim_with_its_command_and_cost():
     assert missing.reason == "no finished trial of the laptop profile measures it"
     assert missing.command == ""
     assert section.seconds == 6.0
+    assert (section.says, section.headline) == ("It learns.", ("epochs",))
     assert section.environments == [ENVIRONMENT]
     assert [len(exhibit.rows) for exhibit in section.exhibits] == [3]
     assert section.notes == []

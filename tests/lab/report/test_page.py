@@ -81,6 +81,17 @@ def test_every_claim_is_there_with_its_verdict(tags, sections):
     assert links <= {f"#{identity}" for identity in identities}
 
 
+def test_the_overview_shows_what_a_paper_says_and_the_claims_that_carry_it(sections, tmp_path):
+    shown = [claim.id for claim in sections[0].claims[:2]]
+    short = replace(sections[0], says="Learning gets <faster>.", headline=shown)
+    html = write_report([short, *sections[1:]], tmp_path / "r.html", profile="laptop").read_text("utf-8")
+    [article] = re.findall(rf'<article data-paper="{short.key}">.*?</article>', html, flags=re.DOTALL)
+    assert "Learning gets &lt;faster&gt;." in article
+    assert re.findall(r'data-claim="([^"]*)"', article) == shown
+    # All of them stand in the paper's own section.
+    assert len(re.findall(rf'<tr [^>]*data-paper="{short.key}" data-claim=', html)) == len(short.claims)
+
+
 def test_papers_can_be_chosen_where_there_are_several(tags, sections, tmp_path):
     assert [a["value"] for tag, a in tags if tag == "option"] == ["", *(section.key for section in sections)]
     alone = write_report(sections[:1], tmp_path / "r.html", profile="laptop").read_text("utf-8")

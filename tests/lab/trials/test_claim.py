@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from counterflow.exceptions import InputError
-from counterflow.lab.trials import claims_of, paper_keys, read_claims
+from counterflow.lab.trials import Digest, claims_of, digest_of, paper_keys, read_claims
+from counterflow.lab.trials.claim import read_digest
 
 GOOD = 'id = "a"\nclaim = "It is so."\nkind = "value"\nvalue = 2438.0\n'
 
@@ -82,3 +83,22 @@ def test_the_claims_of_every_paper_are_well_formed(key: str) -> None:
 def test_an_unknown_paper_is_refused_with_those_that_are_known(trace: Path) -> None:
     with pytest.raises(InputError, match=r"no paper 'nobody' here; known are .*\btoy\b"):
         claims_of("nobody")
+
+
+@pytest.mark.parametrize("key", paper_keys())
+def test_every_paper_says_what_it_claims_and_which_claims_carry_it(key: str) -> None:
+    digest = digest_of(key)
+    assert digest.says.endswith(".")
+    assert 4 <= len(digest.headline) <= 7
+
+
+def test_a_headline_of_other_claims_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    claims = path.read_text()
+    path.write_text('says = "It works."\nheadline = ["a"]\n' + claims)
+    assert read_digest(path) == Digest("It works.", ("a",))
+    assert len(read_claims(path)) == 1
+    for head, message in {'headline = ["b"]': "headline: there is no claim 'b'", "says = 3": "says"}.items():
+        path.write_text(head + "\n" + claims)
+        with pytest.raises(InputError, match=message):
+            read_digest(path)

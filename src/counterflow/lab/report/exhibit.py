@@ -88,6 +88,8 @@ class Section:
         environments: What the trials ran on, one mapping for each different one.
         seconds: Computing time of all its trials together.
         notes: Remarks for the reader, a paragraph each.
+        says: What the paper claims, in a sentence or two.
+        headline: The ids of the claims that the overview shows; all of them if there are none.
     """
 
     key: str
@@ -99,3 +101,5 @@ class Section:
     environments: Sequence[Mapping[str, object]] = ()
     seconds: float = 0.0
     notes: Sequence[str] = ()
+    says: str = ""
+    headline: Sequence[str] = ()

@@ -9,7 +9,7 @@ from typing import cast, get_args
 
 from counterflow.exceptions import RecordError
 from counterflow.lab.report.exhibit import Exhibit, Section
-from counterflow.lab.trials import Paper, Profile, Record, Trial, claims_of, judge, load_paper, paper_keys
+from counterflow.lab.trials import Paper, Profile, Record, Trial, claims_of, digest_of, judge, load_paper, paper_keys
 from counterflow.lab.trials.record import canonical, read_environments, read_record, unpack
 
 __all__ = ["assemble", "read_sections", "select"]
@@ -46,6 +46,7 @@ def assemble(
         for result in results
     ]
     used = dict.fromkeys(record.environment for record in done)
+    digest = digest_of(paper.key)
     return Section(
         key=paper.key,
         title=paper.title,
@@ -57,6 +58,8 @@ def assemble(
         environments=[dict((environments or {})[name]) for name in used if name in (environments or {})],
         seconds=sum(record.seconds for record in done),
         notes=_unfinished(records),
+        says=digest.says,
+        headline=digest.headline,
     )
 
 

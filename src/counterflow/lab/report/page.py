@@ -80,6 +80,7 @@ class _PaperView:
     summary: str
     counts: Mapping[str, int]
     claims: Sequence[_ClaimView]
+    headline: Sequence[_ClaimView]
     differences: Sequence[Difference]
     exhibits: Sequence[_FigureView | _TableView]
     environment_rows: Sequence[tuple[str, Sequence[str]]]
@@ -118,7 +119,7 @@ def write_report(sections: Sequence[Section], path: Path | str, *, profile: str)
     environment.filters |= {"number": format_number, "seconds": format_seconds, "slug": _slug}
     templates = importlib.resources.files("counterflow.lab.report") / "templates"
     claims = [claim for section in sections for claim in section.claims]
-    axis = axis_for(claims)
+    axis = axis_for([claim for section in sections for claim in _headline(section)])
     html = environment.get_template("page.html.jinja").render(
         profile=profile,
         papers=[_paper_view(section, axis, markupsafe.Markup) for section in sections],
@@ -162,12 +163,19 @@ def summary(claims: Sequence[ClaimResult]) -> str:
     return f"{len(claims)} claim{'s' if len(claims) != 1 else ''}: {', '.join(parts)}."
 
 
+def _headline(section: Section) -> list[ClaimResult]:
+    """The claims that the overview shows."""
+    return [claim for claim in section.claims if not section.headline or claim.id in section.headline]
+
+
 def _paper_view(section: Section, axis: Axis, markup: type[Any]) -> _PaperView:
+    claims = [_claim_view(section, claim, axis) for claim in section.claims]
     return _PaperView(
         section=section,
         summary=summary(section.claims),
         counts=_count(VERDICTS, (claim.verdict for claim in section.claims)),
-        claims=[_claim_view(section, claim, axis) for claim in section.claims],
+        claims=claims,
+        headline=[view for view in claims if view.claim in _headline(section)],
         differences=differences(section),
         exhibits=[_exhibit_view(section, number, exhibit, markup) for number, exhibit in enumerate(section.exhibits)],
         environment_rows=_environment_rows(section.environments),

@@ -9,9 +9,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("lab", "the lab") from error
 
-from counterflow.lab.trials.claim import Claim, Kind, read_claims
+from counterflow.lab.trials.claim import Claim, Digest, Kind, read_claims
 from counterflow.lab.trials.finding import find
-from counterflow.lab.trials.paper import Paper, Profile, claims_of, load_paper, paper_keys
+from counterflow.lab.trials.paper import Paper, Profile, claims_of, digest_of, load_paper, paper_keys
 from counterflow.lab.trials.record import Record, Status, pack, read_environments, read_record, unpack
 from counterflow.lab.trials.runner import outstanding, require_writable, run
 from counterflow.lab.trials.trial import Context, Json, Outcome, Trial
@@ -21,6 +21,7 @@ __all__ = [
     "Claim",
     "ClaimResult",
     "Context",
+    "Digest",
     "Group",
     "Json",
     "Kind",
@@ -34,6 +35,7 @@ __all__ = [
     "Trial",
     "Verdict",
     "claims_of",
+    "digest_of",
     "find",
     "judge",
     "load_paper",

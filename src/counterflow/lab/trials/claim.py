@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from counterflow.exceptions import InputError
 
-__all__ = ["Claim", "Kind", "read_claims"]
+__all__ = ["Claim", "Digest", "Kind", "read_claims", "read_digest"]
 
 Kind = Literal["value", "exact", "ratio", "order", "effect", "equivalence", "bound"]
 
@@ -116,13 +116,12 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
     Raises:
         InputError: The file is no TOML, or a claim in it is malformed; file, claim and field are named.
     """
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
-    unknown = sorted(set(table) - {"claim"})
+    table = _table(path)
+    unknown = sorted(set(table) - {"claim", *msgspec.structs.asdict(Digest())})
     if unknown or not isinstance(table.get("claim"), list):
-        raise InputError(f"{path}: holds [[claim]] tables only, not {', '.join(unknown) or 'nothing'}")
+        raise InputError(
+            f"{path}: holds says, headline and [[claim]] tables only, not {', '.join(unknown) or 'nothing'}"
+        )
     claims: list[Claim] = []
     for position, entry in enumerate(table["claim"]):
         name = entry.get("id", f"number {position + 1}") if isinstance(entry, dict) else position + 1
@@ -134,3 +133,44 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
             raise InputError(f"{path}: claim {name}: the id is used twice")
         claims.append(claim)
     return tuple(claims)
+
+
+class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A paper in a few words, for the report's first page.
+
+    Args:
+        says: What the paper claims, in a sentence or two of ours.
+        headline: The ids of the claims that carry it; all of them if there are none.
+    """
+
+    says: str = ""
+    headline: tuple[str, ...] = ()
+
+
+def read_digest(path: Path) -> Digest:
+    """Read what stands in a ``published.toml`` before its claims.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file is no TOML, or the headline is not made of its claims' ids.
+    """
+    table = _table(path)
+    ids = {claim.id for claim in read_claims(path)}
+    table.pop("claim")
+    try:
+        digest = msgspec.convert(table, Digest)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {error}") from error
+    for name in digest.headline:
+        if name not in ids:
+            raise InputError(f"{path}: headline: there is no claim {name!r}")
+    return digest
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from counterflow.exceptions import InputError
-from counterflow.lab.trials.claim import Claim, read_claims
+from counterflow.lab.trials.claim import Claim, Digest, read_claims, read_digest
 from counterflow.lab.trials.record import Record
 from counterflow.lab.trials.trial import Context, Outcome, Trial
 from counterflow.lab.trials.verdict import ClaimResult, Measurement
 
-__all__ = ["Paper", "Profile", "claims_of", "load_paper", "paper_keys"]
+__all__ = ["Paper", "Profile", "claims_of", "digest_of", "load_paper", "paper_keys"]
 
 Profile = Literal["smoke", "laptop", "paper"]
 
@@ -104,3 +104,16 @@ def claims_of(key: str) -> tuple[Claim, ...]:
     """
     _require_known(key)
     return read_claims(_folders()[key] / "published.toml")
+
+
+def digest_of(key: str) -> Digest:
+    """What a paper says in a few words, and which claims carry it.
+
+    Args:
+        key: As `paper_keys` has it.
+
+    Raises:
+        InputError: There is no such paper, or its file is malformed.
+    """
+    _require_known(key)
+    return read_digest(_folders()[key] / "published.toml")

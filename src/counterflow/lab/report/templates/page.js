@@ -80,7 +80,7 @@
   const claims = [...document.querySelectorAll("[data-claim]")];
   const paper = document.getElementById("paper"); // not there with one paper only
   const blocks = [...document.querySelectorAll(".overview > article, .paper")];
-  const total = document.querySelectorAll("li[data-claim]").length;
+  const total = document.querySelectorAll("tr[data-claim]").length;
 
   const apply = () => {
     const chosen = (name) =>
@@ -96,7 +96,7 @@
       block.hidden = !among(block);
       block.querySelector(".none").hidden = block.querySelector("[data-claim]:not([hidden])") !== null;
     }
-    const shown = document.querySelectorAll("li[data-claim]:not([hidden])").length;
+    const shown = document.querySelectorAll("tr[data-claim]:not([hidden])").length;
     document.getElementById("shown").textContent =
       shown === total ? `All ${total} claims are shown.` : `${shown} of ${total} claims are shown.`;
     document.getElementById("all").hidden = shown === total;
