@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -158,6 +163,82 @@ def test_every_verb_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> No
     if verb == "reproduce":
         for words in ("under a minute", "two hours", "counterflow reproduce tempering", "kill -9", "Ctrl-C"):
             assert words in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_action_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = VERBS[verb]
+    function = getattr(importlib.import_module(f"counterflow.cli.{entry.module}"), entry.function)
+    action = get_type_hints(function).get("action")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    text = capsys.readouterr().out
+    examples = re.findall(rf"^ +counterflow {verb}\b(.*)$", text[text.index("For example") :], re.M)
+    assert examples
+    for each in get_args(action):
+        assert any(example.split()[:1] == [each] for example in examples), f"{verb} {each}"
+
+
+def test_exit_codes_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.rst").read_text("utf-8")
+    assert re.findall(r"^(\d+) +\S", page, re.M) == ["0", "1", "2", "130", "141"]
+
+
+@contextlib.contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Standard output and standard error are a terminal; what it was sent."""
+    shown: list[str] = []
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w", encoding="utf-8") as screen, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", screen)
+        patch.setattr(sys, "stderr", screen)
+
+        def read() -> None:
+            with contextlib.suppress(OSError):  # the end of a terminal
+                while data := os.read(master, 4096):
+                    shown.append(data.decode("utf-8", "replace"))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            yield shown
+        finally:
+            screen.flush()
+    reader.join(10)
+    os.close(master)
+
+
+COLOR = r"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7])[;m]"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_colors_are_for_terminals_without_no_color(
+    tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["reproduce", "toy", "--out", str(tmp_path / "out"), "--no-report"]
+    assert main(run) == 0  # the records are there now, and the rest is printing
+    assert main(["plan", "--stepps", "3"]) == 2
+    printed = capsys.readouterr()
+    assert "reproduced" in printed.out
+    assert "\x1b" not in printed.out + printed.err
+    for no_color in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TERM", "xterm-256color")
+            for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM"):
+                patch.delenv(name, raising=False)
+            if no_color:
+                patch.setenv("NO_COLOR", "1")
+            with terminal(patch) as shown:
+                assert main(run) == 0
+            table = "".join(shown)
+            with terminal(patch) as shown:
+                with contextlib.suppress(SystemExit):
+                    main(["plan", "--help"])
+                assert main(["plan", "--stepps", "3"]) == 2
+        told = "".join(shown)
+        assert "reproduced" in table
+        assert "usage: counterflow plan" in re.sub(r"\x1b\[[0-9;]*m", "", told)
+        assert [bool(re.search(COLOR, text)) for text in (table, told)] == [not no_color] * 2
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +157,47 @@ def test_transcripts_are_aligned(place, tmp_path, capsys):
     assert edges[0] == 0
     seconds = soundfile.info(place / "test" / "0.wav").duration
     assert edges[-1] == pytest.approx(seconds, abs=1e-4)
+    tiers = read_by_praat(target / "0.TextGrid")
+    assert list(tiers) == ["words", "phones"]
+    assert [text for _, _, text in tiers["words"] if text] == said
+    assert [text for _, _, text in tiers["phones"] if text] == [p for word in said for p in WORDS[word].split()]
+    found = [edge for start, end, _ in tiers["phones"] for edge in (start, end)]
+    assert found == pytest.approx(edges, abs=1e-5)
+
+
+def read_by_praat(path: Path) -> dict[str, list[tuple[float, float, str]]]:
+    """The intervals of each tier, as Praat itself reads them."""
+    parselmouth = pytest.importorskip("parselmouth")
+    grid = parselmouth.Data.read(str(path))
+
+    def ask(what: str, *numbers: int) -> Any:
+        return parselmouth.praat.call(grid, what, *numbers)
+
+    return {
+        ask("Get tier name", tier): [
+            (
+                ask("Get start time of interval", tier, each),
+                ask("Get end time of interval", tier, each),
+                ask("Get label of interval", tier, each),
+            )
+            for each in range(1, ask("Get number of intervals", tier) + 1)
+        ]
+        for tier in range(1, ask("Get number of tiers") + 1)
+    }
+
+
+def test_praat_reads_any_word(tmp_path):
+    from counterflow.cli.captions import textgrid
+    from counterflow.speech import Segment
+
+    words = [('say "no"', 0.1, 0.4), ("naïve", 0.4, 0.75), ("日本", 0.8, 1.0)]
+    path = tmp_path / "a.TextGrid"
+    path.write_bytes(textgrid(1.25, {"words": [Segment(*each) for each in words], "none": []}).encode())
+    tiers = read_by_praat(path)
+    assert [(text, start, end) for start, end, text in tiers["words"] if text] == [
+        (text, pytest.approx(start), pytest.approx(end)) for text, start, end in words
+    ]
+    assert tiers["none"] == [(0.0, 1.25, "")]
 
 
 def test_a_corpus_is_checked_before_training(place, tmp_path, capsys):

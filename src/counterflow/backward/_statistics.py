@@ -52,6 +52,7 @@ class ErrorStatistics:
         self._history = np.empty((0, 1 + len(STATISTICS)))
         self._stride = 1
         self._read_steps = 0
+        self._window = np.zeros((2, len(STATISTICS)))  # the same sums and numbers, since `recent` was asked last
 
     def add(self, error: Tensor, batch: int, step: int, period: int) -> None:
         """Take in one error.
@@ -90,6 +91,7 @@ class ErrorStatistics:
         """Forget the drift seen so far, since what follows is taken over another number of steps."""
         self._read()
         self._sum[-1] = self._number[-1] = 0.0
+        self._window[:, -1] = 0.0
 
     def release(self) -> None:
         """Read everything and free the memory on the device."""
@@ -109,6 +111,37 @@ class ErrorStatistics:
         """The numbers of the steps, and each statistic in them: NaN where undefined, thinned out where many."""
         points = np.concatenate([self._history, self._derive()])
         return {name: points[:, column] for column, name in enumerate(("step", *STATISTICS))}
+
+    def recent(self) -> dict[str, float | None]:
+        """As `averages`, over the steps since this was asked last."""
+        self._read()
+        total, number = self._window
+        self._window = np.zeros_like(self._window)
+        return {name: float(t / n) if n else None for name, t, n in zip(STATISTICS, total, number, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on as if nothing had happened."""
+        self._read()
+        return {
+            "counts": [self.steps, self._step, self._features, int(self._whole), self._stride, self._read_steps],
+            "averages": torch.from_numpy(np.stack([self._sum, self._number, *self._window])),
+            "history": torch.from_numpy(self._history.copy()),
+            "sums": self._sums[self._now].cpu().clone() if self._features else torch.empty(0),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned, on a CPU; on another device drift begins anew."""
+        self.steps, self._step, self._features, whole, self._stride, self._read_steps = state["counts"]
+        self._whole = bool(whole)
+        numbers = state["averages"].cpu().numpy().copy()
+        self._sum, self._number, self._window = numbers[0], numbers[1], numbers[2:]
+        self._history = state["history"].cpu().numpy().copy()
+        self._counts.clear()
+        self._now = 0
+        self._sums = torch.zeros(2, self._features, dtype=torch.float64)
+        self._sums[0] = state["sums"].cpu()
+        self._records = torch.zeros(_PENDING, 5, dtype=torch.float64)
+        self._views = (self._sums.numpy(), self._records.numpy())
 
     def _begin(self, features: int, device: torch.device, step: int, period: int) -> None:
         moved = not self._features or self._records.device != device
@@ -136,6 +169,7 @@ class ErrorStatistics:
         values, known = _known(points)
         self._sum += values.sum(0)
         self._number += known.sum(0)
+        self._window += np.stack([values.sum(0), known.sum(0)])
         offset = -self._read_steps % self._stride
         self._read_steps += len(points)
         self._history = np.concatenate([self._history, points[offset :: self._stride]])

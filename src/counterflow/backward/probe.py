@@ -27,7 +27,7 @@ import itertools
 import math
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from statistics import median
 from time import perf_counter
@@ -127,6 +127,47 @@ class Probe(Handle):
         if self.every > 1:
             title += f", every {_ordinal(self.every)} looked at"
         draw(path, layers, title)
+
+    def recent(self) -> dict[str, dict[str, float | None]]:
+        """The averages of the table over the steps since this was asked last: what a logger wants every k steps.
+
+        Returns:
+            By layer, each statistic by name; None where it was not defined, or no error was seen.
+        """
+        return {name: statistics.recent() for name, _, statistics in self._seen()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, as tensors and numbers: for a checkpoint between two steps."""
+        layers = {
+            watch.name: {
+                "arrival": watch.arrival,
+                "outputs": {path: statistics.state() for path, statistics in watch.statistics.items()},
+            }
+            for watch in self._watches
+        }
+        clock = self._clock
+        return {"step": clock.step, "every": clock.every, "chosen": clock.chosen, "layers": layers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, as if nothing had happened in between.
+
+        Raises:
+            InputError: If the probe that was saved looked at other layers.
+        """
+        mine, saved = {watch.name for watch in self._watches}, set(state["layers"])
+        if mine != saved:
+            other = ", ".join(map(repr, sorted(mine ^ saved)))
+            raise InputError(f"the saved probe looked at other layers (the two differ in {other}); give it the same")
+        clock = self._clock
+        clock.step = int(state["step"])
+        if state["chosen"]:
+            clock.settle(int(state["every"]))
+        for watch in self._watches:
+            entry = state["layers"][watch.name]
+            watch.arrival = entry["arrival"]
+            watch.statistics = {path: ErrorStatistics() for path in entry["outputs"]}
+            for path, statistics in watch.statistics.items():
+                statistics.restore(entry["outputs"][path])
 
     def _seen(self, by_arrival: bool = False) -> list[tuple[str, _Watch, ErrorStatistics]]:
         """Name, watch and statistics of every output whose error was seen; the first such bears the layer's name."""
@@ -253,6 +294,10 @@ class _Clock:
             elif compiled or not self.counts_forward:
                 self._advance()
         return self._sampled or (self.counts_forward and not compiled)
+
+    def settle(self, every: int) -> None:
+        """Take over a k that was chosen before a restart."""
+        self.every, self.chosen, self._choosing = every, True, False
 
     def _advance(self) -> None:
         self.step += 1

@@ -16,7 +16,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from counterflow.exceptions import CounterflowError, InputError
@@ -152,12 +152,26 @@ def _parse(verb: str, arguments: list[str]) -> Callable[[], int]:
         return filled
 
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), _colors_as_asked():
             return parse()
     except SystemExit as stop:
         if stop.code in (0, None):  # --help was asked for and printed
             raise
     raise InputError(f"{_refusal(parse)}; counterflow {verb} --help says more")
+
+
+@contextlib.contextmanager
+def _colors_as_asked() -> Iterator[None]:
+    """Where NO_COLOR is set, let tyro print into a buffer: on a terminal it would color its help all the same."""
+    if not os.environ.get("NO_COLOR"):
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        sys.stdout.write(printed.getvalue())
 
 
 def _refusal(parse: Callable[[], object]) -> str:

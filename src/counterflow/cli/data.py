@@ -29,7 +29,7 @@ def data_command(
 
     For example:
 
-        counterflow data
+        counterflow data list
         counterflow data check mnist fsdd
         counterflow data where --json -
 

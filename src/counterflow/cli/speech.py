@@ -73,10 +73,12 @@ def speech_command(
 
     For example:
 
+      counterflow speech example corpus --count 100
       counterflow speech check corpus
       counterflow speech train corpus --out model
       counterflow speech transcribe model call.wav --as srt
       counterflow speech align model corpus --textgrid grids
+      counterflow speech evaluate model other-corpus --grammar loop
 
     Training that was stopped, even with kill -9, goes on where it was when the same command is given again.
 

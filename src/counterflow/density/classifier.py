@@ -207,10 +207,11 @@ class RelativeDensityClassifier:
         """The probability of each class, shape (sequences, classes), in the order of ``classes_``.
 
         Raises:
-            InputError, ShapeError: If a sequence cannot be used, or the classifier has not been fitted.
+            InputError, ShapeError: If a sequence cannot be used, or the classifier has not been fitted (an error that
+                is scikit-learn's ``NotFittedError``, too, where that is installed).
         """
         if not hasattr(self, "net_"):
-            raise InputError("this classifier has not been fitted; call fit(sequences, labels) first")
+            raise _not_fitted()
         sequences = _tensors(X)
         if sequences[0].shape[1] != self.n_features_in_:
             raise ShapeError(f"X has {sequences[0].shape[1]} features a frame; {self.n_features_in_} were fitted")
@@ -303,6 +304,17 @@ class RelativeDensityClassifier:
             return ComparativeDensityNet(*sizes, self.n_hidden, first_scale=self.weight_scale, **options)
         kind = RelativeDensityNet if self.net == "rdn" else ComparativeDensityNet1
         return kind(*sizes, **options)
+
+
+def _not_fitted() -> InputError:
+    """The error of a classifier that was not fitted; where scikit-learn is installed, it is its own kind, too."""
+    try:
+        from sklearn.exceptions import NotFittedError
+    except ImportError:
+        kind: type[InputError] = InputError
+    else:
+        kind = type("NotFittedError", (InputError, NotFittedError), {})
+    return kind("this classifier has not been fitted; call fit(sequences, labels) first")
 
 
 def _tensors(X: Sequence[ArrayLike]) -> list[Tensor]:
