@@ -50,6 +50,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "waivers": registry.waivers_table,
     "papers": lab.papers_table,
     "claims": lab.claims_table,
+    "failed": lab.failed_table,
     "datasets": lab.datasets_table,
     "help": commands.command_help,
     "commands": commands.commands,

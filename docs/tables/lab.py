@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from counterflow.lab import data
 from counterflow.lab.trials import claims_of, load_paper, paper_keys
 
-from .markup import plain, table
+from .markup import DOCS, plain, table
 
 
 def papers_table() -> str:
@@ -25,6 +27,22 @@ def claims_table(key: str) -> str:
         number += "" if claim.spread is None else f" ± {claim.spread:g}"
         rows.append((f"``{claim.id}``", plain(claim.claim), claim.kind, number, plain(claim.at)))
     return table(("id", "claim", "kind", "published", "where"), rows)
+
+
+def failed_table(key: str) -> str:
+    """What did not come out as one paper has it, as ``REPRODUCTION.md`` says; that is written from the records."""
+    title = load_paper(key).title
+    _, _, part = (DOCS.parent / "REPRODUCTION.md").read_text("utf-8").partition(f"\n## {title}\n")
+    rows = []
+    for line in part.partition("\n## ")[0].splitlines():
+        cells = [re.sub(r"\\(.)", r"\1", cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells and cells[-1].strip("*") in ("not reproduced", "direction only"):
+            claim, published, measured = cells[0].partition("` ")[2], cells[1], cells[2]
+            unit = "" if cells[4] == "–" else f" {cells[4]}"
+            rows.append((plain(claim), plain(published + unit), plain(measured + unit), cells[-1].strip("*")))
+    if not rows:
+        return "No claim that was run came out otherwise than published, as far as the intervals can say."
+    return table(("what the paper says", "published", "measured", "verdict"), rows)
 
 
 def datasets_table() -> str:
