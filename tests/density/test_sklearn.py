@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import validate_data
 
 from counterflow.density import RelativeDensityClassifier
 
 
 class Rows(RelativeDensityClassifier):
-    """The classifier on what scikit-learn's checks know: each row of a 2-D array is a sequence of one frame."""
+    """The classifier on what the checks know: each row of a 2-D array is a sequence of one frame.
+
+    Of the classifier itself, which takes sequences and says so in its tags, they check nothing but that it can be
+    cloned. With this all of them apply, and none is expected to fail.
+    """
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -28,11 +31,14 @@ class Rows(RelativeDensityClassifier):
         return super().predict_proba(validate_data(self, X, reset=False)[:, None, :])
 
 
-# Few models and steps: what is checked is how it is called, not how well it learns.
-SMALL = Rows(n_models=3, n_states=1, iterations=8)
+@pytest.mark.filterwarnings("ignore")  # what the checks warn of themselves, and of what they do on purpose
+def test_scikit_learns_checks_pass() -> None:
+    # Few models and steps: what is checked is how it is called, not how well it learns.
+    small = Rows(n_models=3, n_states=1, iterations=8)
+    results = check_estimator(small, on_fail=None, on_skip=None)
+    failed = {each["check_name"]: repr(each["exception"]) for each in results if each["status"] not in _FINE}
+    assert failed == {}
+    assert sum(each["status"] == "passed" for each in results) > 40
 
 
-@pytest.mark.filterwarnings("ignore")  # what the checks warn of themselves
-@parametrize_with_checks([SMALL])
-def test_conventions(estimator: Any, check: Callable[[Any], None]) -> None:
-    check(estimator)
+_FINE = ("passed", "skipped")  # skipped where pandas or an array API is not there
