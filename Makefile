@@ -9,10 +9,10 @@ JOBS ?= 2
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint torture bench benchmarks docs combinations evidence browser clean
+.PHONY: help demo test lint torture bench benchmarks docs combinations evidence browser release-check clean
 
 help:  ## Show what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -72,6 +72,9 @@ combinations: $(INSTALLED)  ## Try every ordered pair of methods on one model, f
 
 evidence: $(INSTALLED)  ## Run what is missing of the full evidence, pack it, and write REPRODUCTION.md from it
 	$(BIN)/python scripts/evidence.py --jobs $(JOBS)
+
+release-check: $(INSTALLED)  ## Build, install outside the checkout, and try a release as a stranger gets it (up to an hour)
+	$(BIN)/python scripts/release_check.py
 
 clean:  ## Remove what was built; the environment and finished runs stay
 	rm -rf dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
