@@ -19,7 +19,7 @@ import pytest
 
 import counterflow
 from counterflow import cli
-from counterflow.registry import Contract
+from counterflow.registry import Contract, Site, methods
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -214,6 +214,16 @@ def test_every_public_name_is_in_the_reference(name: str) -> None:
 
 def _is_module(value: object) -> bool:
     return type(value) is type(sys)
+
+
+def test_every_method_stands_at_its_site() -> None:
+    text = (ROOT / "docs" / "error-current.rst").read_text("utf-8")
+    rows = dict(re.findall(r"^   \* - \*\*(\w+)\*\*\n(.*?)(?=^   \* -|^\S)", text, re.M | re.S))
+    assert list(rows) == list(get_args(Site))
+    for method in methods().values():
+        page = method.key.partition("-")[0]
+        if (ROOT / "docs" / "methods" / f"{page}.rst").exists():
+            assert f"methods/{page}`" in rows[method.site], method.key
 
 
 def test_every_contract_is_explained() -> None:
