@@ -37,7 +37,7 @@ NEEDS = {
     "plot": "import counterflow as cf, torch\nm = torch.nn.Sequential(torch.nn.Linear(2, 2))\n"
     "with cf.probe(m) as seen: m(torch.randn(4, 2)).sum().backward()\nseen.plot('error.png')",
     "audio": "from counterflow.audio import read\nread('a.wav')",
-    "lab": "from counterflow.lab.data import digits",
+    "lab": "from counterflow.lab.data import digits\ndigits()",
     "cluster": "from counterflow.cli.reproduce import reproduce_command\n"
     "reproduce_command('bptt', cluster='tcp://127.0.0.1:1')",
 }
@@ -276,7 +276,7 @@ def examples(at: Place) -> str:
     return f"{', '.join(ran)}; {tested('tests/test_docs.py', '-k', 'examples')}"
 
 
-def gallery(at: Place) -> str:
+def tutorials(at: Place) -> str:
     """The tutorials, and the page on adding a method."""
     return tested("tests/test_tutorials.py", "tests/test_add_a_method.py", CI="true", COUNTERFLOW_LITERAL="1")
 
@@ -335,7 +335,7 @@ def write(path: Path, content: Any) -> None:
 
 STEPS: dict[str, Callable[[Place], str]] = {
     step.__name__: step
-    for step in (build, core, without, extras, typing, newest, oldest, integrations, fuzz, examples, gallery)
+    for step in (build, core, without, extras, typing, newest, oldest, integrations, fuzz, examples, tutorials)
 }
 
 
