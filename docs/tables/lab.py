@@ -41,7 +41,7 @@ def failed_table(key: str) -> str:
             unit = "" if cells[4] == "–" else f" {cells[4]}"
             rows.append((plain(claim), plain(published + unit), plain(measured + unit), cells[-1].strip("*")))
     if not rows:
-        return "No claim that was run came out otherwise than published, as far as the intervals can say."
+        return "No claim that was run came out otherwise than published,\nas far as the intervals can say."
     return table(("what the paper says", "published", "measured", "verdict"), rows)
 
 
