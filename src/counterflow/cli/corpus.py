@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from counterflow.cli.recordings import is_silent, require_heard
 from counterflow.exceptions import CounterflowError, DataError, InputError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Recording", "check_corpus", "find_lexicon", "listen", "read_corpus"]
 
-SILENT = 1e-4
 FASTEST = 25.0  # phones a second: what nobody says
 CLIPPED = 0.001  # share of samples at full scale
 
@@ -96,13 +96,10 @@ def listen(recordings: Sequence[Recording], rate: int | None) -> tuple[list[Tens
         wave, found = _read(each.file)
         if wanted == 0:
             wanted, first = found, str(each.file)
-        if found != wanted:
-            raise DataError(f"{each.file} has {_rate(found)}, and {first} has {_rate(wanted)}; {_mend(found, wanted)}")
-        if found is not None:
-            if float(wave.square().mean().sqrt()) < SILENT:
-                raise DataError(f"{each.file} is silent; leave it out, or record it louder")
-            if len(wave) < 0.05 * found:
-                raise DataError(f"{each.file} lasts {len(wave) / found:.3f} s; 0.05 s is the least")
+        if found is not None and wanted is not None:
+            require_heard(each.file, wave, found, wanted, first, 0.05)
+        elif found != wanted:
+            raise DataError(f"{each.file} has {_rate(found)}, and {first} has {_rate(wanted)}; a corpus has one kind")
         waves.append(wave)
     return waves, wanted
 
@@ -117,10 +114,6 @@ def _read(file: Path) -> tuple[Tensor, int | None]:
 
 def _rate(found: int | None) -> str:
     return "features" if found is None else f"{found} samples a second"
-
-
-def _mend(found: int | None, wanted: int | None) -> str:
-    return "a corpus has one kind" if None in (found, wanted) else "resample it"
 
 
 def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
@@ -154,7 +147,7 @@ def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, st
         if not bool(wave.isfinite().all()):
             fault(each.name, "holds features that are not finite")
         if rate is not None:
-            if float(wave.square().mean().sqrt()) < SILENT:
+            if is_silent(wave):
                 fault(each.name, "is silent")
             clipped = float((wave.abs() >= 0.999).float().mean())
             if clipped > CLIPPED:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from counterflow.cli.recordings import in_folders, require_heard
 from counterflow.cli.targets import require_json, require_target, save_figure, write_json
-from counterflow.exceptions import DataError, InputError, MissingExtraError
+from counterflow.exceptions import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["identify_command"]
 
-SOUNDS = (".wav", ".flac")
 KIND = "speaker identification"
-SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
 FOLDS = 3
 PIECE = 1000  # frames of 10 ms: longer recordings are learned from in pieces, which lie side by side in less memory
 UNKNOWN = "unknown"
@@ -154,7 +153,7 @@ def _train(
     from counterflow import persist
     from counterflow.density import RelativeDensityClassifier
 
-    files, labels = _recordings(folder)
+    files, labels = _recordings(folder, 2)
     counts = Counter(labels)
     few = [name for name, count in counts.items() if count < 2]
     if few:
@@ -221,7 +220,7 @@ def _run(identifier: Identifier, files: Sequence[Path], stream: Any) -> dict[str
 def _evaluate(identifier: Identifier, folder: Path, plot: Path | None, stream: Any) -> dict[str, Any]:
     import numpy as np
 
-    files, labels = _recordings(folder, several=False)
+    files, labels = _recordings(folder, 1)
     found = _probabilities(identifier, files)
     known = identifier.classifier.classes_.tolist()
     answers = [known[row.argmax()] if row.max() >= identifier.threshold else UNKNOWN for row in found]
@@ -260,25 +259,12 @@ def _evaluate(identifier: Identifier, folder: Path, plot: Path | None, stream: A
 # What they share
 
 
-def _recordings(folder: Path, several: bool = True) -> tuple[list[Path], list[str]]:
+def _recordings(folder: Path, least: int) -> tuple[list[Path], list[str]]:
     """The files and their speakers, in order."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; it should hold a folder for each speaker")
-    try:
-        speakers = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        found = {path.name: sorted(f for f in path.iterdir() if f.suffix.lower() in SOUNDS) for path in speakers}
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
-    for name, files in found.items():
-        if not files:
-            raise InputError(f"{folder / name} holds no {' or '.join(SOUNDS)} file; add recordings or remove it")
-        if name == UNKNOWN:
-            raise InputError(f"{folder / name}: {UNKNOWN!r} is what answers without a speaker say; rename the folder")
-    if not found or (several and len(found) < 2):
-        many = f"{len(found)} folder{'s' * (len(found) != 1)} of speakers"
-        raise InputError(f"{folder} holds {many}; two or more are needed to tell them apart")
-    pairs = [(file, name) for name, files in found.items() for file in files]
-    return [file for file, _ in pairs], [name for _, name in pairs]
+    files, labels = in_folders(folder, "speaker", least=least)
+    if UNKNOWN in labels:
+        raise InputError(f"{folder / UNKNOWN}: {UNKNOWN!r} is what answers without a speaker say; rename the folder")
+    return files, labels
 
 
 def _listen(files: Sequence[Path], rate: int | None, n_mels: int) -> tuple[list[NDArray[np.float64]], int]:
@@ -291,12 +277,7 @@ def _listen(files: Sequence[Path], rate: int | None, n_mels: int) -> tuple[list[
         wave, found = read(file)
         if wanted is None:
             wanted, first = found, str(file)
-        if found != wanted:
-            raise DataError(f"{file} has {found} samples a second, and {first} has {wanted}; resample it")
-        if float(wave.square().mean().sqrt()) < SILENT:
-            raise DataError(f"{file} is silent; leave it out, or record it louder")
-        if len(wave) < 0.1 * found:
-            raise DataError(f"{file} lasts {len(wave) / found:.3f} s; 0.1 s is the least")
+        require_heard(file, wave, found, wanted, first, 0.1)
         features.append(log_mel(wave.double(), found, n_mels).numpy())
     assert wanted is not None
     return features, wanted

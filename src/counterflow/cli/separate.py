@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from counterflow.cli.recordings import in_folders, is_silent, require_heard
 from counterflow.cli.targets import require_json, require_target, save_figure, write_json
 from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["separate_command"]
 
-SOUNDS = (".wav", ".flac")
-SILENT = 1e-4
 CLIPPED = 0.001  # share of samples at full scale
 FILTER = 512  # taps by which a reference may be filtered before what is left counts as error
 
@@ -127,7 +126,7 @@ def _train(folder: Path, out: Path, epochs: int, seed: int, stream: Any) -> dict
     from counterflow.separation import WordClassifier
     from counterflow.separation.separating import default_words_transform
 
-    files, words = _clips(folder)
+    files, words = in_folders(folder, "word", least=2)
     waves, rate = _listen(files)
     transform = default_words_transform(rate)
     spectra = [transform(wave) for wave in waves]
@@ -233,24 +232,6 @@ def _run(
 # What they share
 
 
-def _clips(folder: Path) -> tuple[list[Path], list[str]]:
-    """The files and their words, in order."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; it should hold a folder for each word")
-    try:
-        words = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        found = {path.name: sorted(f for f in path.iterdir() if f.suffix.lower() in SOUNDS) for path in words}
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
-    for name, files in found.items():
-        if not files:
-            raise InputError(f"{folder / name} holds no {' or '.join(SOUNDS)} file; add clips or remove it")
-    if len(found) < 2:
-        raise InputError(f"{folder} holds {len(found)} folders of words; two or more are needed to tell them apart")
-    pairs = [(file, name) for name, files in found.items() for file in files]
-    return [file for file, _ in pairs], [name for _, name in pairs]
-
-
 def _listen(files: Sequence[Path]) -> tuple[list[Tensor], int]:
     from counterflow.audio import read
 
@@ -259,12 +240,7 @@ def _listen(files: Sequence[Path]) -> tuple[list[Tensor], int]:
     for file in files:
         wave, found = read(file)
         rate = rate or found
-        if found != rate:
-            raise DataError(f"{file} has {found} samples a second, and {files[0]} has {rate}; resample it")
-        if float(wave.square().mean().sqrt()) < SILENT:
-            raise DataError(f"{file} is silent; leave it out, or record it louder")
-        if len(wave) < 0.1 * rate:
-            raise DataError(f"{file} lasts {len(wave) / rate:.3f} s; 0.1 s is the least")
+        require_heard(file, wave, found, rate, files[0], 0.1)
         waves.append(wave)
     return waves, rate
 
@@ -283,7 +259,7 @@ def _reference(file: Path, rate: int, samples: int) -> Tensor:
         raise DataError(
             f"{file} has {wave.shape[1]} samples at {found} Hz, the mixture {samples} at {rate}; they must be alike"
         )
-    if float(wave[0].square().mean().sqrt()) < SILENT:
+    if is_silent(wave[0]):
         raise DataError(f"{file} is silent; a reference is what its source leaves at the first microphone")
     return wave[0]
 
