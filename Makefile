@@ -9,7 +9,7 @@ JOBS ?= 2
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint torture bench benchmarks docs combinations evidence browser release-check clean
+.PHONY: help demo test lint torture bench benchmarks docs gallery combinations evidence browser release-check clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -66,6 +66,9 @@ benchmarks: $(INSTALLED) $(PEERS)  ## Measure all of that again (hours), beside 
 
 docs: $(INSTALLED)  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+gallery: $(INSTALLED)  ## Run every example in full (some minutes), for the docs' gallery
+	$(BIN)/python scripts/gallery.py
 
 combinations: $(INSTALLED)  ## Try every ordered pair of methods on one model, for the docs' table
 	$(BIN)/python -m tests.contracts.pairs docs/combinations.json

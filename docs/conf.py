@@ -8,6 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import gallery
 import generated
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -69,3 +70,4 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("missing-reference", find_by_last_name)
     generated.setup(app)
+    gallery.setup(app)

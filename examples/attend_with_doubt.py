@@ -101,7 +101,7 @@ def taught(variational: bool, source: torch.Generator, seed: int, epochs: int) -
     return Doubting(classifier) if variational else classifier.eval()
 
 
-def main(picture: str = "", seeds: int | str = 16, passes: int | str = 10, epochs: int | str = 60) -> Comparison:
+def main(picture: str = "", seeds: int | str = 6, passes: int | str = 10, epochs: int | str = 40) -> Comparison:
     """Hear all scenes in all ways."""
     seeds, passes, epochs = int(seeds), int(passes), int(epochs)
     ways = {
@@ -125,7 +125,7 @@ def main(picture: str = "", seeds: int | str = 16, passes: int | str = 10, epoch
         return 100.0 * float((found.outputs[-1].argmax(1) != labels).double().mean())
 
     rates = {way: GAMMAS if "attention" in way else ALONE for way in ways}
-    found = compare(f"Errors in {COUNTS[1]} words beside a noise, %", list(ways), rates, score, seeds, tuning=6)
+    found = compare(f"Errors in {COUNTS[1]} words beside a noise, %", list(ways), rates, score, seeds, tuning=2)
     for name, doubts in {"a plain classifier": False, "a variational classifier, one draw": True}.items():
         classifier, ica, heard, _ = prepared(doubts, 0)
         batch, lengths = pad_spectra([ica.separate(each)[0] for each in heard])

@@ -33,11 +33,11 @@ from counterflow.lab.report import select
 from counterflow.lab.trials import Profile, Record, load_paper, read_record, run, unpack
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+from comparison import THEMES, error_path  # noqa: E402
+
 IMAGES = ROOT / "docs" / "images"
-THEMES = {
-    "light": {"ink": "#1f2328", "soft": "#636c76", "grid": "#d8dee4", "one": "#0969da", "two": "#bc4c00"},
-    "dark": {"ink": "#e6edf3", "soft": "#9198a1", "grid": "#30363d", "one": "#58a6ff", "two": "#f0883e"},
-}
 CONDITIONS = {
     "mom.conventional": "momentum",
     "mom.tempered": "   + tempering",
@@ -59,9 +59,8 @@ def deep_net() -> nn.Sequential:
 
 def error_sizes(model: nn.Module, pixels: Tensor, labels: Tensor) -> list[float]:
     """The error's RMS at each layer's output, from the network's output to its input, at the first step."""
-    with cf.probe(model) as seen:
-        nn.functional.cross_entropy(model(pixels), labels, reduction="sum").backward()
-    return [float(row.values["rms"] or 0.0) for row in reversed(tuple(seen.table()))]
+    step = lambda: nn.functional.cross_entropy(model(pixels), labels, reduction="sum").backward()  # noqa: E731
+    return list(error_path(model, step).values())
 
 
 def read_records(folder: Path) -> tuple[Profile, list[Record]]:

@@ -1,6 +1,8 @@
 """Methods together on one model: each keeps the meaning that its docstring states."""
 
+import importlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -251,3 +253,47 @@ def test_an_analog_array_trains_predictors_of_speech_along_an_alignment():
         left[kind] = sum(losses[-10:]) / losses[0] / 10
     assert left["float"] < 0.5
     assert left["float"] < left["chip"] < 0.9
+
+
+@pytest.fixture
+def examples(monkeypatch):
+    """The modules of ``examples/`` by their names."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "examples"))
+    return importlib.import_module
+
+
+def test_tempering_takes_the_weights_behind_a_density_nets_models_out_of_their_error(examples):
+    """A hundredth of the weights is a hundredth of the error; tempered, the models hear about as much as before."""
+    example = examples("temper_density_nets")
+    x, y = example.task(0)[0]
+    heard = {False: [], True: []}
+    for factor in (0.1, 0.001):  # small enough for logistic units to be about linear
+        for temper, sizes in heard.items():
+            net = example.net_of("comparative net", x, y, 0)
+            with torch.no_grad():
+                net.first.weight.mul_(factor)
+            if temper:
+                example.tempered(net, x, 1.0)
+            nn.functional.cross_entropy(net(x), y).backward()
+            sizes.append(net.bank.means.grad.square().mean().sqrt().item())
+    assert heard[False][1] < 0.05 * heard[False][0]
+    assert heard[True][1] == pytest.approx(heard[True][0], rel=0.2)
+
+
+def test_what_a_doubting_classifier_expects_is_the_mean_over_its_draws(examples):
+    """It says the same whenever it is asked, and its error is the mean of the draws' own; without noise it is plain."""
+    example = examples("attend_with_doubt")
+    source = torch.Generator().manual_seed(0)
+    doubting = example.taught(True, source, 0, epochs=1)
+    spectra, lengths = example.pad_spectra(example.words(6, source)[0])
+    said = doubting(spectra, lengths)
+    assert torch.equal(doubting(spectra, lengths), said)
+    assert said.requires_grad
+    classifier = doubting.classifier
+    with torch.no_grad():
+        plain = classifier.eval()(spectra, lengths)
+        assert not torch.allclose(plain, said, atol=1e-3)
+        for module in classifier.train().modules():
+            if isinstance(module, cf.variational.VariationalLinear):
+                module.rate.rho.fill_(50.0)  # a rate of next to nothing
+    torch.testing.assert_close(doubting(spectra, lengths), plain, atol=1e-4, rtol=0)
