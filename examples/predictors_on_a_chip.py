@@ -13,9 +13,9 @@ cells.
 Here the words are the six orders of three phones, and a phone is a way of turning. An alignment by networks that know
 nothing is worth nothing, so that all begin with words in three equal parts; without an alignment it stays at that;
 without the array all is in floating point. A bank that was trained in floating point and then moved to the array
-shows what learning on the array is for. The array is the chip of the analog paper, and the same with the offsets of
-its multipliers trimmed away. All ways have the same data, first weights and steps, and each the best of as many
-rates, chosen on other seeds than it is judged by.
+shows whether learning on the array is worth its while. The array is the chip of the analog paper, and the same with
+the offsets of its multipliers trimmed away. All ways have the same data, first weights and steps, and each the best
+of as many rates, chosen on other seeds than it is judged by.
 """
 
 from __future__ import annotations
