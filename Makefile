@@ -9,7 +9,7 @@ JOBS ?= 2
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint torture bench benchmarks docs gallery combinations evidence browser release-check clean
+.PHONY: help demo test lint cluster torture bench benchmarks docs gallery combinations evidence browser release-check clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -37,6 +37,10 @@ lint: $(INSTALLED)  ## The same without the tests
 browser:  # the report is tested in headless Chromium, with axe-core for its accessibility
 	@sh scripts/install-chromium.sh
 	@sh scripts/install-axe.sh
+
+cluster: $(INSTALLED)  ## Run papers on dask, kill a worker on the way, and compare with a local run (minutes)
+	COUNTERFLOW_CLUSTER="$${COUNTERFLOW_CLUSTER:-tempering density}" \
+	  $(BIN)/pytest tests/lab/trials/test_cluster_papers.py -q
 
 torture: $(INSTALLED)  ## Kill a running reproduction 300 times, and count what was lost or repeated
 	COUNTERFLOW_KILLS=300 $(BIN)/pytest tests/lab/trials/test_torture.py -q

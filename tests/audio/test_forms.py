@@ -26,7 +26,6 @@ FORMS: dict[str, tuple[str, float]] = {
     "f64.wav": ("-c:a pcm_f64le", 0.0),
     "mulaw.wav": ("-c:a pcm_mulaw", 0.02),
     "alaw.wav": ("-c:a pcm_alaw", 0.02),
-    "ima.wav": ("-c:a adpcm_ima_wav", 0.1),
     "big.wav": ("-c:a pcm_s16le -rf64 always", 2**-14),
     "s16.flac": ("-c:a flac -sample_fmt s16", 2**-14),
     "s24.flac": ("-c:a flac -sample_fmt s32", 2**-22),
@@ -68,12 +67,10 @@ def test_it_is_read_right(name: str, made: tuple[Path, np.ndarray]) -> None:
     folder, wave = made
     found, rate = read_channels(folder / name)
     assert rate == RATE
-    assert found.shape[0] == 2
-    # Blocks of a compressed form are filled up.
-    assert SAMPLES <= found.shape[1] < SAMPLES + (1 if name != "ima.wav" else 2048)
+    assert found.shape == (2, SAMPLES)
     tolerance = FORMS[name][1] if name in FORMS else 2**-14
-    np.testing.assert_allclose(found.numpy()[:, :SAMPLES], wave, atol=tolerance, rtol=1e-6)
-    np.testing.assert_allclose(read(folder / name)[0][:SAMPLES], wave.mean(0), atol=tolerance, rtol=1e-5)
+    np.testing.assert_allclose(found.numpy(), wave, atol=tolerance, rtol=1e-6)
+    np.testing.assert_allclose(read(folder / name)[0], wave.mean(0), atol=tolerance, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSY)

@@ -168,6 +168,11 @@ class RelativeDensityClassifier:
         labels = np.asarray(y)
         if labels.shape != (len(sequences),):
             raise ShapeError(f"y must be one label a sequence, shape ({len(sequences)},), got {labels.shape}")
+        if np.issubdtype(labels.dtype, np.floating) and bool((labels != np.floor(labels)).any()):
+            odd = labels[labels != np.floor(labels)][0]
+            raise InputError(
+                f"Unknown label type: y holds {odd:g}, and labels name classes; give whole numbers or text"
+            )
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(
