@@ -11,8 +11,10 @@ ensembles of readers of long sequences: members that differ, units that share th
 grow with either.
 
 The budget changes no gradient, which its rows show, and what it is for stands beside them: the most bytes that an
-update of 120 steps had made and still held, whatever for. All ways have the same data, first weights and updates, and
-each the best of as many rates, chosen on other seeds than it is judged by.
+update of 120 steps had made and still held, whatever for. The budget is for what the way back needs; the outputs of
+all steps, which `counterflow.bptt.unroll` gives back, are the caller's, and here they are most of what is held. All
+ways have the same data, first weights and updates, and each the best of as many rates, chosen on other seeds than it
+is judged by.
 """
 
 from __future__ import annotations
