@@ -1,4 +1,4 @@
-"""A probe's table in TensorBoard, Weights & Biases and whatever else takes numbers by name."""
+"""A probe's table in TensorBoard, and in whatever else takes numbers by name."""
 
 from __future__ import annotations
 

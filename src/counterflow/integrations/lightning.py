@@ -115,7 +115,7 @@ class Attach(Callback):
             attachment.on_optimizer(self._optimizer(result), _schedulers(result), closure=True)
             return result
 
-        pl_module.configure_optimizers = configured  # type: ignore[method-assign]
+        pl_module.configure_optimizers = configured
 
         def log(values: dict[str, float], step: int) -> None:
             for logger in trainer.loggers:
