@@ -110,8 +110,7 @@ def identify_command(
             raise InputError("identify train needs --out MODEL, the folder for the model")
         if out.is_file():
             raise InputError(f"--out {out}: this is a file; name a folder")
-        numbers = {"models": models, "states": states or 4, "iterations": iterations or 30, "mels": mels or 24}
-        for name in numbers:
+        for name in ("models", "states", "iterations", "mels"):
             value = given[name]
             least = 3 if name == "models" else 1
             if isinstance(value, int) and value < least:
@@ -119,7 +118,8 @@ def identify_command(
         share = 0.05 if reject is None else reject
         if not 0 <= share < 1:
             raise InputError(f"--reject {share}: it has to be from 0 to below 1")
-        answer = _train(paths[0], out, share, seed or 0, stream, **numbers)
+        sizes = {"states": states or 4, "iterations": iterations or 30, "mels": mels or 24}
+        answer = _train(paths[0], out, share, seed or 0, stream, models=models, **sizes)
     else:
         what = "MODEL FILE..." if action == "run" else "MODEL DIR"
         if len(paths) < 2 or (action == "evaluate" and len(paths) > 2):

@@ -145,7 +145,7 @@ class Attachment:
             total = kl(handle.model) * (weight / self.data_size)
             if not total.requires_grad:
                 return
-            gradients = torch.autograd.grad(total, learned, allow_unused=True)
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(total, learned, allow_unused=True)
         for parameter, gradient in zip(learned, gradients, strict=True):
             if gradient is None:
                 continue

@@ -141,7 +141,7 @@ class Attach(Callback):
         """The state of the generators that the noise comes from; all else is in the model and the optimizer."""
         if not isinstance(self._attachment.made, VariationalHandle):
             return {}
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
