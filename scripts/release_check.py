@@ -155,6 +155,11 @@ def install(python: Path, *what: str, constrained: bool = True) -> None:
     call([python, "-m", "pip", "install", "-q", *pins, *what], cwd=python.parent)
 
 
+def renew(python: Path, at: Place) -> None:
+    """Exchange the package for the wheel of now: pip takes an older build of one version for the same."""
+    install(python, "--force-reinstall", "--no-deps", str(at.wheel))
+
+
 def build(at: Place) -> str:
     """Build wheel and sdist, and look into both."""
     tools = at.environment("tools")
@@ -179,6 +184,7 @@ def core(at: Place) -> str:
     """Install the wheel without extras into a clean environment, and use it from outside the checkout."""
     python = at.environment("core")
     install(python, str(at.wheel))
+    renew(python, at)
     found = run_code(python, QUICK, at)
     if str(ROOT) in found:
         raise StepError("the package was found in the checkout")
@@ -205,10 +211,10 @@ def without(at: Place) -> str:
         print(f"      {said}")
     for extra, words in COMMANDS.items():
         with tempfile.TemporaryDirectory(dir=at.work) as folder:
-            (Path(folder) / "voices" / "a").mkdir(parents=True)
-            (Path(folder) / "voices" / "b").mkdir()
-            for who in "ab":
-                (Path(folder) / "voices" / who / "x.wav").write_bytes(b"RIFF")
+            for name in ("a/1", "a/2", "a/3", "b/1", "b/2", "b/3"):
+                recording = Path(folder, "voices", f"{name}.wav")
+                recording.parent.mkdir(parents=True, exist_ok=True)
+                recording.write_bytes(b"RIFF")
             said = call([python.with_name("counterflow"), *words.split()], cwd=Path(folder), expect=2).strip()
         if len(said.splitlines()) != 1 or f"counterflow[{extra}]" not in said:
             raise StepError(f"counterflow {words}, without [{extra}]: not one line that names it: {said!r}")
@@ -295,6 +301,7 @@ def oldest(at: Place) -> str:
         return f"torch {bound} is the one that constraints.txt pins: see newest"
     # Where pip finds no build for the processor alone, this takes that for CUDA, of several gigabytes.
     install(python, f"torch=={bound}.*", str(at.wheel), constrained=False)
+    renew(python, at)
     return contracts(at, python)
 
 
