@@ -14,9 +14,6 @@ from counterflow.noise_control.paths import CubicDistortion
 
 __all__ = ["LMS", "NLMS", "RLS"]
 
-_WIDE = 16  # numbers that a compiled loop takes at once, where vectors hold four and it is unrolled four times
-
-
 class LMS(InLoop):
     r"""The least mean square filter, :math:`w \leftarrow w + \mu\, e_t\, x_t`.
 
@@ -83,15 +80,8 @@ class LMS(InLoop):
         self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]], epsilon: float, normalized: bool
     ) -> int:
         if self.loop.open:
-            # Whole vectors of taps; those that are not there have weights of zero, and a mask that keeps them there.
-            pad = -self.taps % _WIDE
-            mask = np.repeat([0.0, 1.0], [pad, self.taps])
-            w = np.concatenate([np.zeros(pad), arrays["weights"]])
-            x = np.concatenate([np.zeros(pad), x])
             memory = arrays["pending"], arrays["peak"]
-            stopped = int(_lms(x, d, y, w, mask, *memory, self.step, epsilon, normalized))
-            arrays["weights"] = w[pad:].copy()
-            return stopped
+            return int(_lms(x, d, y, arrays["weights"], *memory, self.step, epsilon, normalized))
         groups = np.array([0, self.taps])
         return adapt(self._lines, x, d, y, arrays, groups, self.step, np.array([epsilon]), normalized, self.loop)
 
@@ -191,25 +181,22 @@ class RLS(InLoop):
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath=LOOSE)
-def _lms(x, d, y, w, mask, pending, peak, step, epsilon, normalized):  # type: ignore[no-untyped-def]
+def _lms(x, d, y, w, pending, peak, step, epsilon, normalized):  # type: ignore[no-untyped-def]
     # With s x_{t-1} the update that waits, the output is (w + s x_{t-1}) x_t = w x_t + s (x_{t-1} x_t): both products
     # are there before s is, and the processor need not wait for it.
     taps = len(w)
     scale = pending[0]
-    held = x[:taps] * mask  # the delay line one sample ago
     for t in range(len(d)):
-        line = x[t + 1 : t + 1 + taps]
+        before, now = x[t : t + taps], x[t + 1 : t + 1 + taps]
         drive = shared = power = 0.0
         for k in range(taps):
-            before, now = held[k], line[k] * mask[k]
-            drive += w[k] * now
-            shared += before * now
-            power += now * now
-            w[k] += scale * before
-            held[k] = now
+            drive += w[k] * now[k]
+            shared += before[k] * now[k]
+            power += now[k] * now[k]
+            w[k] += scale * before[k]
         out = drive + scale * shared
         error = d[t] - out
-        if not follows(error, line[taps - 1], d[t], peak):
+        if not follows(error, now[taps - 1], d[t], peak):
             return t
         y[t] = out
         scale = step * error / (epsilon + power) if normalized else step * error
