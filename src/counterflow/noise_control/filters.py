@@ -14,6 +14,7 @@ from counterflow.noise_control.paths import CubicDistortion
 
 __all__ = ["LMS", "NLMS", "RLS"]
 
+
 class LMS(InLoop):
     r"""The least mean square filter, :math:`w \leftarrow w + \mu\, e_t\, x_t`.
 
