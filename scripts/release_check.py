@@ -40,6 +40,7 @@ NEEDS = {
     "lab": "from counterflow.lab.data import digits\ndigits()",
     "cluster": "from counterflow.cli.reproduce import reproduce_command\n"
     "reproduce_command('bptt', cluster='tcp://127.0.0.1:1')",
+    **{name: f"import counterflow.integrations.{name}" for name in ("lightning", "transformers", "accelerate")},
 }
 # The same for the command line, which has to end with exit status 2.
 COMMANDS = {
@@ -65,6 +66,9 @@ USES = {
         digits()
     """,
     "cluster": "import distributed",
+    **{name: f"import counterflow.integrations.{name}" for name in ("lightning", "transformers", "accelerate")},
+    "tensorboard": "from torch.utils.tensorboard import SummaryWriter\nSummaryWriter('log').close()",
+    "wandb": "import wandb",
     "docs": "import sphinx, furo, sphinxcontrib.bibtex",
 }
 QUICK = """

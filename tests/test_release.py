@@ -53,6 +53,13 @@ def test_the_versions_that_are_called_supported_have_run() -> None:
     assert f"Python {min(said, key=lambda version: int(version[2:]))} or later" in readme
 
 
+def test_every_extra_is_tried_alone(check: Any) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    of_developers = {"dev", "peers"}
+    assert set(check.USES) == set(project["optional-dependencies"]) - of_developers
+    assert set(check.NEEDS) <= set(check.USES)
+
+
 def test_the_package_is_typed() -> None:
     assert Path(counterflow.__file__).with_name("py.typed").exists()
 
