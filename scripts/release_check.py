@@ -311,6 +311,8 @@ def oldest(at: Place) -> str:
 
 def contracts(at: Place, python: Path) -> str:
     """All contracts of all methods, by the installed package."""
+    # Separation hears mel features, whose filters come with an extra.
+    install(python, f"{at.wheel}[audio]")
     install(python, "pytest", "hypothesis", constrained=False)
     folder = at.work / f"suite-{python.parents[1].name}"
     shutil.rmtree(folder, ignore_errors=True)

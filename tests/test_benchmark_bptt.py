@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,8 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "bptt.py"
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_of_budgets", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+def bench(script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = script(SCRIPT)
     small = {"WIDTH": 64, "BATCH": 16, "STEPS": 100, "LONG_STEPS": 300, "LONG_BUDGET": 2**20, "PREFIX": 30}
     for name, value in small.items():
         monkeypatch.setattr(module, name, value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,8 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "competition.py"
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_of_competition", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def bench(script: Any) -> Any:
+    return script(SCRIPT)
 
 
 @pytest.mark.parametrize("net", ["perceptron", "convolutional"])

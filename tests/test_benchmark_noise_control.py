@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,8 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "noise_control.py"
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_of_noise_control", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+def bench(script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = script(SCRIPT)
     # One call is enough to see that all run.
     monkeypatch.setattr(
         module, "best_times", lambda works, repeats: {name: (work(), 1.0)[1] for name, work in works.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -37,13 +36,8 @@ def voices(count: int = 20) -> tuple[Corpus, Corpus]:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_of_the_recognizer", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+def bench(script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = script(SCRIPT)
     an4, prompts = voices()
     monkeypatch.setattr(module, "load", lambda name, count: prompts if name == "prompts" else an4)
     monkeypatch.setitem(module.GRIDS, "gaussians", [(1.0, 400.0), (1.0, 4.0)])

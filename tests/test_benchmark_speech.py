@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import types
 from pathlib import Path
@@ -14,13 +13,8 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "speech.py"
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_of_speech", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+def bench(script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = script(SCRIPT)
     # The peer's kernels are compiled when it is imported, for most of a minute.
     peer = types.SimpleNamespace(viterbi=lambda likelihood, step, p_init: None, dtw=lambda **given: None)
     monkeypatch.setitem(sys.modules, "librosa", types.SimpleNamespace(sequence=peer))

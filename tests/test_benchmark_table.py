@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import operator
 import sys
@@ -17,14 +16,8 @@ SCRIPT = ROOT / "benchmarks" / "table.py"
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_table", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def table(script: Any) -> Any:
+    return script(SCRIPT)
 
 
 def verdicts(found: Any) -> Iterator[bool]:

@@ -18,13 +18,8 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "variational.py"
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_of_noise", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+def bench(script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = script(SCRIPT)
     monkeypatch.setattr(module, "SIZES", (20, 12, 10))
     monkeypatch.setattr(module, "BATCH", 8)
     return module
