@@ -170,12 +170,13 @@ def _headline(section: Section) -> list[ClaimResult]:
 
 def _paper_view(section: Section, axis: Axis, markup: type[Any]) -> _PaperView:
     claims = [_claim_view(section, claim, axis) for claim in section.claims]
+    carrying = {claim.id for claim in _headline(section)}
     return _PaperView(
         section=section,
         summary=summary(section.claims),
         counts=_count(VERDICTS, (claim.verdict for claim in section.claims)),
         claims=claims,
-        headline=[view for view in claims if view.claim in _headline(section)],
+        headline=[view for view in claims if view.claim.id in carrying],
         differences=differences(section),
         exhibits=[_exhibit_view(section, number, exhibit, markup) for number, exhibit in enumerate(section.exhibits)],
         environment_rows=_environment_rows(section.environments),
