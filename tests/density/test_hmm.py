@@ -68,6 +68,7 @@ VARIANTS = {
     "one state": ((4, 1, 2), {}),
     "mixture of one state": ((3, 1, 2), {"n_components": 4}),
     "mixtures": ((5, 2, 2), {"n_components": 3}),
+    "many states": ((2, 11, 2), {}),
     "left to right": ((2, 4, 2), {"topology": "left-to-right"}),
     "left to right, many": ((6, 3, 2), {"topology": "left-to-right"}),
     "own topology": ((2, 3, 2), {"topology": torch.tensor([[1, 1, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)}),
@@ -327,6 +328,25 @@ def test_memory_that_is_kept_is_at_most_twice_the_posteriors(through_frames):
     assert (posteriors if through_frames else sums) <= sum(kept.values()) <= 2 * posteriors
 
 
+def test_what_a_thread_works_in_is_its_own_and_holds_nothing_of_the_call_before():
+    from concurrent.futures import ThreadPoolExecutor
+
+    banks = [bank_of(2, states, 3) for states in (3, 9)]
+    batches = [torch.randn(batch, steps, 3).double() for batch, steps in ((40, 60), (8, 60), (33, 200), (12, 41))]
+    calls = [(bank, x) for bank in banks for x in batches] * 5
+
+    def derivatives(call):
+        bank, x = call
+        assert bank._fused(x, None) is not None
+        return torch.autograd.grad(bank.log_likelihood(x).sum(), list(bank.parameters()))
+
+    alone = [derivatives(call) for call in calls]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(derivatives, calls))
+    for here, there, again in zip(alone, together, alone[8:], strict=False):
+        assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(here, there, again, strict=True))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_what_keeps_no_posteriors_computes_the_same(variant, dtype):
@@ -353,8 +373,9 @@ def test_what_keeps_no_posteriors_computes_the_same(variant, dtype):
         torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
-def test_what_keeps_no_posteriors_never_looks_behind_the_end_bit_for_bit():
-    bank = bank_of(3, 3, 2)
+@pytest.mark.parametrize("states", [3, 11])
+def test_what_keeps_no_posteriors_never_looks_behind_the_end_bit_for_bit(states):
+    bank = bank_of(3, states, 2)
     lengths = torch.randint(
         1, 31, (37,), generator=torch.Generator().manual_seed(0)
     )  # two blocks, of which one has gaps

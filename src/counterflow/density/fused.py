@@ -8,6 +8,8 @@ which is less than its posteriors wherever it has more frames than 2D + 2 + n. T
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from counterflow.density.kernels import _LARGEST_FUTURE, _SMALLEST_FRAME, _SMALLEST_KEPT, _in_log_space
-from counterflow.density.lanes import FRAMES, add_up, backward, emit, forward, take
+from counterflow.density.lanes import FRAMES, PIECE, TURNED, add_up, backward, emit, forward, take, transitions
 from counterflow.exceptions import UnsupportedError
 
 __all__: list[str] = []
@@ -25,6 +27,7 @@ MOST_LANES = 32
 MOST_STATES = 64  # above, what lies between two frames outgrows the cache
 _LOG_TAU = 1.8378770664093453
 _MOST_BYTES = 2**28  # of what lies beside each other for a while
+_MOST_KEPT = 2**24  # of it between two calls
 
 
 def fits(batch: int, steps: int, states: int, features: int) -> bool:
@@ -59,33 +62,41 @@ def _statistics(x: Tensor, ends: Any, parameters: list[Any], want: bool) -> tupl
     raw = x.detach().double().contiguous().numpy()
     start, step, back, centers, halves, constants = _prepared(parameters)
     P, Q, longest = centers.shape[2], step.shape[2], int(ends[0]) + 4
-    frames, inside = np.zeros((P, longest, lanes)), np.empty((longest, lanes))
-    e, alpha = np.empty((S, longest, lanes)), np.zeros((longest, Q, lanes))
-    gamma = np.empty((S, longest if want else 1, lanes))
-    future, joined = np.empty((S, lanes)), np.zeros((Q, lanes))
+    # Of the padding, only states are read that nothing writes.
+    frames, inside, e, alpha, gamma, before, after, block, share = _workspace(
+        (P, longest, lanes),
+        (longest, lanes),
+        (longest, Q, lanes),
+        (longest, Q, lanes),
+        (longest if want else 1, S, lanes),
+        (TURNED, PIECE, S),
+        (TURNED, PIECE, S),
+        (S + 2, FRAMES * lanes),
+        (FRAMES, lanes),
+    )
+    e[:, S:], alpha[:, S:], after[:], frames[x.shape[2] :] = 0.0, 0.0, 0.0, 0.0
+    future, joined = np.zeros((2, Q, lanes))
     logs, lowest, highest = np.empty((3, lanes))
-    work = np.empty((2, FRAMES, lanes))
-    # The same numbers in other shapes
-    rows, mask, flat = frames.reshape(P, -1), inside.reshape(-1), work.reshape(2, -1)
-    densities_of, shares, bits = e.reshape(S, -1), gamma.reshape(S, -1), flat[1].view(np.int64)
-    kernels: tuple[Any, ...] = (take, emit, forward, backward, add_up)
-    take_in, densities, go, come_back, sums = kernels
+    rows, mask, bits = frames.reshape(P, -1), inside.reshape(-1), block[-1].view(np.int64)
+    kernels: tuple[Any, ...] = (take, emit, forward, backward, add_up, transitions)
+    take_in, densities, go, come_back, sums, moves = kernels
     for begin in range(0, B, lanes):
         part = slice(begin, min(B, begin + lanes))
         count, T = part.stop - begin, int(ends[begin])
         if not take_in(raw, order[part], ends[part], frames, inside):
             return None
         # Sums take four frames at once, and up to four behind the end count nothing.
-        e[:, T : T + 4], alpha[T : T + 4], gamma[:, T : T + 4] = 0.0, 0.0, 0.0
+        gamma[T : T + 4] = 0.0
         for m in range(M):
             logs[:], lowest[:], highest[:] = 0.0, 1.0, 0.0
-            densities(T, rows, mask, centers[m], halves[m], constants[m], densities_of, flat, bits, logs)
+            densities(T, rows, mask, centers[m], halves[m], constants[m], e, block, bits, logs)
             smallest = go(T, start[m], step[m], e, inside, alpha, logs, lowest)
             if want or smallest < _SMALLEST_KEPT:
-                come_back(T, back[m], e, inside, alpha, gamma, future, joined, highest, want)
+                come_back(T, S, back[m], e, inside, alpha, gamma, future, joined, highest, want)
             if want:
                 out = kept[begin // lanes, m]
-                sums(T, rows, shares, gamma, alpha, e, centers[m], back[m], D, work, flat, out)
+                sums(T, frames, gamma, centers[m], D, share, out)
+                moves(T, alpha, e, back[m], 2 * D + 2, before, after, out)
                 out[:, :, count:] = 0.0
             total[part, m] = logs[:count]
             # Written so that what is no number is bad
@@ -99,16 +110,37 @@ def _statistics(x: Tensor, ends: Any, parameters: list[Any], want: bool) -> tupl
     return found, order, kept
 
 
+class _Kept(threading.local):
+    """What a thread works in, kept: fetching its pages anew from the system takes as long as the work."""
+
+    memory = np.empty(0)
+
+
+_KEPT = _Kept()
+
+
+def _workspace(*shapes: tuple[int, ...]) -> list[Any]:
+    """Arrays that hold anything, valid until the thread asks again."""
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = _KEPT.memory
+    if len(memory) < sum(sizes):
+        memory = np.empty(sum(sizes))
+        if memory.nbytes <= _MOST_KEPT:
+            _KEPT.memory = memory
+    ends = np.cumsum([0, *sizes])
+    return [memory[a:b].reshape(shape) for a, b, shape in zip(ends, ends[1:], shapes, strict=False)]
+
+
 def _prepared(parameters: list[Any]) -> tuple[Any, ...]:
     """Probabilities, means, minus half the precisions, and constants of densities, filled up with zeros to fours."""
     log_start, log_step, means, log_variances = parameters
     M, S, D = means.shape
     P, Q = -(-D // 4) * 4, -(-S // 4) * 4
-    step, back = np.zeros((2, M, S, Q))
+    step, back = np.zeros((2, M, Q, Q))
     centers, halves = np.zeros((2, M, S, P))
     with np.errstate(all="ignore"):
-        back[..., :S] = np.exp(log_step)
-        step[..., :S] = back[..., :S].transpose(0, 2, 1)
+        back[:, :S, :S] = np.exp(log_step)
+        step[:] = back.transpose(0, 2, 1)
         centers[..., :D] = means
         halves[..., :D] = -0.5 * np.exp(-log_variances)
         constants = -0.5 * (log_variances.sum(-1) + D * _LOG_TAU)

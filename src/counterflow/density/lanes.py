@@ -1,10 +1,10 @@
 """The kernels behind `counterflow.density.fused`: some sequences side by side, under one model after the other.
 
 A *lane* is a sequence, and every loop that counts runs over all lanes of a block, without a branch, so that the
-compiler turns it into a few vector instructions. Arrays are (states or features, time, lanes); where a sum over states
-comes next, time is first. Lanes that have ended, or are none, are computed too: their frames are zero and their
-densities one, and ``inside`` (time, lanes), one or zero, takes them out of all sums exactly. Sums over states and
-features take four terms at once; what is missing to four is zero.
+compiler turns it into a few vector instructions. Arrays are (time, states, lanes), and frames (features, time, lanes).
+Lanes that have ended, or are none, are computed too: their frames are zero and their densities one, and ``inside``
+(time, lanes), one or zero, takes them out of all sums exactly. Sums over states and features take four terms at once;
+what is missing to four is zero. From `SOME` states on, products of matrices are those of BLAS.
 
 What underflows is found as in `counterflow.density.kernels`, and computed again in log space by who calls.
 """
@@ -23,6 +23,9 @@ __all__: list[str] = []
 
 
 FRAMES = 16  # at once, where one does not wait for the other
+SOME = 8  # states from which on a product by BLAS is worth its call
+TURNED = 4  # lanes at once that are laid out by sequence
+PIECE = 96  # their frames at once
 
 
 # exp(x) = 2^k exp(r), |r| <= log(2) / 2; the logarithm of 2 in two parts, of which the first times k is exact
@@ -67,64 +70,63 @@ def exponentials(values: Any, count: int, scratch: Any, bits: Any) -> None:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def take(x: Any, own: Any, ends: Any, frames: Any, inside: Any) -> Any:
-    """Lay the sequences ``own`` of ``x`` (batch, time, features) beside each other; whether all frames are finite."""
-    T, D = ends[0], x.shape[2]
-    frames[:, : T + 4] = 0.0
-    inside[: T + 4] = 0.0
-    check = 0.0
-    for t in range(T):
-        for n in range(len(own)):
-            if t < ends[n]:
-                b = own[n]
-                inside[t, n] = 1.0
-                for d in range(D):
-                    value = x[b, t, d]
-                    check += value
-                    frames[d, t, n] = value
-    return np.isfinite(check)
+    """Lay the sequences ``own`` of ``x`` (batch, time, features) beside each other; whether all frames are finite.
+
+    ``ends`` are their lengths, the longest first. What is behind a sequence's end is not looked at.
+    """
+    T, D, N = ends[0], x.shape[2], inside.shape[1]
+    check = np.zeros(N)
+    count = len(own)
+    for t in range(T + 4):
+        while count and ends[count - 1] <= t:
+            count -= 1
+        inside[t] = 0.0
+        inside[t, :count] = 1.0
+        for d in range(D):
+            for n in range(count):
+                value = x[own[n], t, d]
+                check[n] += value
+                frames[d, t, n] = value
+            frames[d, t, count:] = 0.0
+    return np.isfinite(check.sum())
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _mix(rows: Any, weights: Any, out: Any) -> None:
-    """Sums over the first index of rows times weights, four at once."""
-    N = len(out)
-    for n in range(N):
-        out[n] = 0.0
-    for i in range(0, len(weights), 4):
-        a, b, c, d = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
-        p, q, r, s = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+def _through(matrix: Any, rows: Any, out: Any) -> None:
+    """Matrix (to, from) times rows (from, lanes)."""
+    size, N = rows.shape
+    if size > SOME:
+        np.dot(matrix, rows, out)
+        return
+    for j in range(size):
         for n in range(N):
-            out[n] += (a[n] * p + b[n] * q) + (c[n] * r + d[n] * s)
+            out[j, n] = 0.0
+        for i in range(0, size, 4):
+            p, q, r, s = matrix[j, i], matrix[j, i + 1], matrix[j, i + 2], matrix[j, i + 3]
+            for n in range(N):
+                out[j, n] += (rows[i, n] * p + rows[i + 1, n] * q) + (rows[i + 2, n] * r + rows[i + 3, n] * s)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def emit(
-    T: int,
-    rows: Any,
-    mask: Any,
-    means: Any,
-    halves: Any,
-    constants: Any,
-    out_rows: Any,
-    work: Any,
-    bits: Any,
-    logs: Any,
+    T: int, rows: Any, mask: Any, means: Any, halves: Any, constants: Any, e: Any, block: Any, bits: Any, logs: Any
 ) -> None:
-    """Densities over the largest of each frame, whose logarithm goes to ``logs`` (lanes).
+    """Densities ``e`` over the largest of each frame, whose logarithm goes to ``logs`` (lanes).
 
-    ``rows`` (features, time * lanes) are frames, ``mask`` (time * lanes) those that are meant, ``out_rows`` (states,
-    time * lanes) become the densities. ``means`` and ``halves``, minus half the precisions, are (states, features),
-    ``constants`` (states). ``work`` (2, FRAMES * lanes) and ``bits``, its second row as whole numbers, are overwritten.
+    ``rows`` (features, time * lanes) are frames, ``mask`` (time * lanes) those that are meant. ``means`` and
+    ``halves``, minus half the precisions, are (states, features), ``constants`` (states). ``block`` (states + 2, FRAMES
+    * lanes) and ``bits``, its last row as whole numbers, are overwritten.
     """
     N = len(logs)
     S, D = means.shape
-    best, scratch = work[0], work[1]
+    best, scratch = block[S], block[S + 1]
     for first in range(0, T, FRAMES):
         low = first * N
-        size = min(T - first, FRAMES) * N
+        frames = min(T - first, FRAMES)
+        size = frames * N
         here = mask[low : low + size]
         for s in range(S):
-            out = out_rows[s, low : low + size]
+            out = block[s]
             for n in range(size):
                 out[n] = constants[s]
             for i in range(0, D, 4):
@@ -147,10 +149,13 @@ def emit(
             for n in range(N):
                 logs[n] += best[t + n]
         for s in range(S):
-            out = out_rows[s, low : low + size]
+            out = block[s]
             for n in range(size):
                 out[n] = out[n] * here[n] - best[n]
             exponentials(out, size, scratch, bits)
+            for t in range(frames):
+                for n in range(N):
+                    e[first + t, s, n] = out[t * N + n]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
@@ -163,24 +168,24 @@ def forward(T: int, start: Any, step: Any, e: Any, inside: Any, alpha: Any, logs
     S = len(start)
     here, product, least = np.empty(N), np.ones(N), np.ones(N)
     for t in range(T):
-        there = inside[t]
+        now = alpha[t]
+        if t == 0:
+            for j in range(S):
+                for n in range(N):
+                    now[j, n] = start[j]
+        else:
+            _through(step, alpha[t - 1], now)
         for n in range(N):
             here[n] = 0.0
         for j in range(S):
-            now, fit = alpha[t, j], e[j, t]
-            if t == 0:
-                for n in range(N):
-                    now[n] = start[j]
-            else:
-                _mix(alpha[t - 1], step[j], now)
             for n in range(N):
-                now[n] *= fit[n]
-                here[n] += now[n]
+                now[j, n] *= e[t, j, n]
+                here[n] += now[j, n]
         smallest = 1.0
         for n in range(N):
             lowest[n] = here[n] if not here[n] >= lowest[n] else lowest[n]
             # Exactly one where the lane has ended
-            product[n] *= here[n] * there[n] + (1.0 - there[n])
+            product[n] *= here[n] * inside[t, n] + (1.0 - inside[t, n])
             here[n] = 1.0 / here[n]
             smallest = min(smallest, product[n])
         if smallest < 1e-150:
@@ -188,10 +193,9 @@ def forward(T: int, start: Any, step: Any, e: Any, inside: Any, alpha: Any, logs
                 logs[n] += math.log(product[n])
                 product[n] = 1.0
         for j in range(S):
-            now = alpha[t, j]
             for n in range(N):
-                now[n] *= here[n]
-                least[n] = min(least[n], now[n])
+                now[j, n] *= here[n]
+                least[n] = min(least[n], now[j, n])
     for n in range(N):
         logs[n] += math.log(product[n])
     smallest = 1.0
@@ -202,104 +206,119 @@ def forward(T: int, start: Any, step: Any, e: Any, inside: Any, alpha: Any, logs
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def backward(
-    T: int, back: Any, e: Any, inside: Any, alpha: Any, gamma: Any, future: Any, joined: Any, highest: Any, want: bool
-) -> None:
+    T: int, S: int, back: Any, e: Any, inside: Any, alpha: Any, gamma: Any, future: Any, joined: Any, highest: Any,
+    want: bool,
+) -> None:  # fmt: skip
     """Scaled backward probabilities ``future`` (states, lanes), the largest of which becomes ``highest``.
 
     ``back`` (states from, states to). If it is wanted, ``gamma`` become the posteriors, and ``e``, from the second
     frame on, what a transition to a state is worth: with ``alpha`` of the frame before they make expected transitions.
     """
     N = len(highest)
-    S = len(back)
     norm = np.empty(N)
-    future[:] = 1.0
+    for j in range(S):
+        for n in range(N):
+            future[j, n] = 1.0
     for t in range(T - 1, -1, -1):
-        here = inside[t]
+        now = alpha[t]
         if t < T - 1:
-            after = inside[t + 1]
             for j in range(S):
-                fit, ahead, both = e[j, t + 1], future[j], joined[j]
                 for n in range(N):
-                    both[n] = fit[n] * ahead[n]
+                    joined[j, n] = e[t + 1, j, n] * future[j, n]
+            _through(back, joined, future)
             for n in range(N):
                 norm[n] = 0.0
             for i in range(S):
-                out, now = future[i], alpha[t, i]
-                _mix(joined, back[i], out)
                 for n in range(N):
-                    norm[n] += now[n] * out[n]
+                    norm[n] += now[i, n] * future[i, n]
             for n in range(N):
-                norm[n] = after[n] / norm[n]
+                norm[n] = inside[t + 1, n] / norm[n]
             for i in range(S):
-                out = future[i]
                 for n in range(N):
                     # Exactly one in a lane's last frame
-                    value = out[n] * norm[n] + (1.0 - after[n])
-                    out[n] = value
+                    value = future[i, n] * norm[n] + (1.0 - inside[t + 1, n])
+                    future[i, n] = value
                     highest[n] = value if not value <= highest[n] else highest[n]
             if want:
                 for j in range(S):
-                    worth, both = e[j, t + 1], joined[j]
                     for n in range(N):
-                        worth[n] = both[n] * norm[n]
+                        e[t + 1, j, n] = joined[j, n] * norm[n]
         if want:
             for i in range(S):
-                out, now, ahead = gamma[i, t], alpha[t, i], future[i]
                 for n in range(N):
-                    out[n] = now[n] * ahead[n] * here[n]
+                    gamma[t, i, n] = now[i, n] * future[i, n] * inside[t, n]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _collapse(values: Any, first: int, count: int, out: Any) -> None:
-    """Adds to ``out`` (lanes) so many frames of values (frames, lanes), four at once."""
-    for t in range(first, first + count, 4):
-        a, b, c, d = values[t], values[t + 1], values[t + 2], values[t + 3]
-        for n in range(len(out)):
-            out[n] += (a[n] + b[n]) + (c[n] + d[n])
+def add_up(T: int, frames: Any, gamma: Any, means: Any, D: int, share: Any, kept: Any) -> None:
+    """What derivatives of densities are made of, the first columns of ``kept`` (states, 2 D + 2 + states, lanes).
 
-
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def add_up(
-    T: int, rows: Any, shares: Any, gamma: Any, alpha: Any, e: Any, means: Any, probabilities: Any, D: int, work: Any,
-    flat: Any, kept: Any,
-) -> None:  # fmt: skip
-    """What derivatives are made of, ``kept`` (states, 2 D + 2 + states, lanes).
-
-    By columns: posteriors times the distance from the mean, times its square, and alone; the first frame's; and
-    expected transitions. ``rows`` are frames as in `emit`, ``shares`` (states, time * lanes) is ``gamma`` as rows;
-    ``work`` (2, FRAMES, lanes) and ``flat``, the same with one row each, are overwritten.
+    Posteriors times the distance from the mean, times its square, and alone; and the first frame's. ``frames``
+    (features, time, lanes) are those of `emit`; ``share`` (FRAMES, lanes) is overwritten.
     """
     S, _, N = kept.shape
-    once, twice, one, two = work[0], work[1], flat[0], flat[1]
-    kept[:] = 0.0
+    for i in range(S):
+        for k in range(2 * D + 1):
+            for n in range(N):
+                kept[i, k, n] = 0.0
+        for n in range(N):
+            kept[i, 2 * D + 1, n] = gamma[0, i, n]
     for first in range(0, T, FRAMES):
         count = (min(T - first, FRAMES) + 3) // 4 * 4
-        low, size = first * N, count * N
         for i in range(S):
-            share = shares[i, low : low + size]
-            _collapse(gamma[i], first, count, kept[i, 2 * D])
-            for k in range(D):
-                row, middle = rows[k, low : low + size], means[i, k]
-                for n in range(size):
-                    away = row[n] - middle
-                    part = share[n] * away
-                    one[n] = part
-                    two[n] = part * away
-                _collapse(once, 0, count, kept[i, k])
-                _collapse(twice, 0, count, kept[i, D + k])
-    for t in range(0, T - 1, 4):
-        for i in range(S):
-            a, b, c, d = alpha[t, i], alpha[t + 1, i], alpha[t + 2, i], alpha[t + 3, i]
-            for j in range(S):
-                moved = kept[i, 2 * D + 2 + j]
-                p, q, r, s = e[j, t + 1], e[j, t + 2], e[j, t + 3], e[j, t + 4]
+            once = kept[i]
+            for t in range(count):
                 for n in range(N):
-                    moved[n] += (a[n] * p[n] + b[n] * q[n]) + (c[n] * r[n] + d[n] * s[n])
-    for i in range(S):
-        initial, shown = kept[i, 2 * D + 1], gamma[i, 0]
-        for n in range(N):
-            initial[n] = shown[n]
-        for j in range(S):
-            moved = kept[i, 2 * D + 2 + j]
-            for n in range(N):
-                moved[n] *= probabilities[i, j]
+                    share[t, n] = gamma[first + t, i, n]
+                    once[2 * D, n] += share[t, n]
+            for k in range(D):
+                middle = means[i, k]
+                for t in range(0, count, 4):
+                    now = first + t
+                    for n in range(N):
+                        a, b = frames[k, now, n] - middle, frames[k, now + 1, n] - middle
+                        c, d = frames[k, now + 2, n] - middle, frames[k, now + 3, n] - middle
+                        p, q = share[t, n] * a, share[t + 1, n] * b
+                        r, s = share[t + 2, n] * c, share[t + 3, n] * d
+                        once[k, n] += (p + q) + (r + s)
+                        once[D + k, n] += (p * a + q * b) + (r * c + s * d)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def transitions(T: int, alpha: Any, e: Any, probabilities: Any, first: int, before: Any, after: Any, kept: Any) -> None:
+    """Expected transitions, the columns of ``kept`` from ``first`` on.
+
+    ``alpha`` and ``e`` as `backward` leaves them; ``before`` and ``after`` (TURNED, PIECE, states) are overwritten, and
+    what they hold must be finite.
+    """
+    S, _, N = kept.shape
+    if len(probabilities) <= SOME:
+        for i in range(S):
+            for j in range(S):
+                moved = kept[i, first + j]
+                for n in range(N):
+                    moved[n] = 0.0
+                for t in range(T - 1):
+                    for n in range(N):
+                        moved[n] += alpha[t, i, n] * e[t + 1, j, n]
+                for n in range(N):
+                    moved[n] *= probabilities[i, j]
+        return
+    moves = np.empty((TURNED, S, S))
+    for low in range(0, N, TURNED):
+        count = min(TURNED, N - low)
+        moves[:] = 0.0
+        for begin in range(0, T - 1, PIECE):
+            size = min(PIECE, T - 1 - begin)
+            for t in range(size):
+                for i in range(S):
+                    for n in range(count):
+                        before[n, t, i] = alpha[begin + t, i, low + n]
+                        after[n, t, i] = e[begin + t + 1, i, low + n]
+            for n in range(count):
+                before[n, size:] = 0.0
+                moves[n] += np.dot(before[n].T, after[n])
+        for i in range(S):
+            for j in range(S):
+                for n in range(count):
+                    kept[i, first + j, low + n] = moves[n, i, j] * probabilities[i, j]
