@@ -30,7 +30,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from statistics import median
-from time import perf_counter
+from time import thread_time
 from typing import Any, cast
 
 import numpy as np
@@ -304,8 +304,12 @@ class _Clock:
         self._sampled = self.step % self.every == 0
 
     def _try(self) -> None:
-        """Note what the last step took; after some, choose k."""
-        now = perf_counter()
+        """Note what the last step took; after some, choose k.
+
+        By this thread's own clock, which stands still while others have the processor: a step is long enough to be held
+        up by them, and looking at one error is not.
+        """
+        now = thread_time()
         if self.step > 1:  # the first step is slow for other reasons
             self._trial.append((now - self._began, self.spent))
         self._began, self.spent = now, 0.0
@@ -364,7 +368,7 @@ class _Watch:
         clock = self.clock
         if not clock.looking or not torch.is_grad_enabled():
             return None
-        began = perf_counter()
+        began = thread_time()
         if not clock.counts_forward:
             _refuse_transforms()
         if isinstance(output, Tensor):
@@ -375,7 +379,7 @@ class _Watch:
                 result = output
         else:
             result = self._hook_each(module, args, output)
-        clock.spent += perf_counter() - began
+        clock.spent += thread_time() - began
         return result
 
     def _hook(self, output: Tensor, args: tuple[Any, ...], path: str, batch: int) -> Tensor:
@@ -413,13 +417,13 @@ class _Watch:
             return
         if (compiled or not clock.counts_forward or clock.pending) and not clock.tick(compiled):
             return
-        began = perf_counter()
+        began = thread_time()
         statistics = self.statistics.get(path)
         if statistics is None:
             statistics = self.statistics[path] = ErrorStatistics()
             self.arrival = self.arrival or next(_arrivals)
         statistics.add(error, batch, clock.step, clock.every)
-        clock.spent += perf_counter() - began
+        clock.spent += thread_time() - began
 
     def _trace(self, module: nn.Module, output: Any) -> Any:
         # An exported model is the bare model.
