@@ -61,6 +61,30 @@ def test_tensorboard_reads_it_back(tmp_path: Path) -> None:
         np.testing.assert_allclose([event.value for event in found], values, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_weights_and_biases_take_it_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = needed("wandb")
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    # Nothing of the machine is looked at, which would only take time.
+    quiet = wandb.Settings(
+        console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
+    )
+    run = wandb.init(mode="offline", dir=str(tmp_path), project="error", settings=quiet)
+    try:
+        wanted = train(lambda seen, step: log_probe(seen, run, step))
+        run.log({})  # the last step counts once it is closed
+        found = dict(run.summary)
+    finally:
+        run.finish()
+    assert found.keys() >= NAMES
+    assert found["_step"] == 12
+    for name, values in wanted.items():
+        assert found[name] == pytest.approx(values[-1])
+    assert list(tmp_path.rglob("run-*.wandb"))
+
+
 def test_loggers_of_every_kind_are_given_the_same() -> None:
     class Metrics:
         def log_metrics(self, values: dict[str, float], step: int) -> None:
