@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json as jsonlib
 import logging
 import re
 import sys
@@ -20,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from counterflow.cli.live import Display
+from counterflow.cli.targets import require_json, write_json
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.lab.report import Section, assemble, write_report
 from counterflow.lab.report.numbers import format_interval, format_number, format_seconds
@@ -35,7 +35,6 @@ from counterflow.lab.trials import (
     run,
 )
 from counterflow.lab.trials.pool import cores
-from counterflow.lab.trials.record import probe_folder, remove_leftovers, write_whole
 
 __all__ = ["reproduce_command"]
 
@@ -111,7 +110,7 @@ def reproduce_command(
     papers = [load_paper(name) for name in keys]
     for paper in papers:
         claims_of(paper.key)  # a malformed claim is found before the work, not after it
-    _require_json_target(json)
+    require_json(json)
     require_writable(out)
     console = Console(stderr=json == "-")
     if not console.is_terminal:
@@ -134,24 +133,8 @@ def reproduce_command(
         path = write_report(sections, out / "report.html", profile=profile)
         console.print(Text(f"Report: {path}"), soft_wrap=True)
     if json is not None:
-        _write_json(sections, profile, json)
+        write_json(json, {"profile": profile, "papers": [_answer(section) for section in sections]})
     return _print_faults(papers, records, out)
-
-
-def _require_json_target(target: str | None) -> None:
-    """Find out before the work, not after it, that the file cannot be written."""
-    if target is None or target == "-":
-        return
-    path = Path(target)
-    if path.is_dir():
-        raise InputError(f"--json {target}: this is a folder; name a file in it, or - for standard output")
-    if not path.parent.is_dir():
-        raise InputError(f"--json {target}: there is no folder {path.parent}; make it first")
-    try:
-        probe_folder(path.parent)
-    except OSError as error:
-        raise InputError(f"--json {target}: {path.parent} cannot be written: {error.strerror or error}") from error
-    remove_leftovers(path.parent, path.name)  # of a run that was killed
 
 
 @contextlib.contextmanager
@@ -216,20 +199,9 @@ def _print_section(console: Console, section: Section) -> None:
     console.print(Text(f"{section.key}: {summary}; {format_seconds(section.seconds)} of computing\n"))
 
 
-def _write_json(sections: Sequence[Section], profile: Profile, target: str) -> None:
-    papers: list[dict[str, Any]] = [
-        {
-            "paper": section.key,
-            "claims": [{name: getattr(claim, name) for name in JSON_FIELDS} for claim in section.claims],
-        }
-        for section in sections
-    ]
-    text = jsonlib.dumps({"profile": profile, "papers": papers}, indent=2, allow_nan=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    else:
-        write_whole(Path(target), text.encode())
+def _answer(section: Section) -> dict[str, Any]:
+    claims = [{name: getattr(claim, name) for name in JSON_FIELDS} for claim in section.claims]
+    return {"paper": section.key, "claims": claims}
 
 
 def _print_faults(papers: Sequence[Paper], records: dict[str, list[Record]], out: Path) -> int:

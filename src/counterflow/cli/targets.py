@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def require_target(
         raise InputError(f"--{name} {path}: the suffix has to be {' or '.join(allowed)}")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise InputError(f"--{name} {path}: this is what is read; name another file")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--{name} {path}: {path.parent} cannot be written: {error.strerror or error}") from error
 
 
 def require_json(target: str | None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import glob
 import gzip
 import hashlib
 import importlib.metadata
@@ -276,15 +275,9 @@ def probe_folder(folder: Path) -> None:
         stream.flush()
 
 
-def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files of processes that are gone: those that nobody has locked.
-
-    Args:
-        folder: Where they are.
-        name: Which file they were to become; any, by default.
-    """
-    pattern = "*" if name is None else glob.escape(name)
-    for partial in folder.glob(f".{pattern}.{'[0-9a-f]' * 8}{TEMPORARY}"):
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that are gone: those that nobody has locked."""
+    for partial in folder.glob(f".*.{'[0-9a-f]' * 8}{TEMPORARY}"):
         if partial.is_dir():  # nobody works in a folder of such a name
             shutil.rmtree(partial, ignore_errors=True)
             continue
