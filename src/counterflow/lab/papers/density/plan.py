@@ -39,7 +39,7 @@ class Size:
         sentences: For footnote 3.
         common: Settings that cut the corpus.
         cost: Seconds of one core that 90 iterations of eight models on all of it take, about.
-        whole: Panels at the paper's ratios in which all nets are run without averaging too, not RDN and Alphanet only.
+        every: Panels at the paper's ratios in which all nets are run, not RDN and Alphanet only.
     """
 
     splits: int
@@ -52,7 +52,7 @@ class Size:
     timing: Mapping[str, Json]
     common: Mapping[str, Json] = field(default_factory=dict)
     cost: float = 25.0
-    whole: tuple[str, ...] = tuple(PANELS)
+    every: tuple[str, ...] = tuple(PANELS)
 
 
 _TIMING: Mapping[str, Json] = {
@@ -70,7 +70,7 @@ SIZES: Mapping[Profile, Size] = {
     "smoke": Size(
         3, {"a": 4}, {}, {}, 8, 4, 0, _SMALL, {"speakers": 4, "clips": 12, "frames": 60}, 0.2
     ),
-    "laptop": Size(10, RATIO, {}, {"a": 12}, 90, 8, 10, _TIMING, whole=("a", "d")),
+    "laptop": Size(10, RATIO, {}, {"a": 12}, 90, 8, 10, _TIMING, every=("a", "d")),
     "paper": Size(10, RATIO, PANELS, PANELS, 90, 8, 10, _TIMING),
 }  # fmt: skip
 
@@ -105,16 +105,19 @@ def net_trials(
 def panel_trials(profile: Profile) -> dict[str, dict[str, list[Trial]]]:
     """By the prefix of a panel's claims, by net and reading, such as ``"rdn whole"``."""
     size = SIZES[profile]
-    cases: list[tuple[str, int, dict[str, Any], tuple[str, ...]]] = []
-    whole: tuple[str, ...] = WHOLE[:2] if profile == "smoke" else WHOLE
-    cases += [(f"fig3{p}", models, {}, whole if p in size.whole else WHOLE[:2]) for p, models in size.ratio.items()]
-    cases += [(f"models{PANELS[p]}", models, {}, WHOLE[:2]) for p, models in size.literal.items()]
+    two = WHOLE[:2]
+    whole: tuple[str, ...] = two if profile == "smoke" else WHOLE
     an4: dict[str, Any] = {"corpus": "an4", "features": "cepstra", "speakers": 12}
-    cases += [(f"an4.{PANELS[p]}", models, an4, WHOLE[:2]) for p, models in size.an4.items()]
+    # By panel: models, what differs, nets that average over time, and that do not.
+    cases: list[tuple[str, int, dict[str, Any], tuple[str, ...], tuple[str, ...]]] = []
+    for panel, models in size.ratio.items():
+        cases.append((f"fig3{panel}", models, {}, *((NETS, whole) if panel in size.every else (two, two))))
+    cases += [(f"models{PANELS[p]}", models, {}, NETS, two) for p, models in size.literal.items()]
+    cases += [(f"an4.{PANELS[p]}", models, an4, NETS, two) for p, models in size.an4.items()]
     found: dict[str, dict[str, list[Trial]]] = {}
-    for prefix, models, change, whole in cases:
-        found[prefix] = {f"{net} averaged": net_trials(profile, net, models, True, **change) for net in NETS}
-        found[prefix] |= {f"{net} whole": net_trials(profile, net, models, False, **change) for net in whole}
+    for prefix, models, change, averaged, plain in cases:
+        found[prefix] = {f"{net} averaged": net_trials(profile, net, models, True, **change) for net in averaged}
+        found[prefix] |= {f"{net} whole": net_trials(profile, net, models, False, **change) for net in plain}
     return found
 
 
