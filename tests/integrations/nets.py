@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -71,8 +75,28 @@ def assert_equal(got: Any, wanted: Any, at: str = "", rtol: float = 0.0) -> None
         assert got == wanted, at
 
 
-def assert_same_handle(again: Any, whole: Any) -> None:
-    """What a handle tells; a probe's sums may differ in their last bit, by where they lie in memory."""
-    assert_equal(again.table().to_dict(), whole.table().to_dict(), rtol=1e-12)
-    if isinstance(whole, Probe):
-        assert_equal(again.state_dict(), whole.state_dict(), rtol=1e-12)
+def told(handles: list[Any]) -> list[Any]:
+    """What handles tell, as numbers that can be compared."""
+    return [
+        (handle.table().to_dict(), handle.state_dict() if isinstance(handle, Probe) else None) for handle in handles
+    ]
+
+
+def assert_told_the_same(again: list[Any], whole: list[Any]) -> None:
+    """A probe's sums may differ in their last bit, by where they lie in memory."""
+    assert_equal([list(each) for each in again], [list(each) for each in whole], rtol=1e-12)
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a test's module returns where nothing is left of this process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pickle.loads(pool.submit(_packed, function, *arguments).result())
+
+
+def apply(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The same in this process, which is faster."""
+    return function(*arguments)
+
+
+def _packed(function: Callable[..., Any], *arguments: Any) -> bytes:
+    return pickle.dumps(function(*arguments))  # tensors by value: the process that has their memory ends

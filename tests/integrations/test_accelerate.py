@@ -14,7 +14,22 @@ from torch import nn
 import counterflow as cf
 from counterflow.exceptions import InputError, UnsupportedError
 
-from .nets import CHANGES, CLIP, PARTS, STEPS, VERBS, assert_equal, assert_same_handle, in_parts, loss_of, needed, net
+from .nets import (
+    CHANGES,
+    CLIP,
+    PARTS,
+    STEPS,
+    VERBS,
+    apply,
+    assert_equal,
+    assert_told_the_same,
+    in_fresh_process,
+    in_parts,
+    loss_of,
+    needed,
+    net,
+    told,
+)
 
 accelerate = needed("accelerate")
 integration = needed("counterflow.integrations.accelerate")
@@ -51,18 +66,23 @@ def train(
             accelerator.save_state(str(save))
 
 
+def go_on(name: str, saved: Path) -> tuple[int, Any, list[Any]]:
+    """From a checkpoint to the end: the steps that the probe counts, the model, and what the handles tell."""
+    parts, handles = parts_of(name, "probe")
+    torch.manual_seed(4)  # the noise of a restart has to come from the checkpoint
+    parts[0].load_state(str(saved))
+    train(*parts, parts[0].prepare(in_parts(STEPS // 2)))
+    return handles[1].steps, parts[1].state_dict(), told(handles)
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_verb_goes_on_from_a_checkpoint_to_the_bit(name: str, tmp_path: Path) -> None:
     parts, whole = parts_of(name, "probe")
     train(*parts, parts[0].prepare(in_parts()), save=tmp_path / "saved")
-    others, again = parts_of(name, "probe")
-    torch.manual_seed(4)  # the noise of a restart has to come from the checkpoint
-    others[0].load_state(str(tmp_path / "saved"))
-    train(*others, others[0].prepare(in_parts(STEPS // 2)))
-    assert again[1].steps == STEPS * PARTS
-    assert_equal(others[1].state_dict(), parts[1].state_dict())
-    for one, other in zip(again, whole, strict=True):
-        assert_same_handle(one, other)
+    steps, state, again = (in_fresh_process if name == "whiten" else apply)(go_on, name, tmp_path / "saved")
+    assert steps == STEPS * PARTS
+    assert_equal(state, dict(parts[1].state_dict()))
+    assert_told_the_same(again, told(whole))
 
 
 def test_the_weight_of_the_divergence_may_follow_the_steps() -> None:

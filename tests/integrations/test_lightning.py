@@ -13,7 +13,22 @@ from torch import Tensor, nn
 import counterflow as cf
 from counterflow.exceptions import InputError, UnsupportedError
 
-from .nets import CHANGES, CLIP, PARTS, STEPS, VERBS, assert_equal, assert_same_handle, in_parts, loss_of, needed, net
+from .nets import (
+    CHANGES,
+    CLIP,
+    PARTS,
+    STEPS,
+    VERBS,
+    apply,
+    assert_equal,
+    assert_told_the_same,
+    in_fresh_process,
+    in_parts,
+    loss_of,
+    needed,
+    net,
+    told,
+)
 
 lightning = needed("lightning.pytorch")
 integration = needed("counterflow.integrations.lightning")
@@ -66,21 +81,27 @@ class SaveAt(lightning.Callback):
             trainer.save_checkpoint(self.path)
 
 
+def go_on(name: str, saved: Path) -> tuple[Any, Any, list[Any]]:
+    """From a checkpoint to the end: what counts steps, the model, and what the handles tell."""
+    torch.manual_seed(4)  # the noise of a restart has to come from the checkpoint
+    model, callbacks = Lit(), [attach_of(name), attach_of("probe")]
+    trainer = trainer_of(2, *callbacks)
+    trainer.fit(model, in_parts(), ckpt_path=str(saved), weights_only=True)
+    handles = [callback.handle for callback in callbacks]
+    steps = trainer.global_step, callbacks[0]._attachment.step, handles[1].steps
+    return steps, model.state_dict(), told(handles)
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_verb_goes_on_from_a_checkpoint_to_the_bit(name: str, tmp_path: Path) -> None:
     path = tmp_path / "first.ckpt"
     torch.manual_seed(3)
     whole, first = Lit(), [attach_of(name), attach_of("probe")]
     trainer_of(2, *first, SaveAt(path)).fit(whole, in_parts())
-    torch.manual_seed(4)  # the noise of a restart has to come from the checkpoint
-    again, second = Lit(), [attach_of(name), attach_of("probe")]
-    trainer = trainer_of(2, *second)
-    trainer.fit(again, in_parts(), ckpt_path=str(path), weights_only=True)
-    assert trainer.global_step == second[0]._attachment.step == 2 * STEPS
-    assert second[1].handle.steps == 2 * STEPS * PARTS
-    assert_equal(again.state_dict(), whole.state_dict())
-    for one, other in zip(second, first, strict=True):
-        assert_same_handle(one.handle, other.handle)
+    steps, state, again = (in_fresh_process if name == "whiten" else apply)(go_on, name, path)
+    assert steps == (2 * STEPS, 2 * STEPS, 2 * STEPS * PARTS)
+    assert_equal(state, dict(whole.state_dict()))
+    assert_told_the_same(again, told([callback.handle for callback in first]))
 
 
 def test_it_is_the_trajectory_of_a_plain_loop() -> None:
