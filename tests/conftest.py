@@ -74,3 +74,18 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped where CI=true lets no such test be skipped: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install the toy paper beside the real ones; the file in which its trials leave their trace."""
+    from counterflow.lab import papers
+
+    toy = Path(__file__).with_name("toy")
+    monkeypatch.syspath_prepend(str(toy))
+    monkeypatch.setenv("PYTHONPATH", str(toy), prepend=os.pathsep)
+    monkeypatch.setattr(papers, "__path__", [*papers.__path__, str(toy / "papers")])
+    path = tmp_path / "trace.txt"
+    path.touch()
+    monkeypatch.setenv("TOY_TRACE", str(path))
+    return path

@@ -324,14 +324,3 @@ def test_an_example_corpus_is_spoken(tmp_path, capsys, monkeypatch):
     program.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no such voice')\n")
     assert main(["speech", "example", str(tmp_path / "three"), "--count", "1"]) == 2
     assert "no such voice" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
-def test_what_espeak_says_is_learned(tmp_path, capsys):
-    corpus, model = str(tmp_path / "corpus"), str(tmp_path / "model")
-    assert main(["speech", "example", corpus, "--count", "16"]) == 0
-    assert main(["speech", "check", corpus]) == 0
-    assert main(["speech", "train", corpus, "--out", model, "--kind", "gaussians", "--passes", "3"]) == 0
-    capsys.readouterr()
-    assert main(["speech", "evaluate", model, corpus, "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["word_accuracy"] > 0.7

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,8 +91,13 @@ def assert_told_the_same(again: list[Any], whole: list[Any]) -> None:
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of a test's module returns where nothing is left of this process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pickle.loads(pool.submit(_packed, function, *arguments).result())
+    root = str(Path(__file__).parents[2])  # where such a module is found
+    sys.path.insert(0, root)
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pickle.loads(pool.submit(_packed, function, *arguments).result())
+    finally:
+        sys.path.remove(root)
 
 
 def apply(function: Callable[..., Any], *arguments: Any) -> Any:

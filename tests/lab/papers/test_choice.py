@@ -19,6 +19,8 @@ from counterflow.lab.papers.choice import segmentation as scenes
 from counterflow.lab.papers.choice.figures import exhibits
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 
+from .finished import finished
+
 PROFILES = ["smoke", "laptop", "paper"]
 
 
@@ -320,24 +322,7 @@ def _record(trial: Trial) -> Record:
             metrics[f"beam {m}"] = 0.9 + 0.1 * m + 4 * jitter
         metrics |= {f"beam grams {n}": 900.0 + jitter for n in range(1, 5)} | {"beam length": 11.0, "beam same": 0.0}
         curves |= {"mean weight": [1.0] * members, "gradient": [1.0] * members}
-    return Record(
-        format_version=1,
-        key="0" * 20,
-        paper="choice",
-        treatment=trial.treatment,
-        seeds=trial.seeds,
-        settings=dict(trial.settings),
-        data={},
-        revision=1,
-        profile="laptop",
-        commit=None,
-        environment="",
-        status="done",
-        reason="",
-        seconds=1.0,
-        metrics={name: (value,) for name, value in metrics.items()},
-        curves={name: tuple(values) for name, values in curves.items()},
-    )
+    return finished(trial, "laptop", {name: (value,) for name, value in metrics.items()}, curves)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -17,6 +17,8 @@ from counterflow.lab.papers.competition import digits, experiment, memory, nets,
 from counterflow.lab.papers.competition.figures import exhibits
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 
+from .finished import finished
+
 PROFILES = ["smoke", "laptop", "paper"]
 
 
@@ -197,24 +199,7 @@ def _record(trial: Trial, profile: str) -> Record:
             for layer in range(3):
                 curves[f"untrained {layer}"] = tuple(0.6 * jitter for _ in digits.PAIRS)
                 curves[f"trained {layer}"] = tuple((0.5 if pair == (3, 8) else 0.3) * jitter for pair in digits.PAIRS)
-    return Record(
-        format_version=1,
-        key="0" * 20,
-        paper="competition",
-        treatment=trial.treatment,
-        seeds=trial.seeds,
-        settings=dict(trial.settings),
-        data={},
-        revision=1,
-        profile=profile,  # type: ignore[arg-type]
-        commit=None,
-        environment="",
-        status="done",
-        reason="",
-        seconds=1.0,
-        metrics=metrics,
-        curves=curves,
-    )
+    return finished(trial, profile, metrics, curves)
 
 
 def _records(profile: Any) -> list[Record]:

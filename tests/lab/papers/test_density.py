@@ -14,6 +14,8 @@ from counterflow.lab.papers.density import experiment, nets, peers, plan, speake
 from counterflow.lab.papers.density.figures import exhibits
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 
+from .finished import finished
+
 PROFILES = ["smoke", "laptop", "paper"]
 BASE = {"corpus": "toy", "features": "", "speakers": 0, "clips": 0, "frames": 0, "text": ""}
 NET = {**BASE, "models": 3, "average": True, "scale": 0.1, "first": "random", "iterations": 4}
@@ -167,11 +169,7 @@ def _record(trial: Trial, profile: str) -> Record:
             "parameters": (1920.0,), "bands": (0.2 if settings["features"] == "cosine" else 0.5 + jitter,),
         }  # fmt: skip
         curves = {"loss": (2.0, 1 - level)}
-    return Record(
-        format_version=1, key="0" * 20, paper="density", treatment=trial.treatment, seeds=trial.seeds,
-        settings=dict(settings), data={}, revision=1, profile=profile, commit=None, environment="",  # type: ignore[arg-type]
-        status="done", reason="", seconds=1.0, metrics=metrics, curves=curves,
-    )  # fmt: skip
+    return finished(trial, profile, metrics, curves)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -14,6 +14,8 @@ from counterflow.lab.papers.noise_control.figures import exhibits, needed
 from counterflow.lab.report import TableExhibit
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 
+from .finished import finished
+
 PROFILES = ["smoke", "laptop", "paper"]
 
 
@@ -89,24 +91,7 @@ def _record(trial: Trial, profile: str) -> Record:
         value = mild if trial.treatment == "chip" else best + (mild - best) * ratio / 25  # type: ignore[operator]
         value = 4.0 if trial.treatment == "chip" and ratio < 5 else value  # type: ignore[operator]
         metrics[plan.key(ratio)] = tuple(value + 0.01 * seed for seed in trial.seeds)  # type: ignore[arg-type]
-    return Record(
-        format_version=1,
-        key="0" * 20,
-        paper=plan.KEY,
-        treatment=trial.treatment,
-        seeds=trial.seeds,
-        settings=dict(trial.settings),
-        data={},
-        revision=1,
-        profile=profile,  # type: ignore[arg-type]
-        commit=None,
-        environment="",
-        status="done",
-        reason="",
-        seconds=1.0,
-        metrics=metrics,
-        curves={},
-    )
+    return finished(trial, profile, metrics)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

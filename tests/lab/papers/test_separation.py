@@ -15,6 +15,8 @@ from counterflow.lab.papers.separation import words as task
 from counterflow.lab.papers.separation.figures import exhibits
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 
+from .finished import finished
+
 PROFILES = ["smoke", "laptop", "paper"]
 RATES = {"mlp": 0.30, "ica": 0.20, "att": 0.10, "gamma0": 0.2, "inverse": 0.12, "oracle": 0.05, "half": 0.15}
 
@@ -106,24 +108,7 @@ def _record(trial: Trial, profile: str) -> Record:
             curves[f"rate {name} {rate:g}"] = (30.0, late, 10.0, 10.0)
             curves[f"rate {name} {rate:g} words"] = _missed(size, 0.1, room)
         curves[f"start {name} words"] = _missed(size, 0.3, room)
-    return Record(
-        format_version=1,
-        key="0" * 20,
-        paper="separation",
-        treatment=trial.treatment,
-        seeds=trial.seeds,
-        settings=dict(trial.settings),
-        data={},
-        revision=1,
-        profile=profile,  # type: ignore[arg-type]
-        commit=None,
-        environment="",
-        status="done",
-        reason="",
-        seconds=1.0,
-        metrics={},
-        curves=curves,
-    )
+    return finished(trial, profile, {}, curves)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -13,6 +13,8 @@ from counterflow.lab.papers.speech import corpora, experiment, figures, handlabe
 from counterflow.lab.trials import Context, Record, claims_of, judge
 from counterflow.speech import SILENCE, Lexicon, Segment
 
+from .finished import finished
+
 PROFILES = ["smoke", "laptop", "paper"]
 FIGURES = ["Figure 3", "Figure 5", "Section 3, 4 and 6", "Section 3", "Section 5", "Section 4", "The sweep", "Outside"]
 SPEAKERS = ("ann", "bob", "cid", "dot", "eve", "fay")
@@ -131,16 +133,15 @@ def records_of(profile, outcomes):
     records: list[Record] = []
     for _ in range(2):
         records = [
-            Record(
-                format_version=1, key="0" * 20, paper="speech", treatment=trial.treatment, seeds=trial.seeds,
-                settings=dict(trial.settings), data={}, revision=1, profile=profile, commit=None, environment="",
-                status="done", reason="", seconds=1.0,
-                metrics={n: tuple([*v] * len(trial.seeds))[: len(trial.seeds)] for n, v in outcome.metrics.items()},
-                curves={name: tuple(values) for name, values in outcome.curves.items()},
+            finished(
+                trial,
+                profile,
+                {name: tuple([*v] * len(trial.seeds))[: len(trial.seeds)] for name, v in outcome.metrics.items()},
+                outcome.curves,
             )
             for trial in plan.all_trials(profile, records)
             if (outcome := outcomes.get(trial.treatment) or outcomes.get(f"{trial.treatment.split()[0]} lpnn"))
-        ]  # fmt: skip
+        ]
     return records
 
 

@@ -16,6 +16,8 @@ from counterflow.lab.report import Figure
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 from counterflow.variational import VariationalLinear, kl
 
+from .finished import finished
+
 PROFILES = ["smoke", "laptop", "paper"]
 
 
@@ -120,24 +122,7 @@ def _record(trial: Trial, profile: str) -> Record:
         metrics = {"validation": (end,), "test": (end,)}
         rate = 0.3 * math.log(10 * size) / 8 * jitter
         curves = {"validation": (90.0, end), "test": (90.0, end), "rate": (0.5, rate), "update": (0.0, 100.0)}
-    return Record(
-        format_version=1,
-        key="0" * 20,
-        paper="variational",
-        treatment=trial.treatment,
-        seeds=trial.seeds,
-        settings=dict(trial.settings),
-        data={},
-        revision=1,
-        profile=profile,  # type: ignore[arg-type]
-        commit=None,
-        environment="",
-        status="done",
-        reason="",
-        seconds=1.0,
-        metrics=metrics,
-        curves=curves,
-    )
+    return finished(trial, profile, metrics, curves)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -8,9 +8,11 @@ import counterflow as cf
 from counterflow.lab import loop
 from counterflow.lab.papers.whitening import autoencoder, deep, experiment, fisher, plan, plan_classifiers, vgg
 from counterflow.lab.papers.whitening.figures import exhibits
-from counterflow.lab.trials import Context, Record, claims_of, judge
+from counterflow.lab.trials import Context, claims_of, judge
 from counterflow.lab.trials.finding import _name
 from counterflow.seeding import torch_generator
+
+from .finished import finished
 
 PROFILES = ["smoke", "laptop", "paper"]
 
@@ -139,7 +141,9 @@ def test_crops_are_windows_of_the_picture_or_of_its_mirror_image():
 
 def test_updates_to_a_level_lie_between_points():
     trial = plan.autoencoder("smoke", "sgd", 1e-3, 0, 20)
-    record = _record(trial, "smoke", {"error": (25.0,), "start": (100.0,)}, {"update": (0, 10), "error": (100.0, 25.0)})
+    record = finished(
+        trial, "smoke", {"error": (25.0,), "start": (100.0,)}, {"update": (0, 10), "error": (100.0, 25.0)}
+    )
     assert plan.updates_to(record, 50.0) == pytest.approx(5.0)
     assert plan.updates_to(record, 100.0) == 0.0
     assert plan.updates_to(record, 20.0) is None
@@ -156,27 +160,6 @@ def test_two_sided_whitening_and_divergence_in_deep_nets(tmp_path):
     assert plain["error@0.01"][0] < plain["error@1e+30"][0]
 
 
-def _record(trial, profile, metrics, curves=None):
-    return Record(
-        format_version=1,
-        key="0" * 20,
-        paper="whitening",
-        treatment=trial.treatment,
-        seeds=trial.seeds,
-        settings=dict(trial.settings),
-        data={},
-        revision=1,
-        profile=profile,
-        commit=None,
-        environment="",
-        status="done",
-        reason="",
-        seconds=1.0,
-        metrics=metrics,
-        curves=curves or {},
-    )
-
-
 def _finish(trial, profile):
     """A record as if the paper were right: PRONG ahead, and the rates in the middle of the grids the best."""
     s, jitter = trial.settings, 1 + 0.01 * (trial.seeds[-1] % 7)
@@ -185,17 +168,17 @@ def _finish(trial, profile):
         values = dict.fromkeys(("first", "last", "initial", "error", "rate"), (low * jitter,))
         block = (1.0, 0.5, 0.5, 1.0)
         curves = {"update": (0.0, 5.0), "condition": (low, low), "before": block, "after": block}
-        return _record(trial, profile, values, curves)
+        return finished(trial, profile, values, curves)
     if trial.treatment == "times":
         parts = {**dict.fromkeys(plan.AUTOENCODER, 1.0), "prong": 1.5, "whitening": 0.2, "statistics": 0.1}
         noise = [1 + 0.01 * number for number in range(len(trial.seeds))]
-        return _record(trial, profile, {name: tuple(v * n for n in noise) for name, v in parts.items()})
+        return finished(trial, profile, {name: tuple(v * n for n in noise) for name, v in parts.items()})
     if trial.treatment.startswith("deep"):
         worse = 2.0 if "two-sided" in trial.treatment or trial.treatment == "deep prong" else 1.0
         worse *= 2.0 if "two-sided" in trial.treatment else 1.0
         values = tuple(0.1 * worse * (1 + 0.01 * number) for number in range(len(trial.seeds)))
         rates = s["rates"]
-        return _record(trial, profile, {deep.key(n, r): values for n in ("error", "validation") for r in rates})
+        return finished(trial, profile, {deep.key(n, r): values for n in ("error", "validation") for r in rates})
     better = {"prong": 0.2, "prong+": 0.1, "bn": 0.5}.get(trial.treatment.removeprefix("cifar "), 1.0)
     far = (
         abs(np.log(s["rate"] / 1e-2))
@@ -207,7 +190,7 @@ def _finish(trial, profile):
     ends = dict.fromkeys(("error", "validation", "test"), (end,))
     updates = tuple(s["updates"] * share for share in (0.0, 0.2, 0.5, 1.0))
     curves = {"update": updates, "error": curve, "wrong": curve, "validation": curve}
-    return _record(trial, profile, {**ends, "start": (100.0,)}, curves)
+    return finished(trial, profile, {**ends, "start": (100.0,)}, curves)
 
 
 def _all_records(profile):
