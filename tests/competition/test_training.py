@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,10 @@ def test_forgetting_stores_the_first_output_layer_and_puts_it_back() -> None:
     assert found.after == pytest.approx(under_first)
     never = measure_forgetting(body, make_head, *tasks, optimizer=steps, goal=1e-9, max_epochs=1)
     assert not never.reached
+    broken = Task(torch.full_like(x, math.nan), y, x, y)
+    diverged = measure_forgetting(body, make_head, tasks[0], broken, optimizer=steps, goal=0.1)
+    assert math.isnan(diverged.nll[1])
+    assert not diverged.reached
     with pytest.raises(InputError, match="goal"):
         measure_forgetting(body, make_head, *tasks, optimizer=steps, goal=0)
     with pytest.raises(InputError, match="batch_size"):
