@@ -102,8 +102,8 @@ PERCEPTRONS: Mapping[Profile, Perceptrons] = {
     "smoke": Perceptrons(
         {m: tuple(u // 25 for u in of) for m, of in _UNITS.items()}, 1500, 500, 1000, (3, 1), (0, 1), 0.3
     ),
-    "laptop": Perceptrons(_UNITS, 60_000, 10_000, 10_000, (40, 3), (0, 1, 2), 50.0),
-    "paper": Perceptrons(_UNITS, 60_000, 10_000, 10_000, (200, 10), (0, 1, 2, 3, 4), 50.0),
+    "laptop": Perceptrons(_UNITS, 60_000, 10_000, 10_000, (40, 3), (0, 1, 2), 70.0),
+    "paper": Perceptrons(_UNITS, 60_000, 10_000, 10_000, (200, 10), (0, 1, 2, 3, 4), 70.0),
 }
 BATCH = {"lwta": 20, "relu": 20, "sigmoid": 20, "dropout": 100, "dropout input": 100}
 COST = {"lwta": 1.0, "relu": 1.0, "sigmoid": 0.25, "dropout": 0.2, "dropout input": 0.2}  # of an epoch
@@ -307,12 +307,12 @@ class Memory:
 ACTIVATIONS = ("lwta", "relu", "sigmoid")
 FORGETTING: Mapping[Profile, Memory] = {
     "smoke": Memory(40, 500, 500, 2, (0, 1), 0.1),
-    "laptop": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 25.0),
-    "paper": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 25.0),
+    "laptop": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 60.0),
+    "paper": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 60.0),
 }
-# Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table. Rates are about
-# as high as competing nets bear: at rate .05 and momentum .9 the training error of a small one was NaN after an epoch.
-CELLS: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.05, 0.7), (0.02, 0.9))
+# Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table. It was to be
+# the second: there the training of all ten competing nets diverged, of nine of them on the second task.
+CELLS: tuple[tuple[float, float], ...] = ((0.05, 0.7), (0.1, 0.5), (0.02, 0.9))
 MAIN = CELLS[0]
 FEWER: Mapping[Profile, int] = {"smoke": 2, "laptop": 3, "paper": 10}  # seeds of the other cells
 
