@@ -66,7 +66,7 @@ See, shape and combine the error that flows backward through a PyTorch network, 
 its methods come from.
 {verbs}
 
-reproduce knows three sizes: smoke (the default: under a minute a paper), laptop (at most two hours a paper
+reproduce knows three sizes: smoke (the default: under a minute a paper), laptop (some minutes to some hours a paper
 on two cores) and paper (the published size).
 
 examples:

@@ -76,7 +76,7 @@ def reproduce_command(
     What the profiles cost, on two cores:
 
       smoke    under a minute a paper; few seeds, so that much stays inconclusive
-      laptop   at most two hours a paper
+      laptop   some minutes to some hours a paper, as the display says once it runs
       paper    the published size; it may take days
 
     A run that was stopped, even with kill -9, goes on where it was when the same command is given again:
