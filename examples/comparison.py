@@ -65,6 +65,7 @@ def compare(
             tuned = {rate: fmean(_worst(score(way, rate, seed)) for seed in kept) for rate in tried}
             best = min(tried, key=tuned.__getitem__)
             found.notes[way] = {"rate": f"{best:g}{' (edge)' if best in (min(tried), max(tried)) else ''}"}
+        found.rates[way] = best
         found.scores[way] = [score(way, best, seed) for seed in range(seeds)]
     return found
 
@@ -84,6 +85,7 @@ class Comparison:
         notes: Of a way, further words for its row, by heading.
         paths: Of each state of a model, the error's size at each layer, from the output to the input.
         heading: Of the picture of the paths.
+        rates: The rate that was chosen for each way.
     """
 
     measure: str
@@ -92,6 +94,7 @@ class Comparison:
     notes: dict[str, dict[str, str]] = field(default_factory=dict)
     paths: dict[str, dict[str, float]] = field(default_factory=dict)
     heading: str = ""
+    rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.asked:

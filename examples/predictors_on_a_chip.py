@@ -36,7 +36,7 @@ PHONES, FRAMES, COUNTS = 3, 30, (24, 240)
 FLAT = 2  # epochs in equal parts, with which every way begins
 WORDS = torch.tensor(list(itertools.permutations(range(PHONES))))
 SPEEDS = torch.tensor([0.4, 1.1, 1.9])
-RATES = (0.01, 0.02, 0.04)
+RATES = (0.005, 0.01, 0.02, 0.04)
 CHIP = DeviceModel.paper()
 TRIMMED = CHIP.without("multiplier_offset", "update_offset")
 
@@ -145,7 +145,7 @@ def main(picture: str = "", seeds: int | str = 8, epochs: int | str = 6) -> Comp
         ("on the array, at first", TRIMMED, 0),
         ("on the array, having learned", TRIMMED, epochs),
     ):
-        model = trained(device, True, 0.04, 0, learned)
+        model = trained(device, True, found.rates[whole], 0, learned)
         found.paths[name] = error_path(
             model.networks, lambda model=model: model.cost(x, words).sum().backward(), ["2", "1", "0"]
         )

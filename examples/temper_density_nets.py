@@ -11,7 +11,8 @@ something else than a layer at its bottom: nothing in the models' own backward p
 
 In a relative density net the comparisons of models are fixed, in a comparative one they are learned; a perceptron on
 the same sequences, brought to eight frames, has no models at all. Each way has gradient descent with momentum for as
-many steps, at the best of as many rates, chosen on another seed than those it is judged by.
+many steps, at the best of as many rates, chosen on another seed than those it is judged by. It takes some time to show:
+after 60 steps, on six seeds, no difference was found between a comparative net that is tempered and one that is not.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def errors(net: nn.Module | None, data: tuple[Tensor, Tensor]) -> float:
         return 100.0 * float((net(data[0]).argmax(1) != data[1]).double().mean())
 
 
-def main(picture: str = "", seeds: int | str = 6, steps: int | str = 60) -> Comparison:
+def main(picture: str = "", seeds: int | str = 8, steps: int | str = 100) -> Comparison:
     """Train all ways on all seeds."""
     seeds, steps = int(seeds), int(steps)
     ways = {
