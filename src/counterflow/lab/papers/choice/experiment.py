@@ -275,7 +275,7 @@ PAPER = Paper(
         "S. Lee, S. Purushwalkam, M. Cogswell, V. Ranjan, D. Crandall, D. Batra, Stochastic Multiple Choice Learning "
         "for Training Diverse Deep Ensembles, Advances in Neural Information Processing Systems 29, 2016"
     ),
-    revision=1,
+    revision=2,
     trials=plan.trials,
     run=run,
     measure=measure,
