@@ -9,7 +9,7 @@ JOBS ?= 2
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint cluster torture bench benchmarks docs gallery combinations evidence browser release-check clean
+.PHONY: help demo test lint cluster torture bench benchmarks docs links gallery combinations evidence browser release-check clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -70,6 +70,9 @@ benchmarks: $(INSTALLED) $(PEERS)  ## Measure all of that again (hours), beside 
 
 docs: $(INSTALLED)  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+links: $(INSTALLED)  ## Ask every address outside that the documentation names whether it is still there (needs the network)
+	$(BIN)/sphinx-build -b linkcheck docs docs/_build/links
 
 gallery: $(INSTALLED)  ## Run every example in full (some minutes), for the docs' gallery
 	$(BIN)/python scripts/gallery.py

@@ -75,7 +75,7 @@ def learn(data: str, method: str, seed: int, settings: Mapping[str, Any], contex
     plain = nets.perceptron(seed, settings["size"]) if data == "mnist" else nets.convolutional(seed, settings["size"])
     net = nets.noisy(plain, method, image=data == "cifar10")
     averaged = nets.Averaged(net)
-    optimizer = torch.optim.Adam(net.parameters())
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
     optimizer.register_step_post_hook(lambda *_: averaged.update())
     batches = Batches(len(images), settings["batch"], seed)
     scale = nets.kl_scale(method)
