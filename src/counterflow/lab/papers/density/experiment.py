@@ -119,12 +119,8 @@ def _difference(a: Sequence[Record], b: Sequence[Record]) -> tuple[Group, ...]:
 
 
 def _beside(a: Sequence[Record], b: Sequence[Record]) -> str:
-    plain, corrected = p_values(a, b)
+    plain, corrected = map(min, p_values(a, b), p_values(b, a))  # whichever is ahead
     return f"two-sided p {plain:.2g} in a paired t test, {corrected:.2g} in the corrected resampled one"
-
-
-def _behind(a: Sequence[Record], b: Sequence[Record]) -> str:
-    return _beside(b, a)
 
 
 def _add_panel(
@@ -152,7 +148,7 @@ def _add_panel(
         add(f"mixture.{way}", f"mixture {way}", f"alphanet {way}", _difference, lambda a, b: "")
         add(f"rdn.mixture.{way}", f"rdn {way}", f"mixture {way}", _order(), _beside)
         for net in ("cdn", "cdn1"):
-            add(f"{net}.{way}", f"{net} {way}", f"rdn {way}", _order(), _behind)
+            add(f"{net}.{way}", f"{net} {way}", f"rdn {way}", _order(), _beside)
 
 
 def _add_reasons(found: dict[str, Measurement], profile: Profile, there: Mapping[str, Record]) -> None:
