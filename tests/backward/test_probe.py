@@ -550,6 +550,9 @@ def test_plot_of_odd_histories(tmp_path: Path) -> None:
     with probe(deep) as seen:
         deep(torch.randn(3, 2)).sum().backward()
     seen.plot(tmp_path / "deep.png")
+    assert {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("one.png", "odd.png", "deep.png"), b"\x89PNG"
+    )
 
 
 def test_plot_says_what_is_wrong_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

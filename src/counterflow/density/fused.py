@@ -62,7 +62,7 @@ def _statistics(x: Tensor, ends: Any, parameters: list[Any], want: bool) -> tupl
     raw = x.detach().double().contiguous().numpy()
     start, step, back, centers, halves, constants = _prepared(parameters)
     P, Q, longest = centers.shape[2], step.shape[2], int(ends[0]) + 4
-    # Of the padding, only states are read that nothing writes.
+    # Memory holds anything. Padding is read too, and must be zero where nothing is written.
     frames, inside, e, alpha, gamma, before, after, block, share = _workspace(
         (P, longest, lanes),
         (longest, lanes),

@@ -11,7 +11,9 @@ from torch import nn
 from counterflow import bptt
 from counterflow.lab.papers.bptt import costs, experiment, figures, timing
 from counterflow.lab.papers.bptt.ledger import Ledger
-from counterflow.lab.trials import Context, Record, claims_of, judge
+from counterflow.lab.trials import Context, claims_of, judge
+
+from .finished import finished
 
 FIGURES = [
     *(f"Figure {name}" for name in ("2a", "2b", "3a", "3b", "5a", "5b", "6a", "6b", "7, left", "7, right")),
@@ -114,24 +116,8 @@ def _records(profile, outcomes):
     for trial in experiment.trials(profile, []):
         outcome = outcomes[trial.treatment]
         count = len(trial.seeds)
-        yield Record(
-            format_version=1,
-            key="0" * 20,
-            paper="bptt",
-            treatment=trial.treatment,
-            seeds=trial.seeds,
-            settings=dict(trial.settings),
-            data={},
-            revision=experiment.PAPER.revision,
-            profile=profile,
-            commit=None,
-            environment="",
-            status="done",
-            reason="",
-            seconds=1.0,
-            metrics={name: tuple((list(values) * count)[:count]) for name, values in outcome.metrics.items()},
-            curves={name: tuple(values) for name, values in outcome.curves.items()},
-        )
+        metrics = {name: tuple((list(values) * count)[:count]) for name, values in outcome.metrics.items()}
+        yield finished(trial, profile, metrics, outcome.curves)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

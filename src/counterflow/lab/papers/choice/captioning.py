@@ -7,7 +7,7 @@ decoder instead, it is not listened to before thousands of updates. In the *froz
 features, which do not change; in the *fine-tuned* one they go on from there together with the encoder, through which
 the sum of all members' gradients goes: a shared trunk.
 
-The rate was chosen for one decoder, on training pictures that it had not seen.
+The rate was settled by a few runs of one decoder on training pictures held out; no test picture had a part in it.
 """
 
 from __future__ import annotations

@@ -311,7 +311,7 @@ FORGETTING: Mapping[Profile, Memory] = {
     "paper": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 60.0),
 }
 # Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table. It was to be
-# the second: there the training of all ten competing nets diverged, of nine of them on the second task.
+# the second, where the training of competing nets was found to diverge, mostly on the second task.
 CELLS: tuple[tuple[float, float], ...] = ((0.05, 0.7), (0.1, 0.5), (0.02, 0.9))
 MAIN = CELLS[0]
 FEWER: Mapping[Profile, int] = {"smoke": 2, "laptop": 3, "paper": 10}  # seeds of the other cells
