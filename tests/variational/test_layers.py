@@ -193,6 +193,47 @@ def test_the_gradients_of_all_estimators_agree_in_expectation(noise: Any) -> Non
         assert float(errors[0].sum()) < float(errors[2].sum())  # what it is all for
 
 
+OPTIONS: list[dict[str, Any]] = [
+    *({"rates": rates} for rates in ("layer", "unit", "weight")),
+    *({"noise": "A", "rates": rates} for rates in ("layer", "unit")),
+    {"prior": "gaussian"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("estimator", ["local", "per_datum", "per_minibatch"])
+def test_a_single_example_and_an_empty_batch_go_through_as_through_a_plain_layer(
+    options: dict[str, Any], estimator: Any
+) -> None:
+    layer = Linear(4, 3, **options)
+    for shape in ((4,), (0, 4), (2, 0, 4)):
+        x = torch.randn(shape, requires_grad=True)
+        with variational.estimating(layer, estimator):
+            y = layer(x)
+        assert y.shape == (*shape[:-1], 3)
+        y.sum().backward()
+        assert x.grad is not None
+        assert x.grad.shape == shape
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in layer.parameters())
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradients_are_taken_example_by_example_under_vmap(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(4, 3, **options), torch.randn(6, 4)
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        found: Tensor = torch.func.functional_call(layer, parameters, (x,))
+        return found.sum()
+
+    gradient = torch.func.vmap(torch.func.grad(loss), (None, 0), randomness="different")
+    found = gradient(dict(layer.named_parameters()), x)
+    assert {name: each.shape for name, each in found.items()} == {
+        name: (6, *p.shape) for name, p in layer.named_parameters()
+    }
+    assert not torch.equal(found["weight"][0], found["weight"][1])
+
+
 def test_eval_mode_is_the_plain_layer_to_the_bit() -> None:
     plain = nn.Linear(5, 3)
     layer, x = Linear(5, 3, rates="weight"), torch.randn(2, 5)
@@ -261,7 +302,10 @@ def test_gaussian_dropout_has_its_variance() -> None:
     assert isinstance(wrapped.layer, Linear)
     assert next(iter(wrapped.parameters())) is wrapped.layer.weight
     assert not torch.equal(wrapped(torch.ones(1, 4)), wrapped(torch.ones(1, 4)))
-    assert torch.equal(GaussianDropout(0.0, "B", nn.Linear(4, 3))(torch.ones(2, 4)).diff(dim=0), torch.zeros(1, 3))
+    none = nn.Sequential(GaussianDropout(0.0, "B", nn.Linear(4, 3)), Linear(3, 2))
+    with variational.estimating(none, "local"):  # which has none to draw
+        assert torch.equal(none[0](torch.ones(2, 4)).diff(dim=0), torch.zeros(1, 3))
+    assert type(variational.deterministic(none)[0]) is nn.Linear
 
 
 @pytest.mark.parametrize(
@@ -273,6 +317,8 @@ def test_gaussian_dropout_has_its_variance() -> None:
         (lambda: Linear(2, 2, p=1.0), "p must lie between 0 and 1"),
         (lambda: Linear(2, 2, p=0.6), "above max_alpha=1"),
         (lambda: Linear(2, 2, max_alpha=-1.0), "max_alpha must be positive"),
+        (lambda: Linear(2, 2, max_alpha=math.inf), "or None for no bound"),
+        (lambda: Linear(2, 2, prior="gaussian", learn=False), "learn=False needs prior='log-uniform'"),
         (lambda: Linear(2, 2, prior="laplace"), "prior must be"),
         (lambda: Linear(2, 2, prior="gaussian", noise="A"), "needs noise='B'"),
         (lambda: Linear(2, 2, approximation="taylor"), "approximation must be"),
@@ -282,7 +328,9 @@ def test_gaussian_dropout_has_its_variance() -> None:
         (lambda: GaussianDropout(0.5, "A", nn.Linear(2, 2)), "stands before a layer"),
         (lambda: GaussianDropout(0.5, "B", nn.ReLU()), "linear or a convolution"),
         (lambda: variational.GaussianPrior(0.0), "std must be positive"),
+        (lambda: variational.gaussian_kl(torch.zeros(1), torch.zeros(1), 0.0), "std must be positive"),
         (lambda: variational.ScaleMixturePrior(2.0), "share must lie"),
+        (lambda: variational.ScaleMixturePrior(std2=math.inf), "std2 must be positive and finite"),
     ],
 )
 def test_bad_arguments_are_named(make: Any, words: str) -> None:

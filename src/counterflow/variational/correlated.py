@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from counterflow.variational.loops import flat, standard_normal, takes_loop
-from counterflow.variational.noise import downhill
+from counterflow.variational.noise import downhill, rows_of
 
 __all__ = ["correlated", "scaled_inputs"]
 
@@ -75,7 +75,7 @@ class _Scaled(Function):
         needs_x, needs_weight, needs_rate = ctx.needs_input_grad[:3]
         for_x = for_weight = for_rho = None
         if needs_weight:
-            for_weight = grad.flatten(0, -2).mT @ scaled.flatten(0, -2)
+            for_weight = rows_of(grad).mT @ rows_of(scaled)
         if needs_x or needs_rate:
             for_x = grad @ weight
             if takes_loop(for_x, x, noise, rho):
@@ -86,7 +86,7 @@ class _Scaled(Function):
                 kernels.scale_back(flat(for_x), flat(x), flat(noise), flat(rho), *rule, x.shape[-1], flat(for_rho))
             else:
                 deviations = _deviations(rho, ctx.bound)
-                by_unit = (for_x * x * noise).flatten(0, -2).sum(0) * (0.5 * deviations)
+                by_unit = rows_of(for_x * x * noise).sum(0) * (0.5 * deviations)
                 for_rho = (by_unit.sum() if rho.numel() == 1 else by_unit).reshape(rho.shape)
                 if ctx.bound is not None:
                     for_rho = for_rho * downhill(rho)

@@ -53,8 +53,8 @@ class GaussianDropout(nn.Module):
         self.layer = layer
         if layer is not None:
             options = {"noise": "B", "rates": "layer", "p": p or 0.5, "learn": False, "max_alpha": None}
-            self.layer = variational_layer(layer, options)
-            self.layer.estimator = "none" if p == 0 else "local"
+            noisy = variational_layer(layer, options)
+            self.layer = noisy if p else layer  # without noise there is no posterior, which others would find and draw
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs with noise (type A), or the layer's outputs with it (type B); without noise in eval mode."""

@@ -23,6 +23,7 @@ __all__ = [
     "downhill",
     "gaussian",
     "independent",
+    "rows_of",
     "weights_of_batch",
     "weights_of_examples",
 ]
@@ -99,14 +100,19 @@ class _Local(Function):
             into = of_variance @ squares
             for_x = torch.addcmul(grad @ weight, into, x * _by_input(log_alpha).exp(), value=2)
             if by_unit:
-                for_rate = (into * rated).flatten(0, -2).sum(0).reshape(log_alpha.shape)
+                for_rate = rows_of(into * rated).sum(0).reshape(log_alpha.shape)
         if needs_weight or (by_unit and not needs_x):
-            each = of_variance.flatten(0, -2).mT @ rated.flatten(0, -2)  # d / d squares
+            each = rows_of(of_variance).mT @ rows_of(rated)  # d / d squares
             if by_unit and not needs_x:
                 for_rate = (each * squares).sum(0).reshape(log_alpha.shape)
             if needs_weight:
-                for_weight = (grad.flatten(0, -2).mT @ x.flatten(0, -2)).addcmul_(each, weight, value=2)
+                for_weight = (rows_of(grad).mT @ rows_of(x)).addcmul_(each, weight, value=2)
         return for_x, for_weight, for_rate, None
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """The inputs or outputs of a linear layer as a matrix; a single example, as there is one under vmap, is a row."""
+    return x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)
 
 
 def _by_input(log_alpha: Tensor) -> Tensor:
@@ -196,8 +202,8 @@ class _LocalByWeight(Function):
         for_x = None
         if ctx.needs_input_grad[0]:
             for_x = torch.addcmul(grad @ weight, of_variance @ variance, x, value=2)
-        for_rho = of_variance.flatten(0, -2).mT @ (x * x).flatten(0, -2)  # d / d variance, as yet
-        for_weight = grad.flatten(0, -2).mT @ x.flatten(0, -2)
+        for_rho = rows_of(of_variance).mT @ rows_of(x * x)  # d / d variance, as yet
+        for_weight = rows_of(grad).mT @ rows_of(x)
         if has_loops(for_rho, for_weight, scaled, weight, rho) and not torch.is_grad_enabled():
             way = _back_compiled if torch.compiler.is_compiling() else _back_on_cpu
             way(for_weight, for_rho, scaled, weight, rho, ctx.bound is not None)
@@ -284,7 +290,7 @@ def weights_of_examples(x: Tensor, mean: Tensor, deviation: Tensor, product: Pro
 
     Weights are drawn for as many examples at a time as memory can be had for, and drawn again on the way back.
     """
-    rows = x if product is not F.linear else x.flatten(0, -2)
+    rows = x if product is not F.linear else rows_of(x)
     some = max(1, _CELLS // mean.numel())
 
     def apart(part: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -298,4 +304,4 @@ def weights_of_examples(x: Tensor, mean: Tensor, deviation: Tensor, product: Pro
         for part in torch.split(rows, some)
     ]
     found = torch.cat(pieces)
-    return found if product is not F.linear else found.reshape(*x.shape[:-1], -1)
+    return found if product is not F.linear else found.reshape(*x.shape[:-1], len(mean))

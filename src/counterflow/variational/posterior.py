@@ -99,8 +99,8 @@ class Stochastic(nn.Module):
         if not isinstance(p, int | float) or isinstance(p, bool) or not 0 < p < 1:
             raise InputError(f"p must lie between 0 and 1, got {p!r}; alpha is p / (1 - p)")
         alpha = p / (1 - p)
-        if max_alpha is not None and not (isinstance(max_alpha, int | float) and max_alpha > 0):
-            raise InputError(f"max_alpha must be positive, or None for no bound, got {max_alpha!r}")
+        if max_alpha is not None and not (isinstance(max_alpha, int | float) and 0 < max_alpha < math.inf):
+            raise InputError(f"max_alpha must be positive and finite, or None for no bound, got {max_alpha!r}")
         if max_alpha is not None and alpha > max_alpha * (1 + 1e-6):
             raise InputError(f"p={p!r} is alpha={alpha:g}, above max_alpha={max_alpha:g}; lower p, or raise max_alpha")
         self.noise: Noise = noise
@@ -114,8 +114,11 @@ class Stochastic(nn.Module):
         if self.prior is not None:
             if noise == "A":
                 raise InputError("a prior other than 'log-uniform' needs noise='B': type A has scales, not weights")
-            start = torch.full_like(self.weight, 2 * math.log(_INITIAL_STD))
-            self.log_variance = nn.Parameter(start)
+            if not learn:
+                raise InputError(
+                    "learn=False needs prior='log-uniform': the variances of a Gaussian posterior are learned"
+                )
+            self.settle()
             return
         if noise == "A" and rates == "weight":
             raise InputError("rates='weight' needs noise='B': in type A all weights of an input unit share its noise")
@@ -130,7 +133,7 @@ class Stochastic(nn.Module):
         elif rates == "unit":
             shape = (self.weight.shape[1] * self.groups_of(),) if noise == "A" else self._unit_shape()
         self.rate = Rate(shape, alpha, max_alpha, learn)
-        self.rate.to(self.weight.device, self.weight.dtype)
+        self.settle()
 
     def share(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         """Take a plain layer's parameters for the means, and put the rates beside them."""
@@ -138,7 +141,7 @@ class Stochastic(nn.Module):
         self.settle()
 
     def settle(self) -> None:
-        """Make the rates on the weight's device, at their start."""
+        """Put the rates, or the variances, where the weight is, at their start."""
         weight = self.weight
         if self.prior is not None:
             start = torch.full_like(weight, 2 * math.log(_INITIAL_STD), requires_grad=False)
@@ -151,6 +154,11 @@ class Stochastic(nn.Module):
     def groups_of(self) -> int:
         """Groups of a convolution."""
         return 1
+
+    def scales(self) -> int:
+        """How many scales type A draws for an example: one an input unit."""
+        units: int = self.weight.shape[1] * self.groups_of()
+        return units
 
     def _unit_shape(self) -> tuple[int, ...]:
         return (1, self.weight.shape[1], *[1] * (self.weight.ndim - 2))
@@ -203,8 +211,8 @@ class Stochastic(nn.Module):
         if isinstance(self.prior, ScaleMixturePrior):
             return self.prior.kl(self.weight, self.log_variance)
         rho: Tensor = self.rate.rho
-        units: int = self.weight.shape[1] * self.groups_of() if self.noise == "A" else self.weight.numel()
-        return bounded_kl(rho, self.rate.max_alpha, self.approximation) * (units / rho.numel())
+        terms: int = self.scales() if self.noise == "A" else self.weight.numel()
+        return bounded_kl(rho, self.rate.max_alpha, self.approximation) * (terms / rho.numel())
 
     def extra_repr(self) -> str:
         """The plain layer's, and the noise."""
