@@ -9,16 +9,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from counterflow.exceptions import InputError
+from counterflow.variational.divergence import Approximation
 from counterflow.variational.layers import variational_layer
-from counterflow.variational.posterior import Stochastic
+from counterflow.variational.posterior import Noise, Rates, Stochastic
+from counterflow.variational.priors import Prior
 
-__all__ = ["VariationalMultiheadAttention", "attention_around"]
+__all__ = ["VariationalMultiheadAttention", "attention_around", "plain_attention", "unlike"]
 
 
 class VariationalMultiheadAttention(Stochastic, nn.MultiheadAttention):
     """Multi-head attention with a dropout posterior on the packed projections of queries, keys and values, and on the
-    projection of its outputs. It is made by `counterflow.make_variational`; in eval mode it is the plain module.
+    projection of its outputs. In eval mode it is the plain module.
+
+    Args:
+        plain: The arguments of `torch.nn.MultiheadAttention`, by place or by name; queries, keys and values have one
+            size, and there are no ``add_bias_kv`` and ``add_zero_attn``.
+        noise: ``"A"`` or ``"B"`` (default); this and what follows are those of `VariationalLinear`.
+        rates: One rate for a ``"layer"`` (default), an input ``"unit"`` or, type B only, a ``"weight"``.
+        p: The dropout rate that all begin with; .5 by default.
+        learn: Whether rates are learned.
+        max_alpha: The bound, 1 by default; None lifts it.
+        prior: ``"log-uniform"`` (default), or one with a Gaussian posterior.
+        approximation: Of the divergence; see `dropout_kl`.
+        more: Arguments of `torch.nn.MultiheadAttention` by name.
+
+    Raises:
+        InputError: If an argument is out of range, or two do not go together.
+
+    Example:
+        >>> import torch
+        >>> from counterflow.variational import VariationalMultiheadAttention
+        >>> attention, x = VariationalMultiheadAttention(8, 2, batch_first=True), torch.randn(3, 5, 8)
+        >>> attention(x, x, x, need_weights=False)[0].shape
+        torch.Size([3, 5, 8])
     """
+
+    def __init__(
+        self,
+        *plain: Any,
+        noise: Noise = "B",
+        rates: Rates = "layer",
+        p: float = 0.5,
+        learn: bool = True,
+        max_alpha: float | None = 1.0,
+        prior: Prior = "log-uniform",
+        approximation: Approximation = "exact",
+        **more: Any,
+    ) -> None:
+        super().__init__(*plain, **more)  # the plain attention is next in line
+        reason = unlike(self)
+        if reason:
+            raise InputError(f"this attention cannot have a posterior: {reason}")
+        self.set_up(noise, rates, p, learn, max_alpha, prior, approximation)
+        options = {"noise": noise, "rates": rates, "p": p, "learn": learn, "max_alpha": max_alpha, "prior": prior}
+        self._modules["out_proj"] = variational_layer(self.out_proj, {**options, "approximation": approximation})
 
     @property
     def weight(self) -> Any:
@@ -31,8 +76,12 @@ class VariationalMultiheadAttention(Stochastic, nn.MultiheadAttention):
         self.in_proj_bias: Any = bias
         self.settle()
 
+    def scales(self) -> int:
+        """Type A: each of the three projections draws scales of its own for its inputs."""
+        return 3 * super().scales()
+
     def extra_repr(self) -> str:
-        """The noise."""
+        """Sizes and the noise."""
         return f"{self.embed_dim}, {self.num_heads}, noise={self.noise}, rates={self.rates}"
 
     def _project(self, x: Tensor, part: int) -> Tensor:
@@ -89,6 +138,15 @@ class VariationalMultiheadAttention(Stochastic, nn.MultiheadAttention):
         return y, weights.mean(-3) if average_attn_weights else weights
 
 
+def unlike(attention: nn.MultiheadAttention) -> str:
+    """What an attention has that none with a posterior can have; empty if nothing."""
+    if not attention._qkv_same_embed_dim:
+        return "its keys or values have another size than its queries"
+    if attention.bias_k is not None or attention.add_zero_attn:
+        return "it adds keys and values of its own"
+    return ""
+
+
 def attention_around(plain: nn.MultiheadAttention, options: dict[str, Any]) -> VariationalMultiheadAttention:
     """The module with a posterior around a plain one's weights, which are not copied."""
     attention = VariationalMultiheadAttention(
@@ -98,8 +156,8 @@ def attention_around(plain: nn.MultiheadAttention, options: dict[str, Any]) -> V
         plain.in_proj_bias is not None,
         batch_first=plain.batch_first,
         device="meta",
+        **options,
     )
-    attention.set_up(**options)
     attention.share(plain.in_proj_weight, plain.in_proj_bias)
     attention._modules["out_proj"] = variational_layer(plain.out_proj, options)
     attention.train(plain.training)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, reset_compiler
-from counterflow.variational.attention import VariationalMultiheadAttention, attention_around, plain_attention
+from counterflow.variational.attention import VariationalMultiheadAttention, attention_around, plain_attention, unlike
 from counterflow.variational.divergence import Approximation
 from counterflow.variational.dropout import GaussianDropout
 from counterflow.variational.layers import GEOMETRY, KINDS, variational_layer
@@ -25,6 +25,17 @@ __all__ = ["VariationalHandle", "deterministic", "make_variational", "plain_in_p
 
 class VariationalHandle(Handle):
     """What `make_variational` returns: a `Handle` that knows the rates."""
+
+    def __init__(
+        self, model: nn.Module, table: Table | Callable[[], Table], undo: Sequence[Callable[[], None]], plain: nn.Module
+    ) -> None:
+        super().__init__(model, table, undo)
+        self._plain = plain  # another module where the root has been exchanged
+
+    def undo(self) -> None:
+        """Take the change back and keep what was learned. A second call does nothing."""
+        super().undo()
+        self.model = self._plain
 
     def rates(self) -> list[nn.Parameter]:
         """What is learned beside the model's own parameters, each once: rates, or the posteriors' variances."""
@@ -68,7 +79,8 @@ def make_variational(
         A handle. ``table()`` lists what has a posterior, and what was left alone and why.
 
     Raises:
-        InputError: If an argument is out of range, two do not go together, or a name in ``p`` is no layer's.
+        InputError: If an argument is out of range, two do not go together, a name in ``p`` is no layer's, or ``p`` has
+            two rates for layers that share a weight.
         UnsupportedError: If no layer can have a posterior.
 
     References:
@@ -118,8 +130,13 @@ def make_variational(
             layer: Any = attention_around(module, {**options, "p": begin[name]})
         else:
             layer = variational_layer(module, {**options, "p": begin[name]})
-            first = by_weight.setdefault(id(layer.weight), layer)
+            first, other = by_weight.setdefault(id(layer.weight), (layer, name))
             if first is not layer:
+                if begin[other] != begin[name]:
+                    raise InputError(
+                        f"p begins layer {other!r} at {begin[other]!r} and {name!r} at {begin[name]!r}, but they share "
+                        "a weight and its rates; give both one"
+                    )
                 _tie(first, layer)
         made.append((name, module, layer))
     places = {id(module): layer for _, module, layer in made}
@@ -129,6 +146,7 @@ def make_variational(
             if module is not None and id(module) in places:
                 parent._modules[child] = places[id(module)]
                 undo.append(functools.partial(parent._modules.__setitem__, child, module))
+    undo += [functools.partial(_give_back, layer, module) for _, module, layer in made]
     root = places.get(id(model), model)
     title = f"Variational dropout, type {noise}"
 
@@ -137,7 +155,7 @@ def make_variational(
         return Table(title, [Row(r.layer, r.kind, r.done, r.why, values.get(r.layer, {})) for r in rows])
 
     reset_compiler()
-    return VariationalHandle(root, table, undo)
+    return VariationalHandle(root, table, undo, model)
 
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -151,16 +169,12 @@ def _reason(module: nn.Module) -> str | None:
         parts = module.modules()  # an attention block is exchanged with what is inside
         if any(hooks for part in parts for name, hooks in vars(part).items() if name in _HOOKS):
             return "a hook is on it, which the layer in its place would not have; undo that, and attach it afterwards"
-    if isinstance(module, nn.MultiheadAttention):
-        if type(module) is not nn.MultiheadAttention:
-            return f"{type(module).__name__} may have a forward of its own"
-        if not module._qkv_same_embed_dim:
-            return "its keys or values have another size than its queries"
-        if module.bias_k is not None or module.add_zero_attn:
-            return "it adds keys and values of its own"
-        return ""
-    if type(module) in KINDS:
-        return "" if "forward" not in vars(module) else "its forward has been exchanged on the module itself"
+    if isinstance(module, nn.MultiheadAttention) and type(module) is not nn.MultiheadAttention:
+        return f"{type(module).__name__} may have a forward of its own"
+    if isinstance(module, nn.MultiheadAttention) or type(module) in KINDS:
+        if "forward" in vars(module):
+            return "its forward has been exchanged on the module itself"
+        return unlike(module) if isinstance(module, nn.MultiheadAttention) else ""
     if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         what = "a transposed convolution" if "Transpose" in type(module).__name__ else "a type of its own"
         return f"{what} ({type(module).__name__}) has no layer with a posterior"
@@ -192,6 +206,16 @@ def _tie(first: Stochastic, second: Stochastic) -> None:
         second.log_variance = first.log_variance
     else:
         second.rate = first.rate
+
+
+def _give_back(layer: nn.Module, plain: nn.Module) -> None:
+    """A plain layer again, with what has happened meanwhile to the one in its place: its mode, other parameters."""
+    plain.train(layer.training)
+    for name, _ in list(plain.named_parameters()):
+        owner, _, own = name.rpartition(".")
+        now = getattr(layer.get_submodule(owner), own)
+        if isinstance(now, nn.Parameter):
+            plain.get_submodule(owner)._parameters[own] = now
 
 
 def _values(layer: Stochastic) -> dict[str, float | int | str | None]:
