@@ -81,6 +81,7 @@ def test_nan_is_not_hidden() -> None:
     total = dropout_kl(x)
     total.backward()
     assert x.grad is not None
+    assert bool(total.isnan())
     assert x.grad.isnan().tolist() == [False, True]  # and with it the step
 
 
@@ -106,6 +107,13 @@ def test_the_gaussian_divergence_is_torchs() -> None:
     q = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     truth = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 0.3)).sum()
     torch.testing.assert_close(gaussian_kl(mean, log_variance, 0.3), truth)
+
+
+@pytest.mark.parametrize(("share", "std"), [(0.0, 0.0025), (1.0, 1.0)])
+def test_a_mixture_of_one_has_the_density_of_a_gaussian_far_out_too(share: float, std: float) -> None:
+    weight = torch.tensor([0.5, -50.0], dtype=torch.float64)
+    truth = torch.distributions.Normal(0.0, std).log_prob(weight).sum()
+    torch.testing.assert_close(ScaleMixturePrior(share).log_density(weight), truth)
 
 
 def test_a_mixture_of_one_is_a_gaussian_in_expectation() -> None:

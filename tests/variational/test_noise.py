@@ -70,6 +70,15 @@ def test_pytorchs_seed_rules_them() -> None:
     assert (few.shape, double.dtype) == ((7,), torch.float64)
 
 
+def test_a_default_device_elsewhere_changes_nothing_for_a_layer_on_the_processor() -> None:
+    with torch.device("meta"):
+        layer = VariationalLinear(80, 90, device="cpu")
+        y = layer(torch.ones(64, 80, device="cpu"))
+        divergence = variational.kl(layer)
+    assert {y.device.type, divergence.device.type, layer.rate.rho.device.type} == {"cpu"}
+    assert bool(y.isfinite().all())
+
+
 def test_what_is_computed_again_draws_the_same() -> None:
     torch.manual_seed(0)
     layer, x = VariationalLinear(80, 90, rates="weight"), torch.randn(64, 80)

@@ -126,7 +126,7 @@ def _kl_on_cpu(rho: Tensor, bound: float | None) -> tuple[Tensor, Tensor]:
     out = torch.empty_like(rho)
     top = np.float32(0.0 if bound is None else math.log(bound))
     total = kernels.divergence(flat(rho), bound is not None, top, flat(out))
-    return torch.tensor(total, dtype=rho.dtype), out
+    return torch.tensor(total, dtype=rho.dtype, device=rho.device), out
 
 
 _kl_compiled = torch.library.custom_op("counterflow::dropout_kl", _kl_on_cpu, mutates_args=())
@@ -224,7 +224,10 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor, std: float) -> Tensor:
     Args:
         mean: Posterior means.
         log_variance: Logarithms of the posterior variances, in the same shape.
-        std: Of the prior.
+        std: Of the prior, > 0.
+
+    Raises:
+        InputError: If ``std`` is not positive.
 
     Example:
         >>> import torch
@@ -232,6 +235,8 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor, std: float) -> Tensor:
         >>> float(gaussian_kl(torch.zeros(3), torch.zeros(3), 1.0))
         0.0
     """
+    if not std > 0:
+        raise InputError(f"std must be positive, got {std!r}")
     log_ratio = log_variance - 2 * math.log(std)
     found: Tensor = 0.5 * (log_ratio.exp() + (mean / std).square() - 1 - log_ratio).sum()
     return found

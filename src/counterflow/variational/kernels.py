@@ -79,7 +79,7 @@ def _block(rho: Any, bounded: Any, top: Any, out: Any) -> Any:
         for k in range(1, _DEGREE + 1):
             slope = _SLOPES[_DEGREE - k] + t * slope
             value = _VALUES[_DEGREE - k] + t * value
-        below = x if x < inside else inside
+        below = inside if inside <= x else x  # NaN is NaN
         total += rest * value - f4(0.5) * _log(v) + f4(0.5) * (inside - below)
         slope = rest * slope * (f4(1.0) if bounded and raw >= f4(0.0) else f4(-1.0))
         out[i] = slope if raw == raw else raw

@@ -55,6 +55,7 @@ def standard_normal(shape: Sequence[int], like: Tensor) -> Tensor:
         return torch.randn(shape, dtype=like.dtype, device=like.device)
     from counterflow.variational import kernels
 
-    out = torch.empty(shape, dtype=torch.float32)
-    kernels.normals(np.uint64(int(torch.empty((), dtype=torch.int64).random_())), flat(out))
+    out = torch.empty(shape, dtype=torch.float32, device=like.device)
+    key = int(torch.empty((), dtype=torch.int64, device=like.device).random_())
+    kernels.normals(np.uint64(key), flat(out))
     return out

@@ -45,8 +45,8 @@ class ScaleMixturePrior:
 
     Args:
         share: :math:`\pi`, between 0 and 1.
-        std1: :math:`\sigma_1 > 0`.
-        std2: :math:`\sigma_2 > 0`.
+        std1: :math:`\sigma_1`, > 0; 1 by default.
+        std2: :math:`\sigma_2`, > 0; 0.0025 by default.
 
     Raises:
         InputError: If one is out of range.
@@ -68,13 +68,15 @@ class ScaleMixturePrior:
         if not 0 <= self.share <= 1:
             raise InputError(f"share must lie between 0 and 1, got {self.share!r}")
         for name in ("std1", "std2"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)!r}")
+            if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
+                raise InputError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
 
     def log_density(self, weight: Tensor) -> Tensor:
         """The sum of log p(w), elementwise mixtures."""
         parts = [
-            math.log(max(share, 1e-300)) - 0.5 * (weight / std).square() - math.log(std * math.sqrt(2 * math.pi))
+            (math.log(share) if share else -math.inf)
+            - 0.5 * (weight / std).square()
+            - math.log(std * math.sqrt(2 * math.pi))
             for share, std in ((self.share, self.std1), (1 - self.share, self.std2))
         ]
         return torch.logaddexp(*parts).sum()
