@@ -163,6 +163,8 @@ def test_the_bound_counts_each_example_of_all_data_once() -> None:
         variational.elbo(nll, model)  # type: ignore[call-arg]
     with pytest.raises(ShapeError, match="reduction='none'"):
         variational.elbo(nll.mean(), model, data_size=100)
+    with pytest.raises(ShapeError, match="got float"):
+        variational.elbo(0.3, model, data_size=100)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="less than the batch"):
         variational.elbo(nll, model, data_size=7)
     with pytest.raises(InputError, match="number of training examples"):
@@ -200,6 +202,10 @@ def test_samples_tell_what_more_data_would_remove() -> None:
             variational.sample(model, x, **options)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="no layer"):
         variational.sample(nn.Linear(4, 2), x)
+    with pytest.raises(ShapeError, match="a row for each of 12, got"):
+        variational.sample(nn.Sequential(variational.VariationalLinear(4, 3), nn.Flatten(0)), x, 2)
+    with variational.estimating(model, "per_minibatch"):  # rows share their weights, samples do not
+        assert float(variational.sample(model, x[:1].expand(6, 4), 20).variance.min()) > 0
 
 
 def test_pruning_makes_the_net_smaller_and_keeps_its_function() -> None:
@@ -313,6 +319,10 @@ def test_a_bound_forbids_pruning_and_so_do_rates_of_whole_layers() -> None:
         variational.prune(cf.make_variational(nn.Linear(4, 3), rates="weight").model)
     with pytest.raises(UnsupportedError, match="by unit or by weight"):
         variational.prune(cf.make_variational(nn.Linear(4, 3), max_alpha=None).model)
+    with pytest.raises(
+        InputError, match="threshold=0 cannot be exceeded"
+    ):  # where p = .5 begins, and may go no further
+        variational.prune(cf.make_variational(nn.Linear(4, 3), rates="weight").model, threshold=0.0)
     variational.prune(cf.make_variational(nn.Linear(4, 3), rates="weight").model, threshold=-1.0)
 
 
@@ -333,6 +343,19 @@ def test_gradients_vary_as_table_1_orders_them() -> None:
         variational.gradient_variance(model, F.cross_entropy, data, "global")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="data is empty"):
         variational.gradient_variance(model, F.cross_entropy, [])
+    for options in ({"estimates": 0}, {"passes": 0}):
+        with pytest.raises(InputError, match="a whole number >= 1, got 0"):
+            variational.gradient_variance(model, F.cross_entropy, data, **options)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="no parameter"):
+        variational.gradient_variance(model.requires_grad_(False), F.cross_entropy, data)
+
+
+def test_measuring_gradients_moves_no_running_statistics() -> None:
+    model = cf.make_variational(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))).model
+    before = copy.deepcopy(model.state_dict())
+    data = [(torch.randn(5, 4) + 3, torch.randint(3, (5,)))]
+    variational.gradient_variance(model, F.cross_entropy, data)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
 
 
 def test_state_goes_into_a_fresh_model_and_a_copy_after_a_pass_draws() -> None:

@@ -23,8 +23,8 @@ def estimating(model: nn.Module, estimator: Estimator) -> Iterator[nn.Module]:
     Args:
         model: With layers that have a posterior.
         estimator: ``"local"``, the default of all layers: pre-activations are drawn. ``"per_datum"``: weights, one set
-            an example; slow. ``"per_minibatch"``: weights, one set a batch. ``"none"``: the posterior means. Type A has
-            scales for weights: its ``"local"`` is ``"per_datum"``.
+            an example, which for a linear layer is a row of its inputs; slow. ``"per_minibatch"``: weights, one set a
+            batch. ``"none"``: the posterior means. Type A has scales for weights: its ``"local"`` is ``"per_datum"``.
 
     Raises:
         InputError: If there is no such estimator.
@@ -87,8 +87,8 @@ def gradient_variance(
         :math:`v_b` by the parameter's name, one number a minibatch.
 
     Raises:
-        InputError: If there is no such estimator, or no data.
-        UnsupportedError: If no layer has a posterior.
+        InputError: If there is no such estimator, or no data, or ``estimates`` or ``passes`` is not positive.
+        UnsupportedError: If no layer has a posterior, or no parameter requires a gradient.
 
     References:
         Kingma et al., NIPS 2015, section 5 and table 1.
@@ -107,7 +107,14 @@ def gradient_variance(
     batches = list(data)
     if not batches:
         raise InputError("data is empty; gradient_variance needs batches (x, y)")
-    names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
+    for name, value in (("estimates", len(batches) if estimates is None else estimates), ("passes", passes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UnsupportedError(f"no parameter of this {type(model).__name__} requires a gradient")
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]  # running statistics, which training moves
 
     def gradient(kind: Estimator, batch: tuple[Any, Any]) -> list[Tensor]:
         with estimating(model, kind):
@@ -118,13 +125,18 @@ def gradient_variance(
     steady: Estimator = "none" if estimator == "none" else "local"
     rounds = 1 if estimator == "none" else passes
     full = [torch.zeros_like(p) for p in parameters]
-    for _ in range(rounds):
-        for batch in batches:
-            for total, part in zip(full, gradient(steady, batch), strict=True):
-                total.add_(part, alpha=1 / (rounds * len(batches)))
     variances: list[list[Tensor]] = []
-    for number, batch in enumerate(batches[:estimates]):
-        found = gradient(estimator, batch)
-        variances.append([(part - mean).square().mean() for part, mean in zip(found, full, strict=True)])
-        progress(number + 1)
+    try:
+        for _ in range(rounds):
+            for batch in batches:
+                for total, part in zip(full, gradient(steady, batch), strict=True):
+                    total.add_(part, alpha=1 / (rounds * len(batches)))
+        for number, batch in enumerate(batches[:estimates]):
+            found = gradient(estimator, batch)
+            variances.append([(part - mean).square().mean() for part, mean in zip(found, full, strict=True)])
+            progress(number + 1)
+    finally:
+        with torch.no_grad():
+            for buffer, was in before:
+                buffer.copy_(was)
     return {name: torch.stack(of) for name, of in zip(names, zip(*variances, strict=True), strict=True)}

@@ -101,9 +101,10 @@ def elbo(nll: Tensor, model: nn.Module, *, data_size: int, kl_weight: float | Te
         >>> bool(torch.isclose(bound.loss, bound.nll + bound.kl))
         True
     """
-    if nll.ndim != 1:
+    if not isinstance(nll, Tensor) or nll.ndim != 1:
+        got = tuple(nll.shape) if isinstance(nll, Tensor) else type(nll).__name__
         raise ShapeError(
-            f"nll must hold one number an example, (batch,), got {tuple(nll.shape)}; use reduction='none', and sum "
+            f"nll must hold one number an example, (batch,), got {got}; use reduction='none', and sum "
             "over what an example has"
         )
     if isinstance(data_size, bool) or not isinstance(data_size, int) or data_size < 1:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from counterflow.exceptions import InputError, UnsupportedError
+from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 from counterflow.variational.posterior import Stochastic
 
 __all__ = ["Draws", "sample"]
@@ -102,13 +102,15 @@ def sample(
         n: Samples.
         link: ``"softmax"`` over the last dimension (default) or ``"sigmoid"`` makes probabilities of outputs; None
             leaves them as they are, for regression.
-        at_once: Samples in one pass; all by default. Fewer need less memory.
+        at_once: Samples in one pass; all by default. Fewer need less memory. With the estimator ``"per_minibatch"``,
+            whose rows share their weights, it is one.
 
     Returns:
         `Draws`: ``.values``, ``.mean``, ``.variance``, ``.entropy``, ``.mutual_information``.
 
     Raises:
         InputError: If ``n`` or ``at_once`` is not positive, or the link is not known.
+        ShapeError: If the model does not give one tensor with a row for each example.
         UnsupportedError: If no layer has a posterior.
 
     Example:
@@ -126,11 +128,16 @@ def sample(
     if not isinstance(x, Tensor) or x.ndim < 1:
         raise InputError(f"x must be a tensor with a batch dimension, got {type(x).__name__}")
     size = n if at_once is None else at_once
+    if any(isinstance(layer, Stochastic) and layer.estimator == "per_minibatch" for layer in model.modules()):
+        size = 1  # all rows of a pass share their weights
     pieces = []
     with _sampling(model), torch.no_grad():
         for first in range(0, n, size):
             count = min(size, n - first)
             y = model(x.repeat(count, *[1] * (x.ndim - 1)))
+            if not isinstance(y, Tensor) or len(y) != count * len(x):
+                got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+                raise ShapeError(f"the model must give a tensor with a row for each of {count * len(x)}, got {got}")
             pieces.append(y.unflatten(0, (count, len(x))))
     values = torch.cat(pieces)
     if link is not None:

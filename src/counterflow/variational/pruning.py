@@ -83,9 +83,9 @@ def prune(model: nn.Module, threshold: float = 3.0) -> nn.Module:
             if layer.rates == "layer" or not layer.rate.learned:
                 continue
             bound = layer.rate.max_alpha
-            if bound is not None and math.log(bound) < threshold:
+            if bound is not None and math.log(bound) <= threshold:
                 raise InputError(
-                    f"threshold={threshold:g} cannot be reached in layer {name!r}: its rates are bounded by "
+                    f"threshold={threshold:g} cannot be exceeded in layer {name!r}: its rates are bounded by "
                     f"max_alpha={bound:g}, log alpha <= {math.log(bound):.3g}; train with max_alpha=None"
                 )
         some = True
