@@ -107,6 +107,13 @@ def test_a_sentences_loss_is_the_mean_over_its_words_and_its_end() -> None:
         assert float(found[index].detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
 
 
+def test_captioners_begin_with_the_frequencies_of_words_in_training() -> None:
+    sentences = torch.tensor([[5, 5, 7, 0], [5, 0, 0, 0], [7, 4, 0, 0]])
+    found = captioning._log_frequencies(sentences, 8).exp()
+    counts = torch.tensor([0, 0, 3, 0, 1, 3, 0, 2]) + 0.5  # each sentence ends once, and none holds padding
+    torch.testing.assert_close(found, counts / counts.sum())
+
+
 @pytest.mark.parametrize("of", ["text", "pictures"])
 def test_a_shared_encoder_gets_the_sum_of_its_heads_errors(of: str) -> None:
     torch.manual_seed(0)

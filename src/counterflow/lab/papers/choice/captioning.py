@@ -7,7 +7,12 @@ decoder instead, it is not listened to before thousands of updates. In the *froz
 features, which do not change; in the *fine-tuned* one they go on from there together with the encoder, through which
 the sum of all members' gradients goes: a shared trunk.
 
-The rate was settled by a few runs of one decoder on training pictures held out; no test picture had a part in it.
+Decoders know from the start how often each word is used, as is common for captioners: else the member that learns this
+first wins every sentence, and its rivals never recover.
+
+Rate, width and number of updates were settled by a few runs on training pictures held out; no test picture had a part
+in it. What was tried against members that win nothing all the same: a fifth of the rate, a rate that rises over 200
+updates, dropout of a half, six times as many updates. Each left one or two of five members without sentences.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ import counterflow as cf
 from counterflow.choice import cider_d, distinct_ngrams, mean_length, oracle_cider_d
 from counterflow.lab.data import captions
 from counterflow.lab.loop import Batches, Curves, train
-from counterflow.lab.papers.choice.captioner import PAD, UNKNOWN, Decoder, TextEncoder, beam_search
+from counterflow.lab.papers.choice.captioner import END, PAD, UNKNOWN, Decoder, TextEncoder, beam_search
 from counterflow.lab.papers.choice.ensembles import Part, Problem, alternate, fit, in_turn
 from counterflow.lab.trials import Context, Outcome
 from counterflow.seeding import numpy_generator, seed_of
@@ -106,7 +111,7 @@ def loss(out: Any, tokens: Tensor) -> Tensor:
 
 
 def _adam(net: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.Adam([p for p in net.parameters() if p.requires_grad], RATE)
+    return torch.optim.Adam([p for p in net.parameters() if p.requires_grad], RATE, fused=True)
 
 
 class _Describer(nn.Module):
@@ -142,6 +147,15 @@ def _pretrain(encoder: TextEncoder, data: Corpus, seed: int, updates: int, conte
     train(net, _adam(net), lambda update: cost(torch.from_numpy(batches[update])), look, (0, updates), context)
 
 
+def _log_frequencies(sentences: Tensor, vocabulary: int) -> Tensor:
+    """The logarithm of how often each token follows in sentences; half a time where it does not."""
+    counts = torch.bincount(sentences.flatten(), minlength=vocabulary).float()
+    counts[PAD] = 0
+    counts[END] = len(sentences)
+    counts += 0.5
+    return torch.log(counts / counts.sum())
+
+
 class _Task:
     """What all methods of a seed share: the corpus, the trained encoder, and the decoders' initial weights."""
 
@@ -156,6 +170,10 @@ class _Task:
         with torch.no_grad():
             self.features = torch.cat([self.encoder(piece) for piece in torch.split(self.corpus.inputs, 500)])
         self.nets = [Decoder(vocabulary, width, seed_of(seed, "member", m)) for m in range(settings["members"])]
+        heard = _log_frequencies(self.targets, vocabulary)
+        for net in self.nets:
+            with torch.no_grad():
+                net.words.bias.copy_(heard)
 
     def problem(self, frozen: bool) -> Problem:
         """The task on the encoder's features, or on its inputs."""

@@ -131,7 +131,7 @@ class Captioning:
 
 CAPTIONS: Mapping[Profile, Captioning] = {
     "smoke": Captioning((2, 5), 3, 16, 20, 40, 10, (0, 1), 2, 0.02),
-    "laptop": Captioning((2, 5), 700, 128, 10, 6000, 1000, (0, 1, 2), ROUNDS, 0.06),
+    "laptop": Captioning((2, 5), 1400, 64, 20, 6000, 1000, (0, 1, 2), ROUNDS, 0.03),
     "paper": Captioning((2, 3, 4, 5), 2400, 256, 5, 6000, 1000, (0, 1, 2), ROUNDS, 0.2),
 }
 
