@@ -17,6 +17,7 @@ from counterflow.lab.loop import Batches
 from counterflow.lab.papers.choice import captioner, captioning, classification, ensembles, experiment, nets
 from counterflow.lab.papers.choice import segmentation as scenes
 from counterflow.lab.papers.choice.figures import exhibits
+from counterflow.lab.report import Figure
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 
 from .finished import finished
@@ -364,6 +365,15 @@ def test_what_is_missing_is_left_out_and_the_rest_is_drawn(profile: Any) -> None
         measured = experiment.measure(profile, records)
         assert exhibits(profile, records, judge(claims_of("choice"), measured))
         assert any(m.groups for m in measured.values())
+
+
+def test_mcl_that_starts_anew_has_a_line_of_its_own() -> None:
+    trials = [trial for trial in experiment.PAPER.trials("paper", []) if trial.treatment.startswith("cifar10")]
+    records = [_record(trial) for trial in trials]
+    drawn = exhibits("paper", records, judge(claims_of("choice"), experiment.measure("paper", records)))[0]
+    assert isinstance(drawn, Figure)
+    (line,) = [each for each in drawn.plot["data"] if each["name"] == "MCL, started anew"]
+    assert line["x"] == [4]
 
 
 def test_no_laptop_trial_is_longer_than_an_hour_and_all_fit_into_two() -> None:

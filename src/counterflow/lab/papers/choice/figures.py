@@ -14,7 +14,13 @@ from counterflow.lab.trials import ClaimResult, Profile, Record, claims_of, find
 
 __all__ = ["exhibits"]
 
-LABELS = {"smcl": "sMCL", "mcl": "MCL", "dey": "Dey and others", "independent": "independent"}
+LABELS = {
+    "smcl": "sMCL",
+    "mcl": "MCL",
+    "dey": "Dey and others",
+    "independent": "independent",
+    "mcl restarts": "MCL, started anew",
+}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STREET = (
     "sky",
@@ -64,6 +70,7 @@ def _accuracies(profile: Profile, records: Sequence[Record]) -> Points:
         "mcl": [(size, _values(of("mcl", size), f"accuracy {size}")) for size in sizes.alternated],
         "dey": [(size, _values(of("dey"), f"accuracy {size}")) for size in every],
         "independent": [(size, _values(of("independent"), f"accuracy {size}")) for size in every],
+        "mcl restarts": [(4, _values(of("mcl restarts", 4), "accuracy 4"))],
     }
 
 
