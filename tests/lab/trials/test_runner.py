@@ -242,6 +242,23 @@ def test_a_paper_is_asked_again_only_when_all_its_trials_have_records(tmp_path: 
     assert [len(event.trials) for event in events if isinstance(event, Planned)] == [2, 4, 6]
 
 
+def test_a_paper_that_is_done_is_not_asked_again_while_another_runs(tmp_path: Path) -> None:
+    asked: Counter[str] = Counter()
+
+    def named(key: str, count: int) -> Paper:
+        def trials(profile: Any, records: list[Record]) -> list[Trial]:
+            asked[key] += 1
+            return [Trial(key, str(number), (0,), expected_seconds=1 + number) for number in range(count)]
+
+        return simple(key=key, trials=trials)
+
+    with ThreadPoolExecutor(1) as threads:
+        run([named("short", 1), named("long", 20)], "smoke", tmp_path, executor=threads, jobs=1)
+        again = run([named("short", 1), named("long", 20)], "smoke", tmp_path, executor=threads, jobs=1)
+    assert [len(records) for records in again.values()] == [1, 20]
+    assert asked == {"short": 4, "long": 4}  # in either run at first, and when all its trials had records
+
+
 def test_jobs_and_papers_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="jobs is 0"):
         run([simple()], "smoke", tmp_path, jobs=0)

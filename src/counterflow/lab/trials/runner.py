@@ -232,6 +232,7 @@ class _Work:
         self.locks: dict[str, int] = {}  # of the trials that are this run's, by key
         self.broken = False  # a worker of the pool died between two trials
         self.told = False  # that another run is waited for
+        self.news: set[str] = set()  # the papers that have new records since they were last asked
 
     def go(self) -> None:
         for paper in self.papers:
@@ -244,7 +245,7 @@ class _Work:
                 self.wait_for_others()
             busy = {job.paper.key for job in (*self.waiting, *self.flying.values())}
             for paper in self.papers:
-                if paper.key not in busy:
+                if paper.key in self.news and paper.key not in busy:
                     self.plan(paper)
 
     def plan(self, paper: Paper) -> None:
@@ -255,6 +256,7 @@ class _Work:
             jobs = {job.key: job for job in (_job(paper, trial) for trial in trials)}
             new = [job for key, job in jobs.items() if key not in records]
             if not new:
+                self.news.discard(paper.key)
                 # in the order of the trials, without those that a later stage no longer names
                 self.records[paper.key] = {key: records[key] for key in jobs}
                 return
@@ -304,6 +306,7 @@ class _Work:
             let_go(lock)
         job.path(self.out).with_suffix(".log").unlink(missing_ok=True)
         self.records[job.paper.key][job.key] = record
+        self.news.add(job.paper.key)
         self.on_event(Finished(record, job.trial, reused=True))
 
     def claim(self, job: _Job) -> bool:
@@ -452,11 +455,13 @@ class _Work:
             discard(job.folder(self.out))
             let_go(lock)
         self.records[job.paper.key][job.key] = record
+        self.news.add(job.paper.key)
         self.on_event(Finished(record, job.trial, reused=other is not None))
 
     def report_progress(self, job: _Job) -> None:
         try:
             told = json.loads((job.folder(self.out) / PROGRESS_FILE).read_bytes())
-        except (OSError, ValueError):
-            return
-        self.on_event(Progressed(job.key, job.trial, float(told["fraction"]), str(told["note"])))
+            progressed = Progressed(job.key, job.trial, float(told["fraction"]), str(told["note"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return  # there is none yet, or it is damaged; it is only a display
+        self.on_event(progressed)
