@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 import wave
@@ -496,6 +497,23 @@ def test_files_without_a_known_checksum_name_themselves(publisher: Publisher) ->
     assert first != data.dataset("captions").forms[0].sha256
     path.write_bytes(_captions(Flickr8k__token__txt=b"b.jpg#0\tChanged .\n"))
     assert data.checksum("captions") != first
+
+
+def test_a_file_whose_checksum_names_the_data_is_read_once(publisher: Publisher) -> None:
+    (path,) = publisher.put("captions", "token files", _captions())
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    publisher.monkeypatch.setattr(data.checksums, "file_sha256", counted)
+    first = [data.checksum("captions") for _ in range(3)]  # of three trials
+    path.write_bytes(_captions(Flickr8k__token__txt=b"b.jpg#0\tChanged .\n"))
+    second = [data.checksum("captions") for _ in range(3)]
+    assert read == [path, path]
+    assert len({*first}) == len({*second}) == 1
+    assert first[0] != second[0]
 
 
 def test_nothing_is_downloaded_without_a_checksum_to_hold_it_to(publisher: Publisher) -> None:

@@ -10,7 +10,14 @@ from collections.abc import Callable, Mapping
 
 from counterflow.exceptions import DataNotFoundError
 from counterflow.lab.data.catalog import CATALOG, dataset, names
-from counterflow.lab.data.checksums import Loaded, arrays_sha256, file_sha256, files_sha256, verify_arrays
+from counterflow.lab.data.checksums import (
+    Loaded,
+    arrays_sha256,
+    file_sha256,
+    files_sha256,
+    remembered_sha256,
+    verify_arrays,
+)
 from counterflow.lab.data.encoded import EncodedImages, EncodedSplit, cifar10
 from counterflow.lab.data.entry import DataSet, File, Form
 from counterflow.lab.data.images import LabeledImages, digits, mnist, read_idx
@@ -145,7 +152,7 @@ def checksum(name: str) -> str:
         return entry.forms[0].identity
     found = find(name)
     if found is not None:
-        return found.form.identity or files_sha256(found.form.format, map(file_sha256, found.paths))
+        return found.form.identity or files_sha256(found.form.format, map(remembered_sha256, found.paths))
     for form in entry.forms:
         if form.downloadable:
             return form.identity

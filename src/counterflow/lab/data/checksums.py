@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ __all__ = [
     "file_sha256",
     "files_sha256",
     "json_array",
+    "remembered_sha256",
     "verified",
     "verify_arrays",
     "verify_file",
@@ -54,6 +56,29 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def remembered_sha256(path: Path) -> str:
+    """A file's SHA-256, computed once in this process for as long as the file's size and time stay the same.
+
+    Of a publisher's archive it is wanted for every trial that reads it, and takes seconds.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return _sha256_in_state(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_in_state(path: Path, *state: int) -> str:
+    return file_sha256(path)
 
 
 def arrays_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
