@@ -158,6 +158,10 @@ def test_the_epoch_is_chosen_on_validation_alone() -> None:
     assert plan.best_epoch(record) == 1
     assert plan.test_errors([record]) == [5.0]
     assert plan.rate_of([record]) == [0.4]
+    record.curves.update({"test": (9.0, 0.0, 1.0, 2.0)})  # type: ignore[attr-defined]
+    assert plan.test_errors([record]) == [0.0]  # not what stands for a run that diverged
+    record.curves.update({"validation": (None,) * 4, "test": (None,) * 4})  # type: ignore[attr-defined]
+    assert plan.test_errors([record]) == [100.0]
 
 
 def test_the_divergence_is_in_the_loss_of_adaptive_nets_alone() -> None:

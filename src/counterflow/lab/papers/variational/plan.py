@@ -156,9 +156,14 @@ def best_epoch(record: Record) -> int:
 
 def test_errors(runs: Sequence[Record]) -> list[float]:
     """Test errors in percent, each at the epoch that the validation error chose."""
-    return [float(run.curves["test"][best_epoch(run)] or 100.0) for run in runs]
+    return [_or(100.0, run.curves["test"][best_epoch(run)]) for run in runs]
 
 
 def rate_of(runs: Sequence[Record]) -> list[float]:
     """The mean dropout rate p = alpha / (1 + alpha) of the hidden layers, at the same epoch."""
-    return [float(run.curves["rate"][best_epoch(run)] or 0.0) for run in runs]
+    return [_or(0.0, run.curves["rate"][best_epoch(run)]) for run in runs]
+
+
+def _or(instead: float, value: float | None) -> float:
+    """A value, or what stands for it where a run that diverged has none; an error of 0 is a value."""
+    return instead if value is None else float(value)
