@@ -175,6 +175,17 @@ def test_numpy_scalars_and_arrays_are_taken(tmp_path):
     assert ">2438<" in text
 
 
+def test_the_first_column_names_the_rows_where_it_holds_numbers_too(tmp_path):
+    table = TableExhibit("Slots", "", ["slots", "cost"], [[10, 4.636], [None, None], ["<b>", 1]])
+    text = write_report([_section(table)], tmp_path / "r.html", profile="smoke").read_text("utf-8")
+    [body] = re.findall(r"<tbody>(.*?)</tbody>", text, flags=re.DOTALL)
+    assert re.findall(r"<tr>(.*?)</tr>", body) == [
+        '<th scope="row" class="number">10</th><td class="number">4.64</td>',
+        '<th scope="row"></th><td></td>',
+        '<th scope="row">&lt;b&gt;</th><td class="number">1</td>',
+    ]
+
+
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, sections, monkeypatch):
     path = write_report([], tmp_path / "report.html", profile="smoke")
     before = path.read_bytes()
