@@ -246,7 +246,7 @@ def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path, monkeypatch
 def test_a_damaged_environment_is_mended(tmp_path: Path) -> None:
     description = environment()
     path = tmp_path / "environments" / f"{environment_key(description)}.json"
-    for content in (b"", b"{}", b"\x00" * 50):
+    for content in (b"", b"{}", b"\x00" * 50, b"[" * 100_000):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         assert read_environments(tmp_path) == {}

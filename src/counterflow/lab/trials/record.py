@@ -133,9 +133,8 @@ def _key(
     settings: Mapping[str, Any],
     data: Mapping[str, str],
     revision: int,
-    format_version: int = FORMAT_VERSION,
 ) -> str:
-    return _digest([format_version, paper, treatment, list(seeds), settings, data, revision])
+    return _digest([FORMAT_VERSION, paper, treatment, list(seeds), settings, data, revision])
 
 
 def environment() -> dict[str, str | int | None]:
@@ -348,7 +347,7 @@ def read_environments(out: Path) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for path in sorted((out / ENVIRONMENTS).glob("*.json")):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             description = json.loads(path.read_bytes())
             if isinstance(description, dict) and environment_key(description) == path.stem:
                 found[path.stem] = description
