@@ -69,8 +69,9 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         context: The trial's.
 
     Returns:
-        ``METHOD m``, the oracle mean IoU of m members in percent; of ``warm``, ``share 1``, the share of a class's
-        scenes that go to the member with most of them, in percent and averaged, and curves ``class c`` of the matrix.
+        ``METHOD m``, the oracle mean IoU of m members in percent; of ``warm``, ``share m`` for each ensemble of m
+        members, the share of a class's scenes that go to the member with most of them, in percent and averaged, and
+        curves ``class c of m`` of the matrix.
     """
     parts = scenes(settings["examples"], settings["tested"])
     x, y = parts["train"]

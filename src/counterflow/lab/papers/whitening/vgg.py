@@ -99,8 +99,9 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         context: The trial's.
 
     Returns:
-        ``error``, ``validation`` and ``test``, wrong classifications in percent at the end; None where the run
-        diverged; curves of these (not of ``test``) and of the training loss, epoch by epoch.
+        ``error``, the cross-entropy on some training pictures at the end, ``validation`` and ``test``, wrong
+        classifications in percent; None where the run diverged; ``start``, the cross-entropy before. Curves ``error``
+        and ``validation`` of the same, and ``wrong``, the training pictures in percent, epoch by epoch.
     """
     pictures = _pictures(settings["examples"], settings["tested"])
     images, labels = pictures["train"]
