@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -210,8 +211,10 @@ def test_a_transformer_and_its_decoder():
 
 def test_a_transformer_inside_a_model():
     head = nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)
-    model = nn.Sequential(nn.Embedding(5, 8), nn.TransformerEncoderLayer(8, 2, 12), *head)
-    assert [row.layer for row in cf.compete(model).table()] == ["1.activation", "3"]
+    leaky = partial(F.leaky_relu, negative_slope=0.1)
+    model = nn.Sequential(nn.Embedding(5, 8), nn.TransformerEncoderLayer(8, 2, 12, activation=leaky), *head)
+    rows = list(cf.compete(model).table())
+    assert [(row.layer, row.kind) for row in rows] == [("1.activation", "partial"), ("3", "ReLU")]
 
 
 def test_what_is_left_alone_and_why():
@@ -243,6 +246,20 @@ def test_a_dimension_can_be_named():
     cf.compete(model, dim=1)
     y = model[:3](torch.randn(5, 4))
     assert ((y != 0).sum(1) == 1).all()
+
+
+def test_a_dimension_that_is_not_there_is_named_where_an_example_shows_it():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    with pytest.raises(UnsupportedError, match=r"dim=5 is not a dimension of what it makes, which has shape \(3, 6\)"):
+        cf.compete(net, dim=5, inputs=torch.randn(3, 4))
+
+
+def test_an_activation_comes_back_in_the_mode_that_the_model_is_in_now():
+    model = nn.Sequential(nn.Linear(4, 6), nn.RReLU(), nn.Linear(6, 2))  # it draws in training alone
+    h = cf.compete(model)
+    model.eval()
+    h.undo()
+    assert not model[1].training
 
 
 def test_one_module_on_units_in_different_dimensions():

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from counterflow.competition.calls import Call, is_leaf, see, trace, upstream
-from counterflow.competition.layers import Competition, LocalWinnerTakeAll
+from counterflow.competition.layers import Competition, LocalWinnerTakeAll, name_of
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, reset_compiler, select
 
@@ -164,7 +164,7 @@ def compete(
             units, why = _fitting([_Units(-1, module.linear1.out_features)], block, dim)
             own = f"{name}.activation" if name else "activation"
             was = module.activation
-            kind = type(was).__name__ if isinstance(was, nn.Module) else was.__name__
+            kind = type(was).__name__ if isinstance(was, nn.Module) else name_of(was)
             rows.append(_row(own, kind, units, block, why))
             if units is not None:
                 undo.append(_into_transformer(module, make(units, module.training)))
@@ -242,6 +242,8 @@ def _units_of(module: nn.Module, calls: list[Call], block: int, dim: int | None)
     found: list[_Units] = []
     for call in mine:
         if dim is not None:
+            if call.shape is not None and not -len(call.shape) <= dim < len(call.shape):
+                return None, f"dim={dim} is not a dimension of what it makes, which has shape {call.shape}"
             found.append(_Units(dim, None if call.shape is None else call.shape[dim]))
             continue
         units, why = _source(call)
@@ -317,7 +319,7 @@ def _passes(call: Call) -> bool:
 
 
 def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> Callable[[], None]:
-    """Put a module in the place of another one under all its names; returns what takes it back."""
+    """Put a module in the place of another one under all its names; returns what takes it back, in the mode of then."""
     places = [(parent, key) for parent in model.modules() for key, child in parent._modules.items() if child is old]
 
     def put(module: nn.Module) -> None:
@@ -325,7 +327,7 @@ def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> Callable[[], 
             parent._modules[key] = module
 
     put(new)
-    return lambda: put(old)
+    return lambda: put(old.train(new.training))
 
 
 def _into_transformer(layer: nn.Module, new: nn.Module) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from counterflow.competition.kernels import compete_hard, pass_on, winner_mask
 from counterflow.exceptions import InputError, ShapeError
 
-__all__ = ["Competition", "LocalWinnerTakeAll", "k_winners", "lwta", "soft_winner", "winners"]
+__all__ = ["Competition", "LocalWinnerTakeAll", "k_winners", "lwta", "name_of", "soft_winner", "winners"]
 
 Competition = Callable[[Tensor], Tensor]
 """From blocks, ``(..., block)``, to their outputs in the same shape, or to a boolean mask of what passes."""
@@ -46,7 +46,7 @@ def lwta(
         The outputs, in the shape of ``x``.
 
     Raises:
-        InputError: If ``block`` is no positive integer, or ``x`` is not floating-point.
+        InputError: If ``block`` is no integer from 1 to 32767, or ``x`` is not floating-point.
         ShapeError: If ``dim`` is not there or cannot be divided, or if a function changes the shape.
 
     References:
@@ -124,7 +124,7 @@ class LocalWinnerTakeAll(nn.Module):
     def extra_repr(self) -> str:
         """Size and place of the blocks, and what is not the default."""
         more = {"activation": self.activation, "competition": self.competition}
-        named = [f"{key}={_name(each)}" for key, each in more.items() if each and not isinstance(each, nn.Module)]
+        named = [f"{key}={name_of(each)}" for key, each in more.items() if each and not isinstance(each, nn.Module)]
         return ", ".join([f"block={self.block}", f"dim={self.dim}", *named])
 
 
@@ -259,5 +259,6 @@ def _kept(y: Tensor, shape: torch.Size, name: str) -> Tensor:
     return y
 
 
-def _name(function: Callable[..., object]) -> str:
+def name_of(function: Callable[..., object]) -> str:
+    """A function's name; of an object that can be called, its type's."""
     return getattr(function, "__qualname__", type(function).__name__)
