@@ -77,7 +77,7 @@ def _mask(x: Tensor, block: int, dim: int) -> Tensor:
 
 def _compete(x: Tensor, block: int, dim: int) -> tuple[Tensor, Tensor]:
     """Outputs and winners, both laid out in memory as ``x`` is."""
-    if not _by_numba(x):
+    if not _by_numba(x) or not x.numel():
         mask = _mask(x, block, dim)
         return torch.where(mask, x, 0.0), mask
     x, inner = _laid_out(x, dim)

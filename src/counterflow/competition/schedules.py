@@ -63,7 +63,7 @@ class _Fall:
         self.factor, self.floor, self.rate = factor, floor, rate
 
     def __call__(self, epoch: int) -> float:
-        return max(self.factor**epoch, self.floor / self.rate)
+        return max(self.factor**epoch, self.floor / self.rate if self.rate else 0.0)
 
 
 class MomentumRamp(LRScheduler):
@@ -131,7 +131,8 @@ def max_norm(model: nn.Module, optimizer: Optimizer, limit: float) -> Handle:
         w_j \leftarrow w_j \min\bigl(1, c / \|w_j\|\bigr)
 
     Args:
-        model: Its linear and convolutional layers are kept within the limit; biases are not counted.
+        model: Its linear and convolutional layers are kept within the limit; biases are not counted. A layer whose
+            weight is computed from other parameters, as by weight normalization, is left alone.
         optimizer: Whose steps are followed.
         limit: :math:`c > 0`.
 
@@ -140,7 +141,7 @@ def max_norm(model: nn.Module, optimizer: Optimizer, limit: float) -> Handle:
 
     Raises:
         InputError: If the limit is not positive.
-        UnsupportedError: If no layer of the model has a weight.
+        UnsupportedError: If the model has no such layer.
 
     References:
         Srivastava et al., "Compete to Compute", NIPS 2013, section 5; Hinton et al., arXiv:1207.0580, 2012.
@@ -158,27 +159,37 @@ def max_norm(model: nn.Module, optimizer: Optimizer, limit: float) -> Handle:
     """
     if not (isinstance(limit, int | float) and math.isfinite(limit) and limit > 0):
         raise InputError(f"limit must be positive and finite, got {limit!r}")
-    layers = [
+    every = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
     ]
+    # What is computed from other parameters, as by weight normalization, cannot be shrunk in place.
+    layers = [(name, module) for name, module in every if "weight" in module._parameters]
     if not layers:
         raise UnsupportedError(
-            f"this {type(model).__name__} has no linear or convolutional layer to keep within a norm"
+            f"this {type(model).__name__} has no linear or convolutional layer with a weight of its own to keep within "
+            "a norm"
         )
 
     def shrink(*_: Any) -> None:
         with torch.no_grad():
             for _, module in layers:
-                # A transposed convolution's outputs are in the second dimension.
-                units = 1 if getattr(module, "transposed", False) else 0
-                weight: Any = module.weight
-                others = [d for d in range(weight.ndim) if d != units]
+                weight: Any = module.weight.detach()
+                units = [0]
+                if getattr(module, "transposed", False):  # (inputs, outputs of a group, ...)
+                    weight, units = weight.unflatten(0, (module.groups, -1)), [0, 2]
+                others = [d for d in range(weight.ndim) if d not in units]
                 norms = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
                 # Exactly 1 within the limit. Faster than `torch.renorm`, which copies.
                 weight.mul_(limit / norms.clamp_min(limit))
 
     hook = optimizer.register_step_post_hook(shrink)
-    rows = [Row(name, type(module).__name__, f"norm <= {limit:g}") for name, module in layers]
+    kept = {name for name, _ in layers}
+    rows = [
+        Row(name, type(module).__name__, f"norm <= {limit:g}")
+        if name in kept
+        else Row(name, type(module).__name__, "left alone", "its weight is computed from other parameters")
+        for name, module in every
+    ]
     return Handle(model, Table("Max-norm", rows), [hook.remove])
