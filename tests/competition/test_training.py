@@ -53,6 +53,10 @@ def test_the_rate_falls_to_its_floor_and_goes_on_from_a_checkpoint() -> None:
     assert [group["lr"] for group in fresh.param_groups] == pytest.approx([0.02, 0.02])
 
 
+def test_a_rate_of_zero_stays() -> None:
+    assert AnnealedRate(optimizer_of(0.0, 0.1), 0.5, 0.0).get_last_lr() == [0.0, 0.1]
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 def test_momentum_rises_as_the_words_say(kind: Any) -> None:
     optimizer = optimizer_of(0.1, kind=kind, **({"momentum": 0.1} if kind is torch.optim.SGD else {}))
@@ -90,6 +94,25 @@ def test_max_norm_shrinks_units_until_it_is_undone() -> None:
     assert float(model[2].weight.detach().norm()) > 1
 
 
+def test_max_norm_of_a_transposed_convolution_is_one_a_unit_of_each_group() -> None:
+    layer = nn.ConvTranspose1d(4, 2, 1, groups=2, bias=False)  # (inputs, outputs of a group, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.6, 0.6, 3.0, 4.0])[:, None, None])
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    max_norm(layer, optimizer, 1.0)
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach().flatten(), torch.tensor([0.6, 0.6, 0.6, 0.8]))
+
+
+def test_max_norm_leaves_alone_what_it_cannot_shrink() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 2))
+    table = max_norm(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.5).table()
+    assert (table["0"].done, table["1"].done) == ("left alone", "norm <= 0.5")
+    assert "computed from other parameters" in table["0"].why
+    with pytest.raises(UnsupportedError, match="a weight of its own"):
+        max_norm(model[0], optimizer_of(0.1), 0.5)
+
+
 def test_bad_schedules() -> None:
     with pytest.raises(InputError, match="factor"):
         AnnealedRate(optimizer_of(0.1), 1.5, 0.0)
@@ -123,6 +146,8 @@ def test_winners_are_those_of_the_forward_pass() -> None:
     assert not model[1]._forward_pre_hooks
     with pytest.raises(UnsupportedError, match=r"cf\.compete"):
         winners_of(nn.Linear(2, 2), x)
+    with pytest.raises(InputError, match="batch_size must be a whole number >= 1, got 0"):
+        winners_of(model, x, batch_size=0)
     act = LocalWinnerTakeAll()
     with pytest.raises(UnsupportedError, match="once"):
         winners_of(nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 4), act), x)
@@ -154,6 +179,10 @@ def test_subnetworks_are_units_active_for_most_of_a_class(tmp_path: Path) -> Non
         subnetworks(model, x, torch.zeros(20, dtype=torch.long), layer="9")
     with pytest.raises(ShapeError, match="labels"):
         subnetworks(model, x, torch.zeros(3))
+    with pytest.raises(InputError, match=r"whole numbers, at least one, got 20 of torch\.float32"):
+        subnetworks(model, x, torch.rand(20))
+    with pytest.raises(InputError, match="at least one, got 0"):
+        subnetworks(model, x[:0], torch.zeros(0, dtype=torch.long))
     with pytest.raises(InputError, match="threshold"):
         subnetworks(model, x, torch.zeros(20, dtype=torch.long), threshold=0.0)
 
@@ -217,3 +246,5 @@ def test_forgetting_stores_the_first_output_layer_and_puts_it_back() -> None:
         measure_forgetting(body, make_head, *tasks, optimizer=steps, batch_size=0)
     with pytest.raises(ShapeError, match="test_y"):
         Task(x, y, x, y[:3])
+    with pytest.raises(InputError, match="test_x holds no example"):
+        Task(x, y, x[:0], y[:0])

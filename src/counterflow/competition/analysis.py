@@ -24,12 +24,13 @@ def winners_of(model: nn.Module, x: Tensor, batch_size: int = 500) -> dict[str, 
     Args:
         model: With `LocalWinnerTakeAll` layers, each called once in a forward pass.
         x: Inputs, ``(examples, ...)``.
-        batch_size: Inputs at a time.
+        batch_size: Inputs at a time; 500 by default.
 
     Returns:
-        By the layer's name, booleans in the shape of its outputs, ``(examples, ...)``.
+        By the layer's name, booleans in the shape of its outputs, ``(examples, ...)``, on the processor.
 
     Raises:
+        InputError: If ``batch_size`` is not positive.
         UnsupportedError: If the model has no such layer, or one that is called more than once.
 
     Example:
@@ -40,6 +41,8 @@ def winners_of(model: nn.Module, x: Tensor, batch_size: int = 500) -> dict[str, 
         >>> winners_of(model, torch.randn(10, 4))["1"].sum(1).tolist() == [3] * 10
         True
     """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
     layers = _layers(model)
     seen: dict[str, list[Tensor]] = {name: [] for name in layers}
     hooks = [
@@ -63,7 +66,7 @@ def winners_of(model: nn.Module, x: Tensor, batch_size: int = 500) -> dict[str, 
     twice = next((name for name, each in seen.items() if len(each) != len(pieces)), None)
     if twice is not None:
         raise UnsupportedError(
-            f"layer {twice!r} is not called once in a forward pass, so its winners are not of one kind"
+            f"layer {twice!r} is not called just once in a forward pass, so an input has no one set of winners there"
         )
     return {name: torch.cat(each) for name, each in seen.items()}
 
@@ -173,11 +176,12 @@ def subnetworks(
         x: Inputs, ``(examples, ...)``.
         labels: Their classes, ``(examples,)``, integers.
         layer: The layer's name; None is the last one.
-        threshold: The share of a class's examples; .9 in the paper.
+        threshold: The share of a class's examples; .9 by default, as in the paper.
 
     Raises:
-        InputError: If there is no such layer, or the threshold is out of range.
+        InputError: If there is no such layer, the threshold is out of range, or labels are not whole numbers or none.
         ShapeError: If there is not one label for each input.
+        UnsupportedError: If the model has no such layer, or one that is called more than once.
 
     References:
         Srivastava et al., "Compete to Compute", NIPS 2013, section 7 and figure 3.
@@ -198,7 +202,10 @@ def subnetworks(
         raise InputError(f"threshold must lie above 0 and not above 1, got {threshold!r}")
     if labels.shape != (len(x),):
         raise ShapeError(f"labels must be ({len(x)},), one for each input, got {tuple(labels.shape)}")
-    won = winners_of(model, x)[layer or names[-1]].flatten(1)
+    if labels.is_floating_point() or not len(labels):
+        raise InputError(f"labels must be whole numbers, at least one, got {len(labels)} of {labels.dtype}")
+    labels = labels.cpu()
+    won = winners_of(model, x)[names[-1] if layer is None else layer].flatten(1)
     classes = tuple(int(c) for c in torch.unique(labels))
     shares = torch.stack([won[labels == c].double().mean(0) for c in classes])
     return Subnetworks(classes, shares, threshold, float(won.sum(1).double().mean()))
@@ -207,13 +214,13 @@ def subnetworks(
 def monitor(model: nn.Module, overused: float = 0.95) -> Handle:
     """Watch how often each unit wins while the model trains or runs: dead units never do, over-used ones nearly always.
 
-    ``table()`` of the handle has, for each layer, the inputs seen, the units that have never won, those that won for
-    more than a share of the inputs, and the entropy of wins within a block, 1 where all units win equally often.
+    ``table()`` of the handle has, for each layer, the inputs seen, the units that have never won, those that have more
+    than a share of their block's wins, and the entropy of wins within a block, 1 where all units win equally often.
     Results stay as they are; ``undo()`` ends it.
 
     Args:
         model: With `LocalWinnerTakeAll` layers; not compiled.
-        overused: The share of wins in its block above which a unit is over-used.
+        overused: The share of wins in its block above which a unit is over-used; .95 by default.
 
     Raises:
         InputError: If the share is out of range.

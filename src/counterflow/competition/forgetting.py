@@ -26,6 +26,7 @@ class Task:
         test_y: ``(test examples,)``.
 
     Raises:
+        InputError: If there is nothing to train on, or nothing to test on.
         ShapeError: If there is not one label for each input.
     """
 
@@ -38,6 +39,8 @@ class Task:
         for x, y, name in ((self.train_x, self.train_y, "train"), (self.test_x, self.test_y, "test")):
             if y.shape != (len(x),):
                 raise ShapeError(f"{name}_y must be ({len(x)},), one class for each input, got {tuple(y.shape)}")
+            if not len(x):
+                raise InputError(f"{name}_x holds no example")
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ def measure_forgetting(
         first: The task that may be forgotten.
         second: The task that is learned after it.
         optimizer: Makes the optimizer from parameters, anew for each task.
-        goal: The mean negative log-likelihood on the training set at which training ends, looked at after every epoch.
-        max_epochs: At most so many for a task.
+        goal: The mean negative log-likelihood on the training set at which training ends, looked at after every epoch;
+            .03 by default.
+        max_epochs: At most so many for a task; 100 by default.
         batch_size: Examples a batch; 20 in the paper.
         generator: Of the batches' order; None is torch's default.
         progress: Called after every epoch with the task (0 or 1), the epoch and the negative log-likelihood.
