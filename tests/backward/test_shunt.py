@@ -141,6 +141,24 @@ def test_a_batch_of_one_is_refused(module: nn.Module, shape: tuple[int, ...]) ->
         module(torch.randn(shape)).sum().backward()
 
 
+def test_running_means_take_a_single_example_without_a_batch_dimension() -> None:
+    alone, batched = nn.Linear(3, 2), nn.Linear(3, 2)
+    batched.load_state_dict(alone.state_dict())
+    for layer in (alone, batched):
+        attach(layer, {"": shunt(momentum=0.9)})
+    for _ in range(2):
+        x, error = torch.randn(3), torch.randn(2)
+        alone(x).backward(error)
+        batched(x[None]).backward(error[None])
+    for one, other in zip(alone.parameters(), batched.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad)
+    assert alone.state_dict().keys() == batched.state_dict().keys()
+    for name, value in batched.state_dict().items():
+        assert torch.equal(alone.state_dict()[name], value), name
+
+
 class _Gated(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).sigmoid()

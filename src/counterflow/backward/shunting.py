@@ -258,18 +258,20 @@ class shunt(Adjoint):  # noqa: N801 - reads as a verb where it is used
             if not torch.compiler.is_compiling():
                 self._refuse_functional()
             means = [getattr(module, f"shunt_{name}") for name in ("error_mean", "input_mean", "passes")]
-        if isinstance(module, nn.Linear):
-            return _ShuntedLinear.apply(  # type: ignore[no-any-return, no-untyped-call]
-                inputs, module.weight, module.bias, output, settings, *means
-            )
-        assert isinstance(module, nn.modules.conv._ConvNd)
-        inputs, geometry = convolution_geometry(module, inputs, output)
+        assert isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        tied = (module.weight, module.bias)
         unbatched = output.ndim == module.weight.ndim - 1
-        if unbatched:
-            inputs, output = inputs[None], output[None]
-        result = _ShuntedConvolution.apply(  # type: ignore[no-untyped-call]
-            inputs, module.weight, module.bias, output, settings, geometry, *means
-        )
+        if isinstance(module, nn.Linear):
+            if unbatched:
+                inputs, output = inputs[None], output[None]
+            result = _ShuntedLinear.apply(inputs, *tied, output, settings, *means)  # type: ignore[no-untyped-call]
+        else:
+            inputs, geometry = convolution_geometry(module, inputs, output)
+            if unbatched:
+                inputs, output = inputs[None], output[None]
+            result = _ShuntedConvolution.apply(  # type: ignore[no-untyped-call]
+                inputs, *tied, output, settings, geometry, *means
+            )
         return result[0] if unbatched else result  # type: ignore[no-any-return]
 
     def _refuse_functional(self) -> None:
