@@ -114,6 +114,8 @@ def test_a_model_without_children() -> None:
 
 
 def test_a_pattern_must_be_a_string() -> None:
+    with pytest.raises(InputError, match=r"model must be a torch\.nn\.Module, got function"):
+        select(lambda x: x, "a")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="pattern must be a string such as 'blocks"):
         select(nn.Linear(1, 1), 3)  # type: ignore[arg-type]
 

@@ -201,6 +201,7 @@ def select(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
 
     Raises:
         PatternError: If no module matches; the message names the nearest modules.
+        InputError: If the model is no module, or the pattern no string.
 
     Example:
         >>> from torch import nn
@@ -208,6 +209,8 @@ def select(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
         >>> [name for name, _ in select(net, "**.1")]
         ['1', '1.1']
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(pattern, str):
         raise InputError(f"pattern must be a string such as 'blocks.*.mlp', got {pattern!r}")
     expression = _compile(pattern)

@@ -273,7 +273,7 @@ def attach(model: nn.Module, transforms: Mapping[str, Transform | Adjoint]) -> H
 
     Raises:
         PatternError: If a pattern matches no module.
-        InputError: If a value is not a transform.
+        InputError: If the model is no module, or a value is not a transform.
         UnsupportedError: If a module that is named outright never runs its own ``forward``, if an adjoint
             does not know the layer, or if all that a pattern names had to be left alone.
 
