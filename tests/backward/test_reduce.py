@@ -34,6 +34,8 @@ def test_samples_are_not_examples() -> None:
     pictures = torch.randn(1, 2, 4, 4)
     with pytest.raises(ShapeError, match="sees one example only"):
         batch_sum(pictures, (0, 2, 3), "test()", examples=(0,))
+    with pytest.raises(ShapeError, match="sees no example"):
+        batch_sum(pictures[:0], (0, 2, 3), "test()", examples=(0,))
     _, count = batch_sum(pictures, (0, 2, 3), "test()")
     assert count == 16
 

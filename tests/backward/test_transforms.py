@@ -59,6 +59,22 @@ def test_closed_form(transform: Transform, wanted: Array) -> None:
     np.testing.assert_allclose(bent(transform, ERROR), wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+@pytest.mark.parametrize("momentum", [None, 0.0])
+def test_clip_knows_the_size_of_an_error_whose_squares_float32_cannot_hold(size: float, momentum: float | None) -> None:
+    layer = nn.Identity()
+    attach(layer, {"": clip(1.2, momentum=momentum)})
+    x = torch.zeros(ERROR.shape, requires_grad=True)
+    error = torch.from_numpy(ERROR).float() * size
+    layer(x).backward(error)
+    assert x.grad is not None
+    if momentum is None:
+        bound = 1.2 * rms(ERROR) * size
+        np.testing.assert_allclose(x.grad.numpy(), np.clip(error.numpy(), -bound, bound), rtol=1e-5)
+    else:  # the running mean square does not hold it either, so that there is nothing to clip by
+        assert torch.equal(x.grad, error)
+
+
 def test_clip_with_momentum_follows_the_running_mean_square() -> None:
     module = nn.Identity()
     attach(module, {"": clip(1.5, momentum=0.8)})

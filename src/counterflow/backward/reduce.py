@@ -1,9 +1,9 @@
 """Statistics of an error over the batch, and over the ranks of a distributed run.
 
-Sums and counts are taken in float32 (float64 where the error is). When `torch.distributed` runs with more
-than one rank they are added up over all ranks, on a process group of their own: on the default group they
-could meet DistributedDataParallel's reductions in another order on another rank. All ranks must run the
-same transforms in the same order, equally often.
+Sums and counts are taken in float32 (float64 where the error is, and of squares). When `torch.distributed` runs with
+more than one rank they are added up over all ranks, on a process group of their own: on the default group they could
+meet DistributedDataParallel's reductions in another order on another rank. All ranks must run the same transforms in
+the same order, equally often.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def batch_sum(
         samples: a 0-d tensor where there are several ranks.
 
     Raises:
-        ShapeError: If one example only is seen, as under per-sample ``vmap``.
+        ShapeError: If fewer than two examples are seen, as under per-sample ``vmap``.
         UnsupportedError: If the error is complex.
     """
     _check(error, dim if examples is None else examples, caller)
@@ -88,12 +88,16 @@ def batch_rms(error: Tensor, dim: tuple[int, ...], caller: str) -> Tensor:
         caller: Named in the error message.
 
     Raises:
-        ShapeError: If one example only is seen, as under per-sample ``vmap``.
+        ShapeError: If fewer than two examples are seen, as under per-sample ``vmap``.
         UnsupportedError: If the error is complex.
     """
     _check(error, dim, caller)
-    total, count = sum_over_ranks(widen(error).square().sum(), error.numel())
-    return (total / count).sqrt()
+    # In float64, since the squares of an error that has vanished to 1e-25 are zero in float32, and those of one that
+    # has exploded to 1e25 infinite: to clip by either would be to wipe the error out, or to let all of it pass.
+    wide = torch.float32 if error.device.type == "mps" else torch.float64
+    energy = torch.linalg.vector_norm(error, dtype=wide).square()
+    total, count = sum_over_ranks(energy, error.numel())
+    return (total / count).sqrt().to(widen(error).dtype)
 
 
 def count_samples(error: Tensor, dim: tuple[int, ...]) -> int:
@@ -114,9 +118,11 @@ def _check(error: Tensor, examples: tuple[int, ...], caller: str) -> None:
             "call the model on a batch of two or more, with outputs of shape (batch, features, ...)"
         )
     # Several ranks hold two examples or more between them, so one of them may have a single one.
-    if world_size() == 1 and count_samples(error, examples) < 2:
+    seen = count_samples(error, examples)
+    if world_size() == 1 and seen < 2:
+        number = "one example only" if seen == 1 else "no example"
         raise ShapeError(
-            f"{caller} mixes the examples of a batch, but sees one example only (an error of shape {shape}): "
+            f"{caller} mixes the examples of a batch, but sees {number} (an error of shape {shape}): "
             "call the model on two or more; per-sample vmap cannot work here"
         )
 

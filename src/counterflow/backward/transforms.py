@@ -205,7 +205,8 @@ class clip(Transform):  # noqa: N801
             with torch.no_grad():
                 new = torch.where(running < 0, now, self.momentum * running + (1 - self.momentum) * now)
                 running.copy_(torch.where(now.isfinite(), new, running))
-                rms = torch.where(running < 0, math.inf, running).sqrt()
+                # Nothing seen yet, or errors whose squares the buffer's precision does not hold: nothing to clip by.
+                rms = torch.where(running > 0, running, math.inf).sqrt()
         bound = (self.limit * rms).to(error.dtype)
         return error.clamp(-bound, bound)
 
