@@ -111,6 +111,9 @@ def test_resumes_from_its_state_dict():
     [
         {"lr": 0},
         {"lr": float("nan")},
+        {"lr": float("inf")},
+        {"lr": torch.ones(2)},
+        {"lr": True},
         {"momentum": 1.0},
         {"increase": -0.1},
         {"decrease": 0.0},
@@ -118,6 +121,8 @@ def test_resumes_from_its_state_dict():
         {"weight_decay": -1.0},
         {"growth": "fast"},
         {"max_gain": 0.0},
+        {"max_gain": "2"},
+        {"max_gain": 0.5, "min_gain": 0.6},
         {"compare": "sign"},
         {"gain_on": "weights"},
         {"turned": 1.5},
@@ -129,6 +134,16 @@ def test_refuses_settings_out_of_range(wrong):
         cf.DeltaBarDelta([torch.nn.Parameter(torch.zeros(1))], **wrong)
     with pytest.raises(InputError, match=next(iter(wrong))):
         cf.DeltaBarDelta([{"params": [torch.nn.Parameter(torch.zeros(1))], **wrong}])
+
+
+@pytest.mark.parametrize("compare", ["trace", "step"])
+def test_gains_follow_gradients_whose_product_is_too_small_for_float32(compare):
+    w = torch.nn.Parameter(torch.zeros(2))
+    optimizer = cf.DeltaBarDelta([w], lr=0.1, compare=compare)
+    for sign in (1.0, -1.0):
+        w.grad = torch.tensor([1e-30, sign * 1e-30])
+        optimizer.step()
+    torch.testing.assert_close(optimizer.state[w]["gain"], torch.tensor([1.1, 0.9]))
 
 
 def test_refuses_sparse_gradients():

@@ -17,6 +17,7 @@ Jacobs                          here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, overload
 
@@ -169,11 +170,12 @@ class DeltaBarDelta(torch.optim.Optimizer):
         if group["weight_decay"]:
             gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
 
+        # Signs before the product: that of two small numbers is zero, and would say of no sign that it was kept.
         if group["compare"] == "step":
-            agreement = torch._foreach_neg(torch._foreach_mul(velocities, gradients))
+            agreement = torch._foreach_neg(torch._foreach_sign(velocities))
         else:
-            agreement = torch._foreach_mul(traces, gradients)
-        torch._foreach_sign_(agreement)
+            agreement = torch._foreach_sign(traces)
+        torch._foreach_mul_(agreement, torch._foreach_sign(gradients))
         kept = torch._foreach_clamp_min(agreement, 0.0)  # 1 where the sign was kept
         turned = torch._foreach_clamp_max(agreement, 0.0)  # -1 where it turned
         if group["growth"] == "multiplicative":
@@ -218,13 +220,19 @@ _CHOICES = {
 def _check(settings: dict[str, Any]) -> None:
     for name, (fits, text) in _RANGES.items():
         value = settings[name]
-        if not isinstance(value, int | float | Tensor) or not fits(float(value)):
-            raise InputError(f"{name} must be a number {text}, got {value!r}")
+        if not _is_number(value) or not fits(float(value)):
+            raise InputError(f"{name} must be a finite number {text}, got {value!r}")
     for name, choices in _CHOICES.items():
         if settings[name] not in choices:
             raise InputError(f"{name} must be {' or '.join(map(repr, choices))}, got {settings[name]!r}")
-    if settings["max_gain"] is not None and not settings["max_gain"] >= max(settings["min_gain"], 1e-30):
+    highest = settings["max_gain"]
+    if highest is not None and not (_is_number(highest) and highest > 0 and highest >= settings["min_gain"]):
         raise InputError(
-            f"max_gain must be None or a number > 0 and >= min_gain ({settings['min_gain']}), "
-            f"got {settings['max_gain']!r}"
+            f"max_gain must be None or a finite number > 0 and >= min_gain ({settings['min_gain']}), got {highest!r}"
         )
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and bool(value.isfinite())
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
