@@ -205,10 +205,18 @@ def test_the_step_is_mirror_descent():
         torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-10 * float(gradient.abs().max()))
 
 
-def test_adams_first_moment_is_carried_and_its_second_is_not():
-    """What it stands for as a change of W is the same before and after a projection."""
+@pytest.mark.parametrize(
+    ("make", "directions", "sizes"),
+    [
+        (lambda parameters: torch.optim.Adam(parameters, lr=0.01), ("exp_avg",), ("exp_avg_sq",)),
+        (lambda parameters: cf.DeltaBarDelta(parameters, lr=0.01), ("trace", "velocity"), ("gain",)),
+    ],
+    ids=["Adam", "DeltaBarDelta"],
+)
+def test_directions_that_an_optimizer_keeps_are_carried_and_sizes_are_not(make, directions, sizes):
+    """What they stand for as a change of W is the same before and after a projection."""
     net = mlp()
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    optimizer = make(net.parameters())
     x, t = data(net)
     h = cf.whiten(net, optimizer, every=100, epsilon=EPSILON, loader=[x])
     for _ in range(3):
@@ -216,17 +224,19 @@ def test_adams_first_moment_is_carried_and_its_second_is_not():
     layer = net[2]
     state, of_bias = optimizer.state[layer.weight], optimizer.state[layer.bias]
 
-    def canonical() -> tuple[Tensor, Tensor]:
-        weight = state["exp_avg"] @ layer.whiten_basis[0]
-        return weight, of_bias["exp_avg"] - weight @ layer.whiten_mean[0]
+    def canonical() -> list[Tensor]:
+        weights = [state[name] @ layer.whiten_basis[0] for name in directions]
+        biases = [of_bias[name] - w @ layer.whiten_mean[0] for name, w in zip(directions, weights, strict=True)]
+        return [*weights, *biases]
 
-    before, second = canonical(), state["exp_avg_sq"].clone()
+    before, kept = canonical(), [state[name].clone() for name in sizes]
     basis = layer.whiten_basis.clone()
     h._loader = [2.0 * x - 1.0]
     h.project()
     assert float((layer.whiten_basis - basis).abs().max()) > 0.01
     torch.testing.assert_close(canonical(), before, rtol=1e-10, atol=1e-12)
-    assert torch.equal(state["exp_avg_sq"], second)
+    assert all(torch.equal(state[name], value) for name, value in zip(sizes, kept, strict=True))
+    assert h.table()["2"].why == ""
 
 
 def test_momentum_that_is_left_in_the_old_basis_is_another_trajectory(monkeypatch):

@@ -6,8 +6,9 @@ For optimizers that are not linear in their gradients (Adam, RMSprop, ...). At a
     V' = V U U'^{-1}, \qquad d' = d + V U (c' - c),
 
 and everything that the optimizer keeps as a *direction in parameter space* (momentum, Adam's first moment) goes the
-same way, so that it points to the same change of the function as before. Second moments are kept as they are: averaged
-squares have no image under a rotation, and on white inputs all directions have about the same.
+same way, so that it points to the same change of the function as before. Second moments are kept as they are, as are
+delta-bar-delta's gains: averaged squares have no image under a rotation, and on white inputs all directions have about
+the same.
 
 A convolution whitens channels, :math:`U h`, before its own padding and kernel, and takes
 :math:`\sum_k V_k U c` from its output, so that zero padding stays zero before centering.
@@ -25,9 +26,9 @@ from counterflow.whitening.layers import Layer, tensor_of
 
 __all__ = ["Project", "Recenter", "carry", "carry_state"]
 
-# What optimizers of torch (and those named after them) keep by parameter: directions, and sizes.
-_DIRECTIONS = ("momentum_buffer", "exp_avg", "grad_avg", "prev")
-_SIZES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size")
+# What optimizers of torch (and those named after them), and `DeltaBarDelta`, keep by parameter: directions, and sizes.
+_DIRECTIONS = ("momentum_buffer", "exp_avg", "grad_avg", "prev", "trace", "velocity")
+_SIZES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size", "gain")
 
 
 class Project:
