@@ -505,6 +505,20 @@ def test_what_an_optimizer_keeps_that_is_not_known_is_said():
     assert "the optimizer's 'ax' stayed in the old basis" in h.table()["0"].why
 
 
+def test_numbers_in_a_loaders_dictionary_are_no_examples():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(5, 2)
+
+        def forward(self, x, factor):
+            return self.inner(x) * factor
+
+    model = Scaled()
+    h = cf.whiten(model, sgd(model), loader=[{"factor": torch.tensor(2.0), "x": X}])
+    assert h.table()["inner"].done == "whitened"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -516,6 +530,8 @@ def test_what_an_optimizer_keeps_that_is_not_known_is_said():
         ({"basis": "cholesky"}, "basis must be 'pca' or 'zca', got 'cholesky'"),
         ({"loader": []}, "loader gives no batch"),
         ({"loader": [3]}, "loader must give tensors"),
+        ({"loader": [{"input": [1.0]}]}, "loader must give tensors"),
+        ({"loader": 3}, "loader must be an iterable of batches, such as a DataLoader, got int"),
         ({"loader": [X], "errors": 0.1}, "leave loader out"),
     ],
 )

@@ -252,10 +252,11 @@ def _run(model: nn.Module, batch: Any, device: torch.device) -> int:
     if isinstance(batch, Tensor):
         model(batch.to(device))
         return len(batch)
-    if isinstance(batch, Mapping) and batch:
+    if isinstance(batch, Mapping) and any(isinstance(value, Tensor) and value.ndim for value in batch.values()):
         moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         model(**moved)
-        return max(len(value) for value in moved.values() if isinstance(value, Tensor))
+        return max(len(value) for value in moved.values() if isinstance(value, Tensor) and value.ndim)
     raise InputError(
-        f"loader must give tensors, (inputs, ...) or dictionaries of named arguments, got {type(batch).__name__}"
+        "loader must give tensors, (inputs, ...) or dictionaries of named arguments, tensors among them, got "
+        f"{type(batch).__name__}"
     )

@@ -252,6 +252,8 @@ def whiten(
     ):
         if value not in choices:
             raise InputError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+    if loader is not None and not isinstance(loader, Iterable):
+        raise InputError(f"loader must be an iterable of batches, such as a DataLoader, got {type(loader).__name__}")
     if errors is not None and loader is not None:
         raise InputError(
             "errors are whitened by those of backward passes, which a loader has none of; leave loader out"
