@@ -10,9 +10,9 @@ from typing import Annotated
 
 import tyro
 
+from counterflow.cli.targets import require_target, write_target
 from counterflow.lab.report import read_sections, reproduction_markdown, write_report
 from counterflow.lab.trials import Profile
-from counterflow.lab.trials.record import write_whole
 
 __all__ = ["report_command"]
 
@@ -43,13 +43,15 @@ def report_command(
         The exit status, 0; 2 for a folder without records.
 
     Raises:
+        InputError: The Markdown file cannot be written.
         RecordError: The folder is missing or holds no records, or the report cannot be written.
     """
+    require_target("markdown", markdown)
     sections, shown, complaints = read_sections(folder, profile)
     for complaint in complaints:
         print(f"counterflow report: left out: {complaint}", file=sys.stderr)
     if markdown is not None:
-        write_whole(markdown, reproduction_markdown(sections).encode())
+        write_target(markdown, reproduction_markdown(sections).encode(), "markdown")
         print(f"Summary: {markdown}")
         return 0
     path = write_report(sections, folder / "report.html", profile=shown)

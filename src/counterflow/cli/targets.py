@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -33,6 +34,8 @@ def require_target(
     if path.is_dir():
         standard = ", or - for standard output" if name == "json" else ""
         raise InputError(f"--{name} {path}: this is a folder; name a file in it{standard}")
+    if _is_special(path):
+        return
     if not path.parent.is_dir():
         raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
     allowed = suffixes or (PICTURES if name == "plot" else None)
@@ -40,11 +43,17 @@ def require_target(
         raise InputError(f"--{name} {path}: the suffix has to be {' or '.join(allowed)}")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise InputError(f"--{name} {path}: this is what is read; name another file")
+    folder = path.resolve().parent
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"--{name} {path}: {path.parent} cannot be written: {error.strerror or error}") from error
+        raise InputError(f"--{name} {path}: {folder} cannot be written: {error.strerror or error}") from error
+
+
+def _is_special(path: Path) -> bool:
+    """Whether there is a pipe or a device, such as ``/dev/null``: it is written to, and never replaced by a file."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def require_json(target: str | None) -> None:
@@ -64,22 +73,24 @@ def write_json(target: str, answer: object) -> None:
 
 
 def write_target(path: Path, content: bytes, name: str = "json") -> None:
-    """Write what an option asked for."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write what an option asked for; where the path is a link, what it leads to."""
+    target = path.resolve()
+    new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        new.write_bytes(content)
-        os.replace(new, path)
+        if _is_special(path):
+            path.write_bytes(content)
+            return
+        try:
+            new.write_bytes(content)
+            os.replace(new, target)
+        finally:
+            new.unlink(missing_ok=True)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise InputError(f"--{name} {path}: it cannot be written: {error.strerror or error}") from error
 
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:
     """Write the picture that ``--plot`` asked for."""
-    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(new, dpi=dpi)
-        os.replace(new, path)
-    except (OSError, ValueError) as error:
-        new.unlink(missing_ok=True)
-        raise InputError(f"--plot {path}: it cannot be written: {error}") from error
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, format=path.suffix[1:].lower())
+    write_target(path, drawn.getvalue(), "plot")
