@@ -1,7 +1,7 @@
 """Every error that counterflow raises for something the user can mend.
 
-The command line prints such an error as one line and exits with status 2; anything else is a fault of
-ours and keeps its traceback::
+The command line prints such an error as one line and exits with status 2, as it does where the machine forbids
+or has no room for what is asked; anything else is a fault of ours and keeps its traceback::
 
     CounterflowError
     ├── InputError (also a ValueError)         an argument, an option or a tensor that cannot be used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import importlib.metadata
 import json
@@ -53,6 +54,10 @@ INLINE = "[[claim]]\nid = 'a'\nclaim = 'x'\nkind = 'order'\n"
         ("report TMP/none", "TMP/none: there is no such folder"),
         ("report TMP", "TMP: no records of a paper here"),
         ("report --profile big", "invalid choice 'big'"),
+        ("report --markdown TMP", "--markdown TMP: this is a folder"),
+        ("report --markdown TMP/none/a.md", "--markdown TMP/none/a.md: there is no folder TMP/none; make it"),
+        ("report TMP/LONG", "LONG: File name too long; give it a shorter name"),
+        ("list --json TMP/LONG", "LONG: File name too long; give it a shorter name"),
         ("data nothing", "invalid choice 'nothing'"),
         ("data list nothing", "nothing"),
     ],
@@ -67,12 +72,15 @@ def test_malformed_input_is_one_line_and_2(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
-    assert main(arguments.replace("TMP", str(tmp_path)).split()) == 2
+    meant = {"TMP": str(tmp_path), "LONG": "x" * 300}
+    for name, value in meant.items():
+        arguments, message = arguments.replace(name, value), message.replace(name, value)
+    assert main(arguments.split()) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("counterflow: ")
     assert printed.err.count("\n") == 1
-    assert message.replace("TMP", str(tmp_path)) in printed.err
+    assert message in printed.err
     assert not set("╭│─╯") & set(printed.err)
     assert trace.read_text() == ""  # nothing was run
 
@@ -335,3 +343,50 @@ def test_a_reader_that_goes_away_gets_no_traceback() -> None:
     os.close(writing)
     assert run.returncode == 141
     assert run.stderr == ""
+
+
+LISTED = "import sys; from counterflow.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--help"], ["--version"]])
+def test_output_that_finds_no_room_is_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", LISTED, *arguments]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr == "counterflow: No space left on device; free some space and give the command again\n"
+
+
+def test_a_closed_output_is_no_fault(tmp_path: Path) -> None:
+    command = f"import os; os.close(1); os.execv({sys.executable!r}, [{sys.executable!r}, '-c', {LISTED!r}, 'list'])"
+    run = subprocess.run([sys.executable, "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: Permission denied; name a place"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space"),
+        (MemoryError(), "there is not memory enough for what is asked"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("counterflow.cli.data").data, "find", refused)
+    assert main(["data", "list"]) == 2
+    assert capsys.readouterr().err.startswith(f"counterflow: {says}")
+
+
+def test_other_errors_of_the_system_are_faults_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(importlib.import_module("counterflow.cli.data").data, "find", broken)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        main(["data", "list"])

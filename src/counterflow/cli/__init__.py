@@ -1,14 +1,15 @@
 """The command line: one module a verb, each a typed function that tyro turns into options.
 
 A verb's module is imported when the verb is asked for, so that help is quick. What the user can mend
-(`counterflow.exceptions.CounterflowError`, and everything tyro refuses) ends in one line on standard error
-and exit status 2; a fault of ours keeps its traceback.
+(`counterflow.exceptions.CounterflowError`, everything tyro refuses, and what the machine forbids or has no room
+for) ends in one line on standard error and exit status 2; a fault of ours keeps its traceback.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import functools
 import importlib
 import importlib.metadata
@@ -81,11 +82,20 @@ examples:
   counterflow report                                   that report again
   counterflow data where                               where data sets are looked for
 
-exit status: 0; 1 if something that was run or checked is at fault; 2 for input that cannot be used, with one
-line on standard error; 130 after Ctrl-C. Without a terminal, and where NO_COLOR is set, there are no colors.
+exit status: 0; 1 if something that was run or checked is at fault; 2 for input that cannot be used, or where the
+machine has no room for it, with one line on standard error; 130 after Ctrl-C. Without a terminal, and where
+NO_COLOR is set, there are no colors.
 
 counterflow VERB --help says more.
 """
+
+
+# Refusals of the system that no command foresees in every place, and what mends them.
+OF_THE_MACHINE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and give the command again"),
+    errno.ENAMETOOLONG: "give it a shorter name",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that you may use"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,31 +105,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What was typed after ``counterflow``; ``sys.argv`` by default.
 
     Returns:
-        The exit status: 0, 1 if something that was checked or run is at fault, 2 for input that cannot be
-        used, 130 after Ctrl-C.
+        The exit status: 0, 1 if something that was checked or run is at fault, 2 for what the user can mend,
+        130 after Ctrl-C, 141 where nobody reads the output any more.
     """
     # Not list(...): once the verb's module is imported, that name is counterflow.cli.list.
     verb, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as `>&-` does: what is said goes nowhere
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
-        if verb in ("-h", "--help"):
-            print(HELP.format(verbs=_verbs()), end="")
-            return 0
-        if verb == "--version":
-            print(f"counterflow {importlib.metadata.version('counterflow')}")
-            return 0
-        status = _parse(verb, rest)()
-        sys.stdout.flush()
-        return status
+        try:
+            return _run(verb, rest)
+        finally:
+            sys.stdout.flush()  # here and not when Python exits, where a failure could not be told
     except BrokenPipeError:
-        # Whoever read our output has had enough, as `| head` does. What is left in the buffer goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has had enough, as `| head` does
         return 141
     except CounterflowError as error:
-        print(f"counterflow: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
+    except MemoryError:
+        return _refuse("there is not memory enough for what is asked; ask for less at once")
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        _drop_output()  # where it was standard output that had no room
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror}; {OF_THE_MACHINE[error.errno]}")
     except KeyboardInterrupt:
         print("counterflow: stopped", file=sys.stderr)
         return 130
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    """Run a verb, or say what there is."""
+    if verb in ("-h", "--help"):
+        print(HELP.format(verbs=_verbs()), end="")
+        return 0
+    if verb == "--version":
+        print(f"counterflow {importlib.metadata.version('counterflow')}")
+        return 0
+    return _parse(verb, arguments)()
+
+
+def _refuse(reason: str) -> int:
+    """Say in one line what the user can mend."""
+    print(f"counterflow: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
+
+
+def _drop_output() -> None:
+    """Let what standard output does not take go nowhere; Python would try it again when it exits, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _verbs() -> str:
