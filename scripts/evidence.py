@@ -9,7 +9,6 @@ the README's picture follow from the records.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +28,7 @@ from counterflow.lab.trials import (
     read_record,
     unpack,
 )
+from counterflow.lab.trials.pool import cores
 from counterflow.lab.trials.record import write_record, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,9 +62,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("keys", nargs="*", default=list(paper_keys()), metavar="KEY")
     parser.add_argument("--profile", choices=get_args(Profile), default="laptop")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=int, default=cores())
     parser.add_argument("--runs", type=Path, default=ROOT / "counterflow-runs")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: it has to be 1 or more")
     for key in options.keys:
         restore(key, options.runs)
     say_what_is_left(options.keys, options.profile, options.runs, options.jobs)
@@ -76,7 +78,8 @@ def main() -> int:
         records = select(load_paper(key), options.profile, records)
         pack(records, read_environments(options.runs), EVIDENCE / key / f"{options.profile}.jsonl.gz")
     sections, _, complaints = read_sections(EVIDENCE)
-    print("\n".join(complaints), end="", file=sys.stderr)
+    for complaint in complaints:
+        print(f"evidence: left out: {complaint}", file=sys.stderr)
     write_whole(ROOT / "REPRODUCTION.md", reproduction_markdown(sections).encode())
     subprocess.run([sys.executable, ROOT / "scripts" / "readme_picture.py"], check=True)
     return 0

@@ -273,7 +273,7 @@ def fuzz(at: Place) -> str:
 
 
 def examples(at: Place) -> str:
-    """The examples from the sdist, by the installed package, and the page on adding a method with two processes."""
+    """Examples from the sdist that need no extra, by the installed package; all of the checkout, cut short."""
     folder = at.work / "sdist"
     shutil.rmtree(folder, ignore_errors=True)
     with tarfile.open(next(at.dist.glob("*.tar.gz"))) as packed:
@@ -353,10 +353,12 @@ STEPS: dict[str, Callable[[Place], str]] = {
 
 
 def sources() -> str:
-    """A hash of what a release is made of."""
+    """A hash of what a release is made of, and of what the steps run: tests, examples and pages."""
     found = hashlib.sha256()
-    for path in sorted([*ROOT.glob("src/**/*"), ROOT / "pyproject.toml", Path(__file__)]):
-        if path.is_file() and "__pycache__" not in path.parts:
+    folders = [path for name in ("src", "tests", "docs", "examples") for path in ROOT.glob(f"{name}/**/*")]
+    files = [ROOT / name for name in ("pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE")]
+    for path in sorted([*folders, *files, Path(__file__)]):
+        if path.is_file() and not {"__pycache__", "_build"} & {*path.parts}:
             found.update(path.read_bytes())
     return found.hexdigest()[:16]
 

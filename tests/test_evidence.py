@@ -1,5 +1,6 @@
 """What is written from the committed records is what they say."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,13 @@ def test_records_are_of_the_present_revision(key):
         assert {record.revision for record in records} <= {load_paper(key).revision}
         assert {record.environment for record in records} <= set(environments)
         assert packed.stat().st_size < 2_000_000
+
+
+def test_no_evidence_is_made_by_no_process(script, tmp_path, monkeypatch, capsys):
+    runs = tmp_path / "runs"
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "tempering", "--jobs", "0", "--runs", str(runs)])
+    with pytest.raises(SystemExit) as stop:
+        script(ROOT / "scripts" / "evidence.py").main()
+    assert stop.value.code == 2
+    assert "--jobs 0: it has to be 1 or more" in capsys.readouterr().err
+    assert not runs.exists()
