@@ -19,12 +19,14 @@ import pytest
 
 import counterflow
 from counterflow import cli
+from counterflow.lab.trials import paper_keys
 from counterflow.registry import Contract, Site, methods
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+BIBLIOGRAPHY = ROOT / "docs" / "references.bib"
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.rst") if "_build" not in path.parts)
-TEXTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+TEXTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 
 # The command line has a page of its own, and papers are shown by the report.
 INTERNAL = ("cli", "lab.papers")
@@ -108,7 +110,7 @@ def test_no_example_is_left_out() -> None:
 def commands() -> Iterator[tuple[str, str]]:
     for path in [*TEXTS, *PAGES, ROOT / "Makefile"]:
         for line in path.read_text("utf-8").replace("$(BIN)/", "").replace("$(JOBS)", "2").splitlines():
-            found = re.match(r"\s*(counterflow [a-z][^#]*|make [a-z]+(?=\s*(?:#|$)))", line)
+            found = re.match(r"\s*(counterflow [a-z][^#]*|make [a-z-]+(?=\s*(?:#|$)))", line)
             if found:
                 yield relative(path), found[1].strip()
 
@@ -143,7 +145,7 @@ def test_links_within_the_repository_resolve(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*TEXTS, *PAGES], ids=relative)
 def test_files_that_are_named_exist(path: Path) -> None:
-    named = re.findall(r"``?((?:src|docs|tests|examples|scripts)/[\w./-]+)`", path.read_text("utf-8"))
+    named = re.findall(r"``?((?:src|docs|tests|examples|scripts|benchmarks)/[\w./-]+)`", path.read_text("utf-8"))
     built = "docs/_build/"  # by `make docs`, not committed
     assert [name for name in named if not name.startswith(built) and not (ROOT / name).exists()] == []
 
@@ -250,8 +252,10 @@ def test_the_generated_parts_can_be_generated(monkeypatch: pytest.MonkeyPatch) -
     assert "torch.func" in generated.PARTS["waivers"]()
 
 
-def test_the_citation_names_the_version_and_the_paper() -> None:
+def test_the_citation_names_the_version_and_every_paper() -> None:
     text = (ROOT / "CITATION.cff").read_text("utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert f"version: {project['version']}" in text
-    assert "Schraudolph" in text
+    titles = re.findall(r"@inproceedings\{(?!hinton).*?title     = \{(.*?)\},\n", BIBLIOGRAPHY.read_text("utf-8"), re.S)
+    assert len(titles) == len(paper_keys())
+    assert [title for title in titles if re.sub("[{}]", "", title) not in text] == []
