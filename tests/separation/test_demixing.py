@@ -85,6 +85,16 @@ def test_one_update_in_closed_form_is_what_scipys_eigenvectors_give(bands):
     assert cost[0] > cost[1] > cost[2]
 
 
+def test_whichever_way_laplace_outputs_have_one_scale_of_their_own():
+    s, A = complex_sources(2), mixing(2)
+    fast, slow = (
+        auxiliary_iva(outside(A @ s), iterations=60, bands=1, model="laplace", scaled=False, compiled=c) @ A @ s
+        for c in (True, False)
+    )
+    levels = [each.abs().square().mean((0, 2)).sort().values for each in (fast, slow)]
+    torch.testing.assert_close(*levels, rtol=0.02, atol=0)
+
+
 def test_the_natural_gradient_is_the_papers_equation():
     z = complex_sources(4, frames=50).to(torch.complex128)
     ica = FrequencyICA(rate=0.1, permutation="none", whiten=False, iterations=3).fit(outside(z))
@@ -159,6 +169,26 @@ def test_on_line_both_come_to_the_batchs_solution():
     assert aligned(online.matrices, A)
 
 
+def test_on_line_silence_teaches_nothing_and_is_not_counted():
+    heard = outside(mixing(10) @ complex_sources(10, frames=200))
+    found = []
+    for before in (0, 400):
+        online = OnlineIVA(9, 2)
+        for part in torch.cat([torch.zeros(2, 9, before, dtype=heard.dtype), heard], -1).split(20, -1):
+            online.process(part)
+        found.append(online.matrices)
+    assert torch.equal(*found)
+
+
+def test_on_line_in_double_precision():
+    heard = outside(mixing(10) @ complex_sources(10, frames=100))
+    single, double = OnlineIVA(9, 2), OnlineIVA(9, 2)
+    for part in heard.split(20, -1):
+        found, wanted = double.process(part.to(torch.complex128)), single.process(part)
+    assert found.dtype == torch.complex128
+    torch.testing.assert_close(found.to(torch.complex64), wanted, atol=1e-2, rtol=1e-2)
+
+
 def test_scores():
     u = torch.tensor([[[1 - 2j, 0j]], [[0.5j, 0j]]])
     torch.testing.assert_close(score(u, "polar").abs(), u.abs().tanh())
@@ -199,6 +229,7 @@ def test_scale_is_that_of_a_microphone():
         (lambda x: FrequencyICA().fit([x, x[:, :3]]), r"spectra\[1\]"),
         (lambda x: FrequencyICA().fit(x).separate(x[:, :3]), "learned from"),
         (lambda x: auxiliary_iva(x, 3), "outputs=3"),
+        (lambda x: auxiliary_iva(x, 0), "outputs=0"),
         (lambda x: auxiliary_iva(x, model="cauchy"), "model"),
         (lambda x: auxiliary_iva(x, iterations=-1), "iterations"),
         (lambda x: auxiliary_iva(x, bands=10), "bands=10"),

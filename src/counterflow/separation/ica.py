@@ -169,7 +169,7 @@ class FrequencyICA:
         if self.permutation == "envelope":
             unmixing, _ = self._known()
             order = align_envelopes(unmixing @ z)
-            self.unmixing = torch.take_along_dim(unmixing, order.to(z.device)[:, :, None], 1)
+            self.unmixing = torch.take_along_dim(unmixing, order[:, :, None], 1)
         return self
 
     def update(self, z: Tensor, kind: Score | None = None, extra: Tensor | None = None) -> None:

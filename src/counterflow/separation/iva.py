@@ -2,14 +2,15 @@ r"""Independent vector analysis by the auxiliary function: no rate to choose, an
 
 .. math::
 
-   J = \sum_{k,t} G\big(\lVert u_k(t) \rVert\big) - 2 \sum_f \log |\det W_f|, \qquad
-   V_{fk} = \big\langle \varphi(\lVert u_k \rVert)\, x_f x_f^H \big\rangle_t
+   J = \sum_k \big\langle G(\lVert u_k \rVert) \big\rangle_t - 2 \sum_f \log |\det W_f|, \qquad
+   V_{fk} = \big\langle \varphi(\lVert u_k \rVert)\, x_f x_f^H \big\rangle_t, \qquad
+   \varphi(r) = \frac{G'(r)}{2r}
 
 ``"gauss"`` has a source whose variance changes with time, :math:`G = F \log \lVert u\rVert^2`; ``"laplace"`` a
-spherical Laplace distribution, :math:`G = 2\lVert u\rVert`, with :math:`\lVert u\rVert^2` the mean over frequencies.
+spherical Laplace distribution, :math:`G = \lVert u\rVert`, with :math:`\lVert u\rVert^2` the sum over frequencies.
 
 One loudness for all frequencies puts the outputs in one order, and is a coarse model of a voice. Once they are in
-order, :math:`\lVert u \rVert^2` is taken by band: the mean over a band's frequencies, blended half and half with its
+order, :math:`\lVert u \rVert^2` is taken by band: the sum over a band's frequencies, blended half and half with its
 neighbors', so that no band loses touch with the next. The cost is then a sum over bands, and still falls.
 
 References:
@@ -87,11 +88,9 @@ def auxiliary_iva(
     parts = max(1, min(16, len(x) // 32)) if bands is None else bands
     if not 1 <= parts <= len(x):
         raise InputError(f"bands={bands}, and there are {len(x)} frequencies; give 1 to that many")
-    count = outputs or x.shape[1]
+    count = x.shape[1] if outputs is None else outputs
     if not 1 <= count <= x.shape[1]:
-        raise InputError(
-            f"outputs={count}, and there are {x.shape[1]} channels; there cannot be more sources than those"
-        )
+        raise InputError(f"outputs={count}, and there are {x.shape[1]} channels; give 1 to that many")
     pairs = count == 2 and x.device.type == "cpu" and x.dtype == torch.complex64
     if compiled and not pairs:
         raise InputError("compiled=True is for two outputs in complex64 on a CPU; leave it out")
@@ -122,6 +121,7 @@ def _check(model: str, iterations: int) -> None:
 def _compiled(x: Tensor, whitening: Tensor, unmixing: Tensor, stages: Stages, model: Model) -> Tensor:
     from counterflow.separation import kernels
 
+    x, whitening = x.detach(), whitening.detach()
     w = unmixing.numpy().astype("complex128")
     kind = kernels.GAUSS if model == "gauss" else kernels.LAPLACE
     if x.shape[1] == 2:
@@ -143,7 +143,7 @@ def _weights(power: Tensor, model: Model, bands: int) -> Tensor:
     sizes = blend @ torch.bincount(place, minlength=bands).to(power)
     means = torch.einsum("bc,ckt->bkt", blend, sums) / sizes[:, None, None]
     means = torch.maximum(means, FLOOR * means.mean(-1, keepdim=True) + 1e-30)
-    slopes = means.reciprocal() if model == "gauss" else 0.5 * means.rsqrt()
+    slopes = means.reciprocal() if model == "gauss" else 0.5 * (sizes[:, None, None] * means).rsqrt()
     return torch.einsum("bc,ckt->bkt", blend, slopes)[place]
 
 
@@ -174,7 +174,8 @@ class OnlineIVA:
 
     .. math:: V_{fk} \leftarrow \alpha V_{fk} + (1 - \alpha)\, \langle \varphi(\lVert u_k \rVert)\, x_f x_f^H \rangle
 
-    with the mean over the frames of a block, after each of which every vector is updated.
+    with the mean over the frames of a block, after each of which every vector is updated. A block of digital silence
+    changes nothing.
 
     Args:
         frequencies: Bins.
@@ -243,23 +244,27 @@ class OnlineIVA:
                 f"spectra have {K} channels and {F} frequencies; "
                 f"{self._unmixing.shape[1]} and {len(self._unmixing)} are expected"
             )
+        if x.dtype != self.matrices.dtype or x.device != self.matrices.device:
+            self.matrices, self._unmixing, self._covariance = (
+                each.to(x) for each in (self.matrices, self._unmixing, self._covariance)
+            )
+        level = x.abs().square().mean()
+        if not bool(level > 0):  # silence teaches nothing, and nothing is forgotten in it
+            return (self.matrices @ x).transpose(0, 1)
         keep = self.forgetting**T
         self._seen = keep * self._seen + 1 - keep
-        level = x.abs().square().mean()
-        if not bool(level > 0):  # silence teaches nothing
-            return (self.matrices @ x).transpose(0, 1)
         self._level = keep * self._level + (1 - keep) * level
         past = self._covariance
         for _ in range(self.updates):
             power = (self._unmixing @ x).abs().square().mean(0)
             power = torch.maximum(power, 1e-3 * power.mean() + 1e-12 * self._level)
-            weights = power.reciprocal() if self.model == "gauss" else 0.5 * power.rsqrt()
+            weights = power.reciprocal() if self.model == "gauss" else 0.5 * (F * power).rsqrt()
             fresh = torch.stack([(x * weights[k]) @ x.mH / T for k in range(K)])
             self._covariance = keep * past + (1 - keep) * fresh
             for k in range(K):
                 covariance = self._covariance[k] / self._seen
                 trace = covariance.diagonal(dim1=1, dim2=2).real.sum(1)[:, None, None]
-                ridge = 1e-5 * torch.eye(K, dtype=x.dtype)
+                ridge = 1e-5 * torch.eye(K, dtype=x.dtype, device=x.device)
                 self._unmixing = _project(self._unmixing, covariance + ridge * (trace + 1e-6 * trace.mean()), k)
         self.matrices = minimal_distortion(self._unmixing, self.reference)
         return (self.matrices @ x).transpose(0, 1)

@@ -47,16 +47,16 @@ def align_envelopes(u: Tensor, rounds: int = 20) -> Tensor:
     alike = torch.einsum("fkt,fjt->fkj", share, share)
     first = int((alike.sum((1, 2)) - alike.diagonal(dim1=1, dim2=2).sum(1)).argmin())
     centroids = share[first]
-    order = torch.arange(K).expand(F, K).clone()
-    for _ in range(rounds):
+    order = torch.arange(K, device=u.device).expand(F, K).clone()
+    for turn in range(rounds):
         score = torch.einsum("fjt,kt->fkj", share, centroids)
         if K == 2:
             swap = score[:, 0, 1] + score[:, 1, 0] > score[:, 0, 0] + score[:, 1, 1]
-            found = torch.where(swap[:, None], torch.tensor([1, 0]), torch.tensor([0, 1]))
+            found = torch.where(swap[:, None], order.new_tensor([1, 0]), order.new_tensor([0, 1]))
         else:
             assigned = [linear_sum_assignment(-each)[1] for each in score.cpu().numpy()]
-            found = torch.from_numpy(np.stack(assigned))
-        if bool((found == order).all()) and _:
+            found = torch.from_numpy(np.stack(assigned)).to(u.device)
+        if turn and bool((found == order).all()):
             break
         order = found
         placed = torch.take_along_dim(share, order[:, :, None], 1)
