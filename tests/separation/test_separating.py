@@ -54,6 +54,31 @@ def test_with_a_classifier_the_voice_comes_first(recording):
         separate(heard, RATE, attend=words, transform=ShortTime(256, 64))
 
 
+@pytest.mark.parametrize("options", [{}, {"online": True}, {"method": "ica", "iterations": 3}, {"attend": True}])
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_recording_may_have_any_precision(kind, options, recording):
+    if "attend" in options:
+        torch.manual_seed(0)
+        words = WordClassifier(["a", "b"], RATE, ShortTime(256, 64), hidden=3).eval()
+        options = {"attend": words, "iterations": 3, "passes": 1}
+    heard = recording[1][:, :4000].to(kind)
+    found = separate(heard, RATE, **options)
+    assert found.dtype == (torch.float64 if kind == torch.float64 else torch.float32)
+    torch.testing.assert_close(found.sum(0), heard[0].to(found.dtype), atol=1e-3 * float(heard.abs().max()), rtol=0)
+
+
+def test_it_works_with_and_without_gradients(recording):
+    torch.manual_seed(0)
+    words = WordClassifier(["a", "b"], RATE, ShortTime(256, 64), hidden=3).eval()
+    heard = recording[1][:, :4000]
+    options = {"attend": words, "iterations": 3, "passes": 1}
+    wanted = separate(heard, RATE, **options)
+    with torch.no_grad():
+        assert torch.equal(separate(heard, RATE, **options), wanted)
+    watched = heard.clone().requires_grad_()
+    assert torch.equal(separate(watched, RATE), separate(heard, RATE))
+
+
 def test_three_channels_and_fewer_sources():
     generator = torch.Generator().manual_seed(0)
     loud = (torch.rand(3, 60, generator=generator) ** 4).repeat_interleave(200, 1)
@@ -72,6 +97,9 @@ def test_three_channels_and_fewer_sources():
     [
         (lambda x: x[:1], "two microphones"),
         (lambda x: x[0], "two microphones"),
+        (lambda x: x[None], r"give one recording, \(channels, samples\)"),
+        (lambda x: x.T, r"shape \(24000, 2\) is \(channels, samples\)"),
+        (lambda x: x[:, :0], "0.2 s is the least"),
         (lambda x: x * 0, "channel 0 of mixture is silent"),
         (lambda x: torch.stack([x[0], 0 * x[1]]), "channel 1 of mixture is silent"),
         (lambda x: torch.cat([x, torch.full((2, 1), torch.nan)], 1), "not finite"),

@@ -28,21 +28,26 @@ def check_mixture(mixture: Tensor, rate: int) -> None:
         rate: Samples a second.
 
     Raises:
-        ShapeError: If it has one channel, or is too short.
+        ShapeError: If it is not (channels, samples), has one channel, or is too short.
         InputError: If it is not of floating point or not finite, silent, or some channels are copies of others.
     """
-    if mixture.ndim != 2 or mixture.shape[0] < 2:
-        channels = mixture.shape[0] if mixture.ndim == 2 else 1
-        raise ShapeError(
-            f"mixture has {channels} channel, shape {tuple(mixture.shape)}; two microphones or more are needed"
-        )
+    shape = tuple(mixture.shape)
+    if mixture.ndim > 2:
+        raise ShapeError(f"mixture has shape {shape}; give one recording, (channels, samples)")
+    if mixture.ndim < 2 or shape[0] < 2:
+        channels = shape[0] if mixture.ndim == 2 else 1
+        raise ShapeError(f"mixture has {channels} channel, shape {shape}; two microphones or more are needed")
     if rate < 1:
         raise InputError(f"rate must be 1 or more, got {rate}")
     if not mixture.is_floating_point():
         raise InputError(
             f"mixture must be of floating point in [-1, 1], got {mixture.dtype}; divide by its largest number"
         )
-    double = mixture.double()
+    # Before any product of channels: samples that stand in their place would make a matrix of gigabytes.
+    if shape[1] < 0.2 * rate:
+        turned = "" if shape[0] < shape[1] else f", shape {shape} is (channels, samples)"
+        raise ShapeError(f"mixture lasts {shape[1] / rate:.3f} s{turned}; 0.2 s is the least")
+    double = mixture.detach().double()
     shared = double @ double.T / mixture.shape[1]
     # One sample that is not finite makes these so, too.
     if not (bool(shared.isfinite().all()) or bool(mixture.isfinite().all())):
@@ -51,8 +56,6 @@ def check_mixture(mixture: Tensor, rate: int) -> None:
     if bool((levels < SILENT).any()):
         quiet = int(levels.argmin())
         raise InputError(f"channel {quiet} of mixture is silent; record it louder, or leave it out")
-    if mixture.shape[1] < 0.2 * rate:
-        raise ShapeError(f"mixture lasts {mixture.shape[1] / rate:.3f} s; 0.2 s is the least")
     likeness = (shared / levels[:, None] / levels).abs().fill_diagonal_(0.0)
     if float(likeness.max()) > 1 - ALIKE:
         one, two = divmod(int(likeness.argmax()), len(mixture))
@@ -93,8 +96,8 @@ def separate(
         passes: Of attention.
 
     Returns:
-        Shape (sources, samples): what each source leaves at the first microphone. They add up to that microphone's
-        signal where there are as many as channels.
+        Shape (sources, samples), float32 or float64: what each source leaves at the first microphone. They add up to
+        that microphone's signal where there are as many as channels.
 
     Raises:
         InputError, ShapeError: If the mixture cannot be separated (`check_mixture`), or an argument is out of range.
@@ -109,10 +112,11 @@ def separate(
         (torch.Size([2, 16000]), True)
     """
     check_mixture(mixture, rate)
+    mixture = mixture.to(torch.promote_types(mixture.dtype, torch.float32))
     channels, samples = mixture.shape
     count = channels if sources is None else sources
     if not 1 <= count <= channels:
-        raise InputError(f"sources={count}, and there are {channels} channels; there cannot be more sources than those")
+        raise InputError(f"sources={count}, and there are {channels} channels; give 1 to that many")
     if method not in ("iva", "ica"):
         raise InputError(f"method must be 'iva' or 'ica', got {method!r}")
     if online and (attend is not None or method != "iva" or count < channels or iterations is not None):
