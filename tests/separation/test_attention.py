@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -253,6 +255,31 @@ def test_models_of_several_places_find_their_items(classifier):
     assert not any(torch.equal(a, model.unmixing) for a, model in zip(before, mixture.models, strict=True))
 
 
+def test_one_word_alone_may_be_given_as_it_is(classifier, scene):
+    ica = FrequencyICA(iterations=5).fit(scene[0])
+    one, listed = (attend(ica, words, classifier, gamma=10.0, passes=2) for words in (scene[0][0], scene[0][:1]))
+    assert torch.equal(one.ica.unmixing, listed.ica.unmixing)
+    assert torch.equal(one.outputs, listed.outputs)
+
+
+def test_attention_works_where_gradients_are_switched_off(classifier, scene):
+    ica = FrequencyICA(iterations=5).fit(scene[0])
+    wanted = attend(ica, scene[0], classifier, gamma=10.0, passes=1)
+    with torch.no_grad():
+        found = attend(ica, scene[0], classifier, gamma=10.0, passes=1)
+    assert torch.equal(found.ica.unmixing, wanted.ica.unmixing)
+
+
+def test_a_hostile_model_cannot_ask_for_memory(classifier, tmp_path):
+    classifier.save(tmp_path / "model")
+    place = tmp_path / "model" / "model.json"
+    config = json.loads(place.read_text())
+    config["config"]["hidden"] = 10**12
+    place.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"is damaged: net\.0\.bias has shape"):
+        WordClassifier.load(tmp_path / "model")
+
+
 def test_confidence_is_the_margin():
     torch.testing.assert_close(confidence(torch.tensor([[1.0, -1.0, 0.0]])), torch.tensor([0.5]))
 
@@ -265,7 +292,10 @@ def test_confidence_is_the_margin():
         ({"gamma": 1.0, "weighting": "other"}, "weighting"),
         ({"gamma": 1.0, "voice": 2}, "voice"),
         ({"gamma": 1.0, "targets": torch.zeros(3, dtype=torch.int64)}, "targets"),
+        ({"gamma": 1.0, "targets": torch.full((24,), 7)}, "from 0 to 1"),
+        ({"gamma": 1.0, "targets": torch.zeros(24)}, "whole numbers"),
         ({"gamma": 1.0, "rate": 0.0}, "rate"),
+        ({"gamma": 1.0, "step": 0.0}, "step"),
     ],
 )
 def test_what_cannot_be_used_is_refused(options, complaint, classifier, scene):
@@ -304,7 +334,11 @@ def test_the_inverse_map_needs_a_classifier_that_has_one(scene):
     [
         (lambda c: WordClassifier(["a", "a"], RATE, TRANSFORM, n_mels=8), "different words"),
         (lambda c: c.fit([torch.zeros(33, 4, dtype=torch.complex64)], ["sideways"]), "sideways"),
+        (lambda c: WordClassifier(["a", "b"], RATE, TRANSFORM, n_mels=8, hidden=0), "hidden"),
         (lambda c: c.fit([], ["up"]), "one a spectrum"),
+        (lambda c: c.fit([], []), "at least one word"),
+        (lambda c: c.fit([torch.full((33, 4), torch.nan, dtype=torch.complex64)], ["up"]), "not finite"),
+        (lambda c: c.fit(*words(2, 0), weight_decay=-1.0), "weight_decay"),
         (lambda c: c(torch.zeros(1, 9, 4, dtype=torch.complex64), torch.tensor([4])), "must have shape"),
         (lambda c: MelFrames(RATE, 64, 8, 1), "frames"),
         (lambda c: pad_spectra([]), "empty"),

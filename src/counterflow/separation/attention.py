@@ -72,12 +72,12 @@ def confidence(outputs: Tensor) -> Tensor:
     return (0.5 * (best[..., 0] - best[..., 1])).clamp(0.0, 1.0)
 
 
-def recognize(ica: FrequencyICA, spectra: Sequence[Tensor], classifier: nn.Module, output: int) -> Tensor:
+def recognize(ica: FrequencyICA, spectra: Tensor | Sequence[Tensor], classifier: nn.Module, output: int) -> Tensor:
     """The classifier's outputs for one separated output of each item.
 
     Args:
         ica: What separates.
-        spectra: Each of shape (channels, frequencies, frames).
+        spectra: Items of shape (channels, frequencies, frames), or one such.
         classifier: From spectra (items, frequencies, frames) and lengths to outputs (items, labels).
         output: Which output is heard.
 
@@ -88,18 +88,18 @@ def recognize(ica: FrequencyICA, spectra: Sequence[Tensor], classifier: nn.Modul
         InputError, ShapeError: If nothing has been learned, or spectra do not fit.
     """
     z = ica.whitened(spectra)
-    places = _places([item.shape[2] for item in spectra])
+    places = _places(spectra)
     with torch.no_grad():
         heard = _heard(ica, z, output)
         return torch.cat([classifier(_batch(heard, rows), lengths) for rows, lengths in places])
 
 
-def choose_voice(ica: FrequencyICA, spectra: Sequence[Tensor], classifier: nn.Module) -> int:
+def choose_voice(ica: FrequencyICA, spectra: Tensor | Sequence[Tensor], classifier: nn.Module) -> int:
     """The output that the classifier is most confident about, on average over all items; no label is needed.
 
     Args:
         ica: What separates.
-        spectra: Each of shape (channels, frequencies, frames).
+        spectra: As `recognize` takes them.
         classifier: As `recognize` takes it.
 
     Raises:
@@ -112,7 +112,7 @@ def choose_voice(ica: FrequencyICA, spectra: Sequence[Tensor], classifier: nn.Mo
 
 def attend(
     ica: FrequencyICA,
-    spectra: Sequence[Tensor],
+    spectra: Tensor | Sequence[Tensor],
     classifier: nn.Module,
     *,
     gamma: float,
@@ -129,7 +129,7 @@ def attend(
 
     Args:
         ica: The matrices, learned already; a copy is retrained.
-        spectra: The words of one place, each of shape (channels, frequencies, frames).
+        spectra: The words of one place, each of shape (channels, frequencies, frames), or one word.
         classifier: From spectra (items, frequencies, frames) and lengths to outputs (items, labels) between -1 and 1;
             for ``form="inverse"`` a `WordClassifier`, or another module with ``features`` (a `MelFrames`) and
             ``judge``.
@@ -159,8 +159,10 @@ def attend(
         U.-M. Bae, S.-Y. Lee, Combining ICA and Top-Down Attention for Robust Speech Recognition, NIPS 2000, section
         2.1.
     """
-    if not (gamma >= 0 and passes >= 0 and (rate is None or rate > 0)):
-        raise InputError(f"gamma and passes must be 0 or more, and rate positive; got {gamma}, {passes}, {rate}")
+    if not (gamma >= 0 and passes >= 0 and step > 0 and (rate is None or rate > 0)):
+        raise InputError(
+            f"gamma and passes must be 0 or more, step and rate positive; got {gamma}, {passes}, {step}, {rate}"
+        )
     if form not in ("gradient", "inverse"):
         raise InputError(f"form must be 'gradient' or 'inverse', got {form!r}")
     if weighting not in ("none", "margin"):
@@ -173,13 +175,14 @@ def attend(
             "form='inverse' needs a classifier with features (a MelFrames) and judge, and "
             f"{type(classifier).__name__} has none; take form='gradient'"
         )
-    if targets is not None and targets.shape != (len(spectra),):
-        raise ShapeError(f"targets must be one a word, shape ({len(spectra)},), got {tuple(targets.shape)}")
+    count = 1 if isinstance(spectra, Tensor) else len(spectra)
+    if targets is not None and targets.shape != (count,):
+        raise ShapeError(f"targets must be one a word, shape ({count},), got {tuple(targets.shape)}")
     found = ica.copy()
     if rate is not None:
         found.rate = rate
     z = found.whitened(spectra)
-    places = _places([item.shape[2] for item in spectra])
+    places = _places(spectra)
     number = choose_voice(found, spectra, classifier) if voice is None else voice
     unmixing, _ = found._known()
     if not 0 <= number < unmixing.shape[1]:
@@ -236,15 +239,17 @@ def _numbered(places: list[tuple[Tensor, Tensor]]) -> list[tuple[int, tuple[Tens
     return list(zip(range(0, BATCH * len(places), BATCH), places, strict=True))
 
 
-def _places(sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+def _places(spectra: Tensor | Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """For each batch of items where their frames are in the row of all, -1 behind the end; and their lengths."""
+    items = [spectra] if isinstance(spectra, Tensor) else spectra
+    sizes, device = [item.shape[2] for item in items], items[0].device
     found = []
     starts = torch.tensor([0, *sizes]).cumsum(0)
     for at in range(0, len(sizes), BATCH):
         lengths = torch.tensor(sizes[at : at + BATCH])
         steps = torch.arange(int(lengths.max()))
         rows = torch.where(steps < lengths[:, None], starts[at : at + len(lengths), None] + steps, -1)
-        found.append((rows, lengths))
+        found.append((rows.to(device), lengths.to(device)))
     return found
 
 
@@ -263,7 +268,13 @@ def _batch(heard: Tensor, rows: Tensor) -> Tensor:
 
 def _signs(outputs: Tensor, truth: Tensor | None) -> Tensor:
     """Targets: 1 for the strongest output, or for the true label, -1 for the others."""
-    best = outputs.argmax(1) if truth is None else truth
+    labels = outputs.shape[1]
+    if truth is None:
+        best = outputs.argmax(1)
+    elif truth.is_floating_point() or bool(((truth < 0) | (truth >= labels)).any()):
+        raise InputError(f"targets must be whole numbers from 0 to {labels - 1}, got {truth.tolist()}")
+    else:
+        best = truth.to(outputs.device).long()
     return 2 * nn.functional.one_hot(best, outputs.shape[1]).to(outputs) - 1
 
 
@@ -282,6 +293,10 @@ class _Wanted:
 
     def __call__(self, spectra: Tensor, lengths: Tensor, truth: Tensor | None) -> tuple[Tensor, Tensor]:
         """Outputs (items, labels), and the change, of the spectra's shape."""
+        with torch.enable_grad():  # the caller may have switched it off, as one does for inference
+            return self._moved(spectra, lengths, truth)
+
+    def _moved(self, spectra: Tensor, lengths: Tensor, truth: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.form == "gradient":
             seen = spectra.detach().requires_grad_()
             outputs = self.classifier(seen, lengths)

@@ -219,11 +219,11 @@ class WordClassifier(nn.Module):
         transform: The short-time transform whose spectra it sees.
         n_mels: Filters.
         frames: To which words are stretched.
-        hidden: Hidden units.
+        hidden: Hidden units, 1 or more.
         net: Any module from (items, frames * n_mels) to (items, labels) in the perceptron's place; it cannot be saved.
 
     Raises:
-        InputError: If there are fewer than two labels, or one is twice there.
+        InputError: If there are fewer than two labels, one is there twice, or a size is out of range.
 
     Example:
         >>> words = WordClassifier(["no", "yes"], 8000, ShortTime(256, 64))
@@ -250,13 +250,16 @@ class WordClassifier(nn.Module):
         self.labels = tuple(labels)
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise InputError(f"labels must be two or more different words, got {list(labels)}")
+        if hidden < 1:
+            raise InputError(f"hidden must be 1 or more, got {hidden}")
         self.rate = rate
         self.transform = ShortTime() if transform is None else transform
         self.features = MelFrames(rate, self.transform.size, n_mels, frames)
         self._own = None if net is not None else {"n_mels": n_mels, "frames": frames, "hidden": hidden}
-        self.net = net or nn.Sequential(
-            nn.Linear(frames * n_mels, hidden), BipolarSigmoid(), nn.Linear(hidden, len(self.labels)), BipolarSigmoid()
-        )
+        if net is None:
+            inner, outer = nn.Linear(frames * n_mels, hidden), nn.Linear(hidden, len(self.labels))
+            net = nn.Sequential(inner, BipolarSigmoid(), outer, BipolarSigmoid())
+        self.net = net
         self.register_buffer("center", torch.zeros(frames * n_mels))
         self.register_buffer("width", torch.ones(frames * n_mels))
 
@@ -277,7 +280,8 @@ class WordClassifier(nn.Module):
 
     def judge(self, features: Tensor) -> Tensor:
         """The outputs from features, (items, frames, n_mels)."""
-        outputs: Tensor = self.net((features.flatten(1) - self.center) / self.width)
+        given = features.flatten(1).to(self.center.dtype)
+        outputs: Tensor = self.net((given - self.center) / self.width)
         return outputs
 
     def fit(
@@ -307,23 +311,33 @@ class WordClassifier(nn.Module):
             Itself.
 
         Raises:
-            InputError: If a word is no label, or an argument is out of range.
+            InputError: If there is nothing to learn from, a word is no label, a value is not finite, or an argument is
+                out of range.
             ShapeError: If there are not as many words as spectra.
         """
         if len(words) != len(spectra):
             raise ShapeError(f"words must be one a spectrum: {len(words)} and {len(spectra)}")
-        if epochs < 1 or batch < 1 or not lr > 0:
-            raise InputError(f"epochs, batch and lr must be positive, got {epochs}, {batch}, {lr}")
+        if not words:
+            raise InputError("spectra is empty; give at least one word to learn from")
+        if epochs < 1 or batch < 1 or not lr > 0 or not weight_decay >= 0:
+            raise InputError(
+                f"epochs, batch and lr must be positive, and weight_decay 0 or more; got {epochs}, {batch}, {lr}, "
+                f"{weight_decay}"
+            )
         unknown = sorted(set(words) - set(self.labels))
         if unknown:
             raise InputError(f"{unknown[0]!r} is no label of this classifier; there are {', '.join(self.labels)}")
+        # Magnitudes would take what is not a number for silence.
+        for number, each in enumerate(spectra):
+            if not bool(each.isfinite().all()):
+                raise InputError(f"spectra[{number}] holds values that are not finite; leave that word out")
         with torch.no_grad():
             parts = [self.features(*pad_spectra(spectra[i : i + 200])) for i in range(0, len(spectra), 200)]
         features = torch.cat(parts)
         flat = features.flatten(1)
         self.center.copy_(flat.mean(0))
         self.width.copy_(flat.std(0, correction=0).clamp_min(1e-3))
-        targets = torch.full((len(words), len(self.labels)), -1.0)
+        targets = torch.full((len(words), len(self.labels)), -1.0, device=features.device)
         targets[torch.arange(len(words)), torch.tensor([self.labels.index(word) for word in words])] = 1.0
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr, weight_decay=weight_decay)
@@ -376,15 +390,10 @@ class WordClassifier(nn.Module):
         config, tensors = persist.load(folder, _KIND)
         try:
             size, hop, window = config["transform"]
-            found = cls(
-                config["labels"],
-                config["rate"],
-                ShortTime(size, hop, window),
-                n_mels=config["n_mels"],
-                frames=config["frames"],
-                hidden=config["hidden"],
+            sizes = {name: config[name] for name in ("n_mels", "frames", "hidden")}
+            found = persist.fill(
+                lambda: cls(config["labels"], config["rate"], ShortTime(size, hop, window), **sizes), tensors
             )
-            found.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"the model in {folder} is damaged: {reason}; save it again") from error
