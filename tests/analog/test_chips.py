@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterflow.adaptive import quantize
-from counterflow.analog import Board, Chip, ChipPerceptron, DeviceModel, NeuronBank, SynapseArray, chips_needed
-from counterflow.analog.circuits import Cell, Neuron, normals, signs
+from counterflow.analog import Board, Chip, ChipPerceptron, DeviceModel, NeuronBank, Rule, SynapseArray, chips_needed
+from counterflow.analog.circuits import Cell, Neuron, normals, refresh, signs
 from counterflow.exceptions import InputError, ShapeError
 from counterflow.noise_control import Perceptron
 
@@ -388,3 +388,27 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
             call()
     assert replace(PAPER, leakage=0.0) == PAPER.without("leakage")
     assert repr(DeviceModel(gain_error=0.1)) == "DeviceModel(gain_error=0.1)"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_that_is_refused_leaves_the_board_as_it_was(rule: Rule) -> None:
+    board = Board(2, 3, 1, DeviceModel.paper(), rule=rule)
+    before = [layer.weights.copy() for layer in board.layers]
+    for step, words in ((0.0, "step is 0.0"), (1e-9, "rounds to zero")):
+        with pytest.raises(InputError, match=words):
+            board.learn([0.1, 0.2], [0.3], step)
+        for layer, weights in zip(board.layers, before, strict=True):
+            np.testing.assert_array_equal(layer.weights, weights)
+
+
+def test_the_array_is_refreshed_when_the_compiled_board_is() -> None:
+    """At each sample the same cells, also where a product and a quotient of the same numbers are rounded apart."""
+    size, device = 12, DeviceModel(weight_resolution=0.5, refresh_interval=0.1, sample_rate=44100.0)
+    array = SynapseArray(size, 1, device, weights=np.full((1, size), 0.3))
+    array.samples = 734
+    wanted = np.full(size, 0.3)
+    share = len(wanted) * (1 / (device.refresh_interval * device.sample_rate))  # as the compiled loop has it
+    for sample in (734, 735):
+        refresh(wanted, sample, share, device.weight_resolution)
+        array.write(np.zeros((1, size)), 1.0)
+        np.testing.assert_array_equal(array.weights[0], wanted)

@@ -309,3 +309,44 @@ def test_a_probe_sees_the_error_that_the_chip_sends_back() -> None:
     assert rms["1"] == pytest.approx(hidden.grad.square().mean().sqrt().item())
     assert rms["1"] != pytest.approx(0.0)
     assert len(wanted) == 4
+
+
+def test_converters_are_there_for_keywords_and_for_structures() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.tanh = nn.Linear(4, 3), nn.Tanh()
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"y": self.tanh(input=self.linear(x))}
+
+    model = Both().double()
+    handle = deploy(model, DeviceModel(output_bits=2, input_bits=3), inputs=X)
+    assert "neurons" in str(handle.table())
+    assert torch.equal(model(x=X)["y"], model(X)["y"])
+    torch.testing.assert_close(model(X)["y"] * 4, (model(X)["y"] * 4).round())
+    handle.undo()
+    assert not torch.equal((model(X)["y"] * 4).round(), model(X)["y"] * 4)
+
+
+def test_a_convolution_takes_an_empty_batch() -> None:
+    model = nn.Conv2d(1, 2, 3)
+    deploy(model, STATIC)
+    assert model(torch.zeros(0, 1, 5, 6)).shape == (0, 2, 3, 4)
+
+
+def test_a_weight_that_is_made_of_others_is_left_alone() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), nn.Linear(2, 2))
+    assert "its weight is made of other parameters" in str(deploy(model, PAPER).table())
+
+
+def test_a_rate_that_rounds_to_zero_leaves_the_others_as_they_are() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    groups = [{"params": [model[0].weight], "lr": 0.1}, {"params": [model[0].bias], "lr": 0.1}]
+    optimizer = torch.optim.SGD(groups)
+    deploy(model, PAPER, optimizer=optimizer)
+    optimizer.param_groups[1]["lr"] = 1e-6
+    model(torch.ones(1, 2)).sum().backward()
+    with pytest.raises(InputError, match="rounds to zero"):
+        optimizer.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 1e-6]

@@ -66,10 +66,16 @@ def test_a_trace_that_is_damaged_or_empty_is_refused(trace: Path) -> None:
     with pytest.raises(InputError, match="nothing was recorded"):
         Recorder(board()).save(trace)
     described = json.loads((trace / "model.json").read_text())
-    for calls, words in ((["forward"] * 9, "fewer answers than calls"), (["hop"], "does not say what was called")):
+    for calls, words in (
+        (["forward"] * 9, "fewer answers than calls"),
+        (["hop"], "does not say what was called"),
+        ([["forward"]], "does not say what was called"),
+    ):
         described["config"]["calls"] = calls
         (trace / "model.json").write_text(json.dumps(described))
         with pytest.raises(InputError, match=words):
             Replay.load(trace)
     with pytest.raises(ShapeError, match=r"give .examples, inputs. and .examples, outputs."):
         learn(board(), X[0], T[0], 0.1)
+    with pytest.raises(ShapeError, match=r"targets have shape \(60, 1\), and the chip's outputs \(2,\) an example"):
+        learn(board(), X, T[:, :1], 0.1)

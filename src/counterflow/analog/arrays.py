@@ -107,7 +107,12 @@ class SynapseArray:
 
         Returns:
             The voltages of the taps, ``(inputs,)``, newest first, with the common offset of the line.
+
+        Raises:
+            InputError: If the sample is not finite.
         """
+        if not math.isfinite(sample):
+            raise InputError(f"sample is {sample}; give a finite number")
         self.line = np.concatenate([[float(sample)], self.line[:-1]])
         return self.line + self.device.tap_offset
 
@@ -169,20 +174,23 @@ class SynapseArray:
         """Write every weight once with a change of one's own, ``(neurons, inputs)``, in place of the products.
 
         Raises:
-            InputError: If the step is not a positive number, or rounds to zero.
+            InputError: If the step is not a positive number, or rounds to zero, or a change is not finite.
             ShapeError: If the change has another shape.
         """
         rate = self.device.rate(positive(step, "step"))
         given = np.asarray(change, dtype=np.float64)
         if given.shape != self.weights.shape:
             raise ShapeError(f"change has shape {given.shape}; give (neurons, inputs), {self.weights.shape}")
+        if not np.isfinite(given).all():
+            raise InputError("change is not finite; give finite numbers")
         keep, limit = math.exp(-self.device.leakage / self.device.sample_rate), self.device.weight_range
         w = np.clip(keep * self.weights + rate * (given + self.cells[Cell.UPDATE_CHARGE]), -limit, limit)
         if self.device.write_noise:
             noise = normals(self._key, self.samples, w.size).reshape(w.shape)
             w = np.clip(w + self.device.write_noise * noise, -limit, limit)
         if self.device.weight_resolution:
-            share = w.size / (self.device.refresh_interval * self.device.sample_rate)
+            # In this order of operations, to the bit, the compiled board has it, too.
+            share = w.size * (1 / (self.device.refresh_interval * self.device.sample_rate))
             w = np.ascontiguousarray(w)
             refresh(w.reshape(-1), self.samples, share, self.device.weight_resolution)
         self.weights = w

@@ -223,6 +223,7 @@ class Board:
 
     def learn_sent(self, x: Array, target: Array, step: float) -> Array:
         """As `learn`, with what has been through the converters."""
+        self.device.rate(positive(step, "step"))  # before a weight is moved
         y = self._forward(x)
         error = self._error(target, y)
         if self.rule == "weight_perturbation":

@@ -6,6 +6,8 @@ output is an example of its own for the array: it has its own products, and the 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +55,6 @@ def analog_convolution(module: Convolution, x: Tensor, device: DeviceModel, scal
             currents(part, weight[at : at + neurons], module, slice(at, at + neurons), device, scale)
             for part, at in zip(rows, range(0, len(weight), neurons), strict=True)
         ]
-        sums = torch.cat(found, 1).reshape(len(batched), -1, len(weight)).transpose(1, 2)
+        sums = torch.cat(found, 1).reshape(len(batched), math.prod(out), len(weight)).transpose(1, 2)
     result: Tensor = sums.reshape(len(batched), len(weight), *out)
     return result if x.ndim == places + 2 else result.squeeze(0)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.utils._pytree import tree_map
 
 from counterflow.adaptive import positive
 from counterflow.analog.circuits import neurons
@@ -73,11 +74,11 @@ def deploy(
 
     Forward, backward and the weights' gradients go through the device's multipliers, as for `AnalogLinear`; a
     convolution (`torch.nn.Conv1d`, `torch.nn.Conv2d`) is one array a group, to which patches are brought one after
-    another, and every place of its output writes its weights. A
-    `torch.nn.Tanh` or `torch.nn.Sigmoid` that is called on a deployed layer's output becomes a row of neurons; what the
-    model is given and what it returns go through the converters, the gradient straight through them; and with an
-    optimizer, each step writes the weights: learning rates are rounded to those that the device has, charges leak, are
-    clipped, get noise and are refreshed. Parameters, keys and types stay. Do it before ``torch.compile`` and
+    another, and every place of its output writes its weights. A `torch.nn.Tanh` or `torch.nn.Sigmoid` that is called on
+    a deployed layer's output becomes a row of neurons. What the model is given and what it returns go through the
+    converters, in tuples and dictionaries, too, and the gradient straight through them. With an optimizer, each step
+    writes the weights: learning rates are rounded to those that the device has, charges leak, are clipped, get noise
+    and are refreshed. Parameters, keys and types stay. Do it before ``torch.compile`` and
     DistributedDataParallel.
 
     ``tap_offset`` does nothing here, since a layer has no delay line.
@@ -178,6 +179,8 @@ def _why_not(module: nn.Module) -> str:
         return "it is on a device already"
     if any(isinstance(hook, Adjoint) for hook in module._forward_hooks.values()):
         return "its backward pass has been replaced already, and it has one"
+    if isinstance(module, Layer) and "weight" not in module._parameters:
+        return "its weight is made of other parameters, and a capacitor holds the weight itself"
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "attention uses its weights without calling it"
     if isinstance(module, AnalogLinear | Layer | nn.Tanh | nn.Sigmoid):
@@ -244,33 +247,39 @@ def _converters(model: nn.Module, device: DeviceModel) -> list[Callable[[], None
     undo = []
     sent, read, used = device.output_bits, device.input_bits, device.converter_used
     if sent is not None:
-        undo.append(model.register_forward_pre_hook(_Sends(sent, used)).remove)
+        undo.append(model.register_forward_pre_hook(_Sends(sent, used), with_kwargs=True).remove)
     if read is not None:
         undo.append(model.register_forward_hook(_Reads(read, used)).remove)
     return undo
 
 
-class _Sends:
-    """What the computer sends to the model."""
+class _Converter:
+    """A converter between the computer and the model, for all signals of a structure."""
 
     def __init__(self, bits: int, used: float) -> None:
         self.bits, self.used = bits, used
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        if torch.compiler.is_exporting():
-            return args
-        return tuple(
-            _convert(each, self.bits, self.used) if isinstance(each, Tensor) and each.is_floating_point() else each
-            for each in args
-        )
+    def convert(self, values: Any) -> Any:
+        """The same structure, with tensors of floating point converted."""
+        return values if torch.compiler.is_exporting() else tree_map(self._one, values)
+
+    def _one(self, value: Any) -> Any:
+        signal = isinstance(value, Tensor) and value.is_floating_point()
+        return _convert(value, self.bits, self.used) if signal else value
 
 
-class _Reads(_Sends):
+class _Sends(_Converter):
+    """What the computer sends to the model."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.convert((args, kwargs))
+
+
+class _Reads(_Converter):
     """What it reads from it."""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any = None) -> Any:
-        converts = isinstance(output, Tensor) and not torch.compiler.is_exporting()
-        return _convert(output, self.bits, self.used) if converts else output
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return self.convert(output)
 
 
 def _unbuffer(module: nn.Module, name: str) -> Callable[[], None]:
@@ -288,12 +297,14 @@ def _widths(model: nn.Module, inputs: Tensor, suited: Sequence[nn.Module]) -> di
     def remember(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         made.append((output, -1 if isinstance(module, nn.Linear) else -2 if isinstance(module, nn.Conv1d) else -3))
 
-    def look(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        fed = next((dim for each, dim in made if args[0] is each), None)
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        given = args[0] if args else kwargs["input"]
+        fed = next((dim for each, dim in made if given is each), None)
         found.setdefault(id(module), set()).add(None if fed is None else (output.shape[fed], fed))
 
     hooks = [module.register_forward_hook(remember) for module in suited]
-    hooks += [each.register_forward_hook(look) for each in model.modules() if isinstance(each, nn.Tanh | nn.Sigmoid)]
+    sigmoids = [each for each in model.modules() if isinstance(each, nn.Tanh | nn.Sigmoid)]
+    hooks += [each.register_forward_hook(look, with_kwargs=True) for each in sigmoids]
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():
@@ -324,8 +335,9 @@ def _hook(
     def before(*_: Any) -> None:
         rates[:] = [(group, group["lr"]) for group in held()]
         if handle.device.rate_resolution:
-            for group, rate in rates:
-                group["lr"] = handle.device.rate(float(rate))
+            rounded = [handle.device.rate(float(rate)) for _, rate in rates]  # all, or none: one may be refused
+            for (group, _), rate in zip(rates, rounded, strict=True):
+                group["lr"] = rate
 
     def after(*_: Any) -> None:
         for group, rate in rates:

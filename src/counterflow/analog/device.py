@@ -39,7 +39,8 @@ class DeviceModel:
         leakage: :math:`\lambda`, by which the charge decays, per second: :math:`w(t) = w(0) e^{-\lambda t}`. Section 2:
             weights are charges on capacitors, which are to be refreshed.
         write_noise: Standard deviation of the random charge that each write leaves, in units of weight. Its bell is the
-            sum of four uniform deviates: no draw is beyond 3.5 of them.
+            sum of four uniform deviates, none of which is beyond 3.5 of them; in PyTorch (`AnalogLinear`, `deploy`) it
+            is a normal one, from a generator.
         signal_range: Where signals and errors are clipped on their way into a synapse, to either side. Section 4:
             "limited dynamic ranges of ... signals".
         rate_resolution: Learning rates are multiples of it; 0 for any. Section 4: "limited resolution of the learning

@@ -190,9 +190,10 @@ class AnalogLinear(nn.Linear):
         out_features: Outputs.
         bias: Whether there is one, a synapse whose input is 1.
         device: The imperfections; by default none.
-        seed: Of what differs from cell to cell.
+        seed: Of what differs from cell to cell. Layers of one size and seed have the same cells.
         error_scale: What gradients are multiplied by on their way into the chip, whose full scale is 1, and divided by
             on their way out; where the loss is a mean over the batch, the batch's size.
+        dtype: Of the parameters and of what differs from cell to cell; torch's default if not given.
 
     Shape:
         Inputs ``(..., in_features)``, outputs ``(..., out_features)``.

@@ -33,7 +33,7 @@ def learn(chip: Chip, inputs: ArrayLike, targets: ArrayLike, step: float) -> tup
         ``(examples, outputs)`` each.
 
     Raises:
-        ShapeError: If there are not as many targets as inputs.
+        ShapeError: If there are not as many targets as inputs, or not as wide as the chip's outputs.
 
     Example:
         >>> from counterflow.analog import Board
@@ -49,7 +49,10 @@ def learn(chip: Chip, inputs: ArrayLike, targets: ArrayLike, step: float) -> tup
         )
     outputs = np.zeros(wanted.shape)
     for i in range(len(x)):
-        outputs[i] = chip.forward(x[i])
+        made = np.asarray(chip.forward(x[i]))
+        if made.shape != outputs[i].shape:
+            raise ShapeError(f"targets have shape {wanted.shape}, and the chip's outputs {made.shape} an example")
+        outputs[i] = made
         chip.backward(wanted[i] - outputs[i])
         chip.update(step)
     return outputs, wanted - outputs
@@ -138,7 +141,7 @@ class Replay:
         """
         config, tensors = persist.load(folder, _KIND)
         kinds = config.get("calls")
-        if not isinstance(kinds, list) or not set(kinds) <= {"forward", "backward", "update"}:
+        if not isinstance(kinds, list) or any(kind not in ("forward", "backward", "update") for kind in kinds):
             raise InputError(f"the trace in {folder} is damaged: it does not say what was called; record it again")
         rows = dict.fromkeys(kinds, 0)
         calls = []
@@ -147,8 +150,10 @@ class Replay:
                 given, returned = (tensors[f"{kind}.{name}"][rows[kind]].numpy() for name in ("given", "returned"))
                 calls.append((kind, given, returned))
                 rows[kind] += 1
-        except (KeyError, IndexError):
-            raise InputError(f"the trace in {folder} is damaged: it holds fewer answers than calls") from None
+        except (KeyError, IndexError, TypeError):  # of a type that NumPy lacks, such as bfloat16
+            raise InputError(
+                f"the trace in {folder} is damaged: it holds fewer answers than calls, or others"
+            ) from None
         return cls(calls, tolerance)
 
     @property
