@@ -212,6 +212,16 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         lambda: cancel(x, "H9"): "channel is 'H9'; give one of H1, H2",
         lambda: cancel(x, controller="pid"): "controller is 'pid'; give one of lms, nlms",
         lambda: cancel(x, distortion="loud"): "distortion is 'loud'; give decibels, such as 10 or '10dB'",
+        lambda: cancel(x, distortion="-1e9dB"): "distortion is -1000000000.0; give decibels from -300 to 300",
+        lambda: cancel(x, level=1e9): "level is 1000000000.0; give decibels from -300 to 300",
+        lambda: Scene(distortion_db=math.nan): "distortion_db is nan; give decibels",
+        lambda: CubicDistortion.fit(x, -1e9): "ratio_db is -1000000000.0; give decibels",
+        lambda: cancel(x, [0.0, 0.0]): "channel is silent",
+        lambda: cancel(1e-60 * x, controller="lms", step=0.01): "scale it, so that the largest is about 1",
+        lambda: cancel(1e60 * x, controller="lms", step=0.01): "scale it, so that the largest is about 1",
+        lambda: cancel(x, rate=math.nan, controller="lms"): "rate is nan",
+        lambda: cancel(x, controller="lms", step=0.01, device=DeviceModel()): "device is of chip",
+        lambda: cancel(np.append(np.zeros(300), x), controller="lms"): "silent in the part on which a step is chosen",
         lambda: cancel(x, place="there"): "place is 'there'; give one of target, speaker",  # type: ignore[arg-type]
         lambda: cancel(x, quantized="all"): "quantized is 'all'; give one of none, input",  # type: ignore[arg-type]
         lambda: cancel(x, bits=0): "bits is 0; give a whole number >= 1",
@@ -221,6 +231,7 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         lambda: cancel(x, controller="lms", step=1e6): "LMS diverged",
         lambda: causal_margin([0.0], [1.0]): "primary is silent",
         lambda: Measures(0, 8000): "samples is 0",
+        lambda: cancel(x, rate=0, controller="lms"): "rate is 0",
         lambda: Measures(10, 0): "rate is 0",
         lambda: Measures(10, 8000, 0.0): "converged is 0.0",
     }.items():

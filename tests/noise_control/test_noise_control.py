@@ -187,7 +187,7 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         lambda: FiniteResponse([]): "response is empty; give at least one sample",
         lambda: CubicDistortion.fit(0 * x, 3.0): "samples are silent",
         lambda: CubicDistortion.fit(x, 3.0, "bent"): "sign is 'bent'; give 'saturating' or 'expanding'",  # type: ignore[arg-type]
-        lambda: CubicDistortion.fit(x, np.nan): "ratio_db is nan; give a finite number of decibels",
+        lambda: CubicDistortion.fit(x, np.nan): "ratio_db is nan; give decibels from -300 to 300",
         lambda: quantize(x, bits=33): "bits is 33; give 1 to 32",
         lambda: quantize(x, used=2.0): "used is 2.0; give a fraction of the full scale",
         lambda: noise_reduction(0 * x, x): "noise is silent",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from counterflow.adaptive import Controller, Signal, count, signal
+from counterflow.adaptive import Controller, Signal, count, positive, signal
 from counterflow.analog import DeviceModel
 from counterflow.exceptions import InputError
 from counterflow.noise_control._loop import Slope
@@ -49,7 +49,7 @@ def choose_step(controller: str, design: Design, heard: Heard, power: float, bud
         budget: How many steps are tried: the same for all controllers.
 
     Raises:
-        InputError: If it is not known, or diverges with every step.
+        InputError: If it is not known, diverges with every step, or the noise is silent where it is judged.
     """
     _known(controller)
     family = CONTROLLERS[controller]
@@ -220,7 +220,7 @@ def cancel(
         memory: Newest samples of which a Volterra filter takes products.
         block: Samples after which filtered-x learns, as in `FilteredX`.
         domain: In which it learns, as in `FilteredX`.
-        device: A chip's imperfections; those of the paper's by default.
+        device: The imperfections of a ``chip``; those of the paper's by default.
         seed: Of initial weights, a chip's cells and the additive noise.
         progress: Called with the share that is done.
 
@@ -238,6 +238,9 @@ def cancel(
     _known(controller)
     if controller != "fxlms" and (block is not None or domain != "time"):
         raise InputError(f"block and domain are of fxlms, and controller is {controller!r}; leave them out")
+    if controller != "chip" and device is not None:
+        raise InputError(f"device is of chip, and controller is {controller!r}; leave it out")
+    positive(rate, "rate")
     if not len(x):
         raise InputError("noise is empty; give at least one sample")
     check_taps(count(taps, "taps"), len(x))

@@ -89,7 +89,10 @@ def _filtered(step: float, design: Design) -> Controller:
 
 
 def _by_block(budget: int, design: Design, power: float) -> NDArray[np.float64]:
-    """Of relative steps, each a block's sum of as many samples; a frequency of its own divides by the whole block's."""
+    """Relative steps over the block's size, since a block adds up its samples' updates.
+
+    In the frequency domain nothing is divided: there the power that a step is divided by is the whole block's already.
+    """
     steps = _relative(budget, design, power)
     return steps if design.domain == "frequency" else steps / (design.block or 1)
 

@@ -28,7 +28,7 @@ class FilteredX(InLoop):
     normalized by its own power, which is what a colored noise needs:
 
     .. math::  G = \mathcal{F}\big[ \mathcal{F}^{-1} (\bar R_f E_f / (\epsilon + P_f)) \big]_{0 \dots taps - 1}, \quad
-               P \leftarrow \beta P + (1 - \beta) |R|^2
+               P \leftarrow \beta P + (1 - \beta) |R|^2, \quad \beta = 0.9
 
     The weights stand still within a block; outputs come sample by sample, so a block delays nothing.
 

@@ -18,6 +18,8 @@ __all__ = ["CHANNELS", "CubicDistortion", "FiniteResponse", "noise_reduction"]
 #: The paper's two differences of acoustic channels: a minimum phase one, and one with a deep spectral null.
 CHANNELS = MappingProxyType({"H1": (0.894, 0.447), "H2": (0.174, 0.6, 0.6, 0.174)})
 
+LOUDEST_DB = 300.0
+
 
 class FiniteResponse:
     r"""A channel with a finite impulse response, :math:`u_t = \sum_k h_k x_{t-k}`.
@@ -92,7 +94,8 @@ class CubicDistortion:
             sign: ``"saturating"`` or ``"expanding"``.
 
         Raises:
-            InputError: If the samples are silent or not finite, the ratio is no finite number or the sign not known.
+            InputError: If the samples are silent or not finite, the ratio is no number between
+                -300 and 300 or the sign not known.
             ShapeError: If the samples have more than one dimension.
 
         Example:
@@ -103,8 +106,7 @@ class CubicDistortion:
         u = signal(samples, "samples")
         if sign not in ("saturating", "expanding"):
             raise InputError(f"sign is {sign!r}; give 'saturating' or 'expanding'")
-        if not math.isfinite(ratio_db):
-            raise InputError(f"ratio_db is {ratio_db}; give a finite number of decibels")
+        check_decibels(ratio_db, "ratio_db")
         if not np.any(u):
             raise InputError("samples are silent; a ratio to their distortion needs a signal")
         size = math.sqrt(np.mean(u**2) / np.mean(u**6)) * 10 ** (-ratio_db / 20)
@@ -119,6 +121,12 @@ class CubicDistortion:
         """
         u = signal(samples, "samples")
         return u - self.coefficient * u**3
+
+
+def check_decibels(value: float | None, name: str) -> None:
+    """Raise InputError for decibels that are no finite number, or beyond every sound."""
+    if value is not None and not abs(value) <= LOUDEST_DB:
+        raise InputError(f"{name} is {value}; give decibels from {-LOUDEST_DB:g} to {LOUDEST_DB:g}")
 
 
 def noise_reduction(noise: ArrayLike, residual: ArrayLike) -> float:

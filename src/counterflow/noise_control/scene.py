@@ -14,13 +14,15 @@ from numpy.typing import ArrayLike
 from counterflow.adaptive import Signal, count, positive, quantize, signal
 from counterflow.exceptions import InputError
 from counterflow.noise_control._loop import Slope
-from counterflow.noise_control.paths import CubicDistortion, FiniteResponse
+from counterflow.noise_control.paths import CubicDistortion, FiniteResponse, check_decibels
 from counterflow.seeding import numpy_generator
 
 __all__ = ["Heard", "Scene", "causal_margin", "parse_decibels"]
 
 Place = Literal["target", "speaker"]
 Quantized = Literal["none", "input", "target", "both"]
+
+FARTHEST = 1e40  # from one, to either side, that a sample can be
 
 
 def parse_decibels(value: float | str | None, name: str) -> float | None:
@@ -42,6 +44,7 @@ def parse_decibels(value: float | str | None, name: str) -> float | None:
         found = math.nan
     if not math.isfinite(found):
         raise InputError(f"{name} is {value!r}; give decibels, such as 10 or '10dB'")
+    check_decibels(found, name)
     return found
 
 
@@ -109,7 +112,7 @@ class Scene:
         seed: Of the additive noise.
 
     Raises:
-        InputError: If a setting is not one of these.
+        InputError: If a setting is not one of these, or the channel is silent.
     """
 
     channel: str | Sequence[float] | Signal = "H2"
@@ -138,7 +141,10 @@ class Scene:
             raise InputError(f"bits is {self.bits}; give 1 to 32")
         if positive(self.used, "used") > 1:
             raise InputError(f"used is {self.used}; give a fraction of the full scale, above 0 and at most 1")
-        FiniteResponse(self.channel)
+        for name in ("distortion_db", "level_db"):
+            check_decibels(getattr(self, name), name)
+        if not np.any(FiniteResponse(self.channel).response):
+            raise InputError("channel is silent; give an impulse response with a sample that is not zero")
 
     @classmethod
     def parse(
@@ -183,13 +189,16 @@ class Scene:
             What turns blocks of that source into signals, from its beginning on.
 
         Raises:
-            InputError: If it is silent.
+            InputError: If it is silent, or its scale is far from any sound's.
         """
         channel = FiniteResponse(self.channel)
         peak, loudest, power, sixth, samples, energy = 0.0, 0.0, 0.0, 0.0, 0, 0.0
         for block in source:
-            u = channel.run(block)
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
+            # Its sixth power is taken, which has to be a number, too.
+            if peak > FARTHEST or 0 < peak < 1 / FARTHEST:
+                raise InputError(f"the noise has a sample of {peak:g}; scale it, so that the largest is about 1")
+            u = channel.run(block)
             loudest = max(loudest, float(np.abs(u).max(initial=0.0)))
             power += float(u @ u)
             sixth += float(np.sum(u**6))

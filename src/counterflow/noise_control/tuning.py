@@ -68,7 +68,7 @@ def tune(
 
     Raises:
         DivergenceError: If the controller diverges at every value.
-        InputError: If there is no value.
+        InputError: If there is no value, or the noise is silent where it is judged.
 
     Example:
         >>> from counterflow.noise_control import NLMS, FiniteResponse
@@ -82,6 +82,10 @@ def tune(
     if not tried:
         raise InputError("values is empty; give at least one to try")
     first = len(d) - max(1, round(len(d) * converged))
+    if not np.any(heard[first:]):
+        raise InputError(
+            "the noise is silent in the part on which a step is chosen; give a step, or cut the silent beginning off"
+        )
     found = []
     for value in tried:
         try:
