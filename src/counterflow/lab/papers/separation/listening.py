@@ -21,9 +21,10 @@ def listen(settings: Any, seed: int, context: Context) -> Outcome:
     """Score every method.
 
     Curves hold one number a word, 1 where it was not recognized (``"train 15 att"``), and for figure 3 the false
-    recognition rate in percent by pass (``"gamma 15 300"``, ``"rate 15 0.5"``). One weight serves all rooms, and in
-    some of them matrices run away: whatever the method, that pass is taken back and counted (``"train 15 att stopped
-    at"``), and the method stays where it was.
+    recognition rate in percent by pass (``"gamma 15 50"``, ``"rate 15 0.5"``). One weight serves all rooms, and in
+    some of them matrices run away. Once `attend` finds that they diverge, that pass is taken back, and the method
+    stays where it was; for methods it is counted (``"train 15 att stopped at"``). The words are lost some passes
+    earlier: a curve of figure 3 that ends near what guessing gives is one that ran away.
     """
     words = task.draw_words(settings["held out"], settings["fold"], settings["words"], settings["learned"])
     where = task.scene(settings["noise"], seed, settings["reverberation"], settings["drive"])
