@@ -1,13 +1,14 @@
 """``counterflow cancel``."""
 
 import json
+import sys
 import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
 
-from counterflow.cli import main
+from counterflow.cli import cancel, main
 from counterflow.noise_control import FiniteResponse, noise_reduction
 
 RATE = 8000
@@ -219,6 +220,35 @@ def test_filtered_x_learns_in_blocks_and_in_the_frequency_domain(wav, options, t
 def test_the_noise_itself_is_not_overwritten(wav, capsys):
     assert main(["cancel", wav, *FAST, "--out", wav]) == 2
     assert "this is what is read" in capsys.readouterr().err
+
+
+def test_impulse_responses_are_not_overwritten_nor_one_output_by_another(wav, tmp_path, capsys):
+    primary = write(tmp_path / "p.wav", [0, 0.5], "FLOAT")
+    both = str(tmp_path / "both.wav")
+    for options, complaint in (
+        (["--primary", primary, "--out", primary], "this is what is read"),
+        (["--channel", primary, "--anti", primary], "this is what is read"),
+        (["--out", both, "--anti", both], "--out and --anti both name"),
+    ):
+        before = (tmp_path / "p.wav").read_bytes()
+        assert main(["cancel", wav, *FAST, *options]) == 2
+        assert complaint in capsys.readouterr().err
+        assert (tmp_path / "p.wav").read_bytes() == before
+    assert not (tmp_path / "both.wav").exists()
+
+
+def test_a_missing_extra_is_told_of_before_the_work(wav, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    options = ["--plot", str(tmp_path / "six.png"), "--out", str(tmp_path / "left.wav")]
+    assert main(["cancel", wav, *FAST, *options]) == 2
+    assert "needs an optional dependency" in capsys.readouterr().err
+    assert not (tmp_path / "left.wav").exists()
+
+
+def test_echoes_of_a_room_that_are_cut_off_are_told_of(wav, monkeypatch, capsys):
+    monkeypatch.setattr(cancel, "LONGEST", 150)
+    assert main(["cancel", wav, "--controller", "fxlms", "--step", "0.01", "--room", "5x4x2.7"]) == 0
+    assert "the room's echoes are cut off after 150 samples, 0.019 s" in capsys.readouterr().err
 
 
 def test_paths_of_another_rate_or_too_long_or_silent_are_refused(wav, tmp_path, capsys):

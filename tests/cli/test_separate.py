@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,14 @@ def test_clipped_samples_are_told_of_and_on_line_works(place, tmp_path, capsys):
         (["run", "{place}/two.wav", "--out", "{tmp}", "--plot", "{tmp}/x.txt"], "suffix"),
         (["run", "{place}/two.wav", "--out", "{tmp}", "--references", "{place}/part-1.wav"], "names 1 files"),
         (["run", "{place}/two.wav", "--out", "{tmp}", "--references", "{place}/words/up/0.wav"], "must be alike"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--json", "{place}/two.wav"], "this is what is read"),
+        (
+            ["run", "{place}/two.wav", "--out", "{tmp}", "--sources", "1", "--references", "{place}/part-1.wav"],
+            "SIR of one source",
+        ),
         (["train", "{place}/words"], "needs --out"),
+        (["train", "{place}/words", "--out", "{tmp}/m", "--seed", "9" * 30], "--seed 999"),
+        (["train", "{place}/words", "--out", "{tmp}/m", "--seed", "-1"], "--seed -1"),
         (["train", "{place}/words/up", "--out", "{tmp}/m"], "0 folders of words"),
         (["train", "{place}/none", "--out", "{tmp}/m"], "is no folder"),
         (["train", "{place}/words", "--out", "{tmp}/m", "--plot", "x.png"], "not for separate train"),
@@ -126,6 +134,26 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, complaint, place, tm
     captured = capsys.readouterr()
     assert complaint in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_what_is_read_is_never_overwritten(place, tmp_path, capsys):
+    wave, rate = read_channels(place / "two.wav")
+    mine = tmp_path / "source-2.wav"
+    write(mine, wave, rate)
+    before = mine.read_bytes()
+    assert main(["separate", "run", str(mine), "--out", str(tmp_path)]) == 2
+    assert "source-2.wav is what is read; name another folder" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["source-2.wav"]
+
+
+@pytest.mark.parametrize(("missing", "option"), [("fast_bss_eval", "--references"), ("matplotlib.figure", "--plot")])
+def test_a_missing_extra_is_told_of_before_anything_is_written(missing, option, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, missing, None)
+    values = [str(place / f"part-{n}.wav") for n in (1, 2)] if option == "--references" else [str(tmp_path / "p.png")]
+    assert main(["separate", "run", str(place / "two.wav"), "--out", str(tmp_path / "out"), option, *values]) == 2
+    assert "needs an optional dependency" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_teaches(capsys):

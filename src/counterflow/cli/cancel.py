@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from counterflow.cli.targets import require_target, write_json, write_target
-from counterflow.exceptions import InputError
+from counterflow.exceptions import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,6 +131,8 @@ def cancel_command(
         raise InputError(
             f"--{'domain' if block is None else 'block'} is of fxlms; leave it out with {', '.join(names)}"
         )
+    read = [noise, primary, secondary, None if channel is None else Path(channel)]
+    written: dict[Path, str] = {}
     for option, path, suffixes in (
         ("out", out, (".wav",)),
         ("anti", anti, (".wav",)),
@@ -138,14 +140,20 @@ def cancel_command(
         ("plot", plot, None),
         ("json", None if json in (None, "-") else Path(str(json)), None),
     ):
-        require_target(option, path, suffixes, noise)
+        for source in filter(None, read):
+            require_target(option, path, suffixes, source)
+        regular = path is not None and (path.is_file() or not path.exists())
+        if path is not None and regular and (first := written.setdefault(path.resolve(), option)) != option:
+            raise InputError(f"--{first} and --{option} both name {path}; give each a file of its own")
+    if plot is not None:
+        _require_pictures()
 
     from counterflow.audio import Recording
     from counterflow.noise_control import Design, Scene
     from counterflow.noise_control.cancellation import check_taps, warnings_of
 
     recording = Recording.open(noise)
-    heard, response = _paths(recording.rate, channel, primary, secondary, room, reverberation)
+    heard, response, cut = _paths(recording.rate, channel, primary, secondary, room, reverberation)
     converters: dict[str, Any] = {"quantized": quantized, "bits": bits, "used": used}
     loudspeaker: dict[str, Any] = {"sign": sign, "place": place, "slope": slope}
     scene = Scene.parse(heard, response, distortion, level, "--", seed=seed, **loudspeaker, **converters)
@@ -153,7 +161,7 @@ def cancel_command(
     clipped = _Clipping(recording)
     acoustics = scene.measure(clipped.watch())
     check_taps(taps, recording.frames, "--taps")
-    warnings = [*clipped.warnings(), *warnings_of(scene)]
+    warnings = [*clipped.warnings(), *cut, *warnings_of(scene)]
     if recording.channels > 1:
         warnings.append(f"{noise} has {recording.channels} channels; their mean is used")
     for warning in warnings:
@@ -208,8 +216,8 @@ def _paths(
     secondary: Path | None,
     room: str | None,
     reverberation: float | None,
-) -> tuple[str | NDArray[np.float64], NDArray[np.float64] | None]:
-    """The noise's path and the loudspeaker's."""
+) -> tuple[str | NDArray[np.float64], NDArray[np.float64] | None, list[str]]:
+    """The noise's path, the loudspeaker's, and what a user should know of them."""
     from counterflow.noise_control import CHANNELS, room_paths
 
     given = [name for name, value in (("channel", channel), ("primary", primary), ("room", room)) if value is not None]
@@ -228,15 +236,16 @@ def _paths(
         if not min(length, width, height) > 0:
             raise InputError(f"--room {room}: give length, width and height in meters, such as 5x4x2.7")
         first, second = room_paths(rate, (length, width, height), 0.1 if reverberation is None else reverberation)
-        return first[:LONGEST], second[:LONGEST]
+        cut = f"the room's echoes are cut off after {LONGEST} samples, {LONGEST / rate:.3f} s"
+        return first[:LONGEST], second[:LONGEST], [cut] * (max(len(first), len(second)) > LONGEST)
     if primary is not None:
-        return _response(primary, rate), None if secondary is None else _response(secondary, rate)
+        return _response(primary, rate), None if secondary is None else _response(secondary, rate), []
     channel = channel or "H2"
     if channel in CHANNELS:
-        return channel, None
+        return channel, None, []
     if not Path(channel).exists():
         raise InputError(f"--channel {channel}: it is neither {' nor '.join(CHANNELS)} nor a file")
-    return _response(Path(channel), rate), None
+    return _response(Path(channel), rate), None, []
 
 
 def _response(path: Path, rate: int) -> NDArray[np.float64]:
@@ -251,6 +260,13 @@ def _response(path: Path, rate: int) -> NDArray[np.float64]:
     if not response.any():
         raise InputError(f"{path} is silent; an impulse response has a sample that is not zero")
     return response
+
+
+def _require_pictures() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("plot", "drawing a cancellation") from error
 
 
 class _Clipping:
@@ -326,7 +342,7 @@ def _run(
 
     controller = CONTROLLERS[name].make(step, design)
     stream = Stream(acoustics.again(), controller, recording.rate)
-    wanted, kept, held = round(SHOWN * recording.rate), deque[Any](), 0
+    wanted, kept, held = max(1, round(SHOWN * recording.rate)), deque[Any](), 0
     out, anti, coefficients = targets
     with ExitStack() as stack:
         writers = [stack.enter_context(Writer(path, recording.rate)) if path else None for path in (anti, out)]

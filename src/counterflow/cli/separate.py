@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["separate_command"]
 
 CLIPPED = 0.001  # share of samples at full scale
+LARGEST_DB = 150.0  # of SDR and SIR, which would be infinite for a reference that is found to the bit
 FILTER = 512  # taps by which a reference may be filtered before what is left counts as error
 
 
@@ -100,7 +101,11 @@ def separate_command(
         raise InputError("--gamma and --passes are of attention; give --attend MODEL, or leave them out")
     if gamma is not None and not gamma >= 0:
         raise InputError(f"--gamma {gamma}: it has to be 0 or more")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}: it has to be 0 or more, and below 2^63")
     require_json(json)
+    for read in (path, *references):
+        require_target("json", None if json in (None, "-") else Path(str(json)), None, read)
     require_target("plot", plot)
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
@@ -173,6 +178,11 @@ def _run(
     from counterflow.audio import write
     from counterflow.separation import WordClassifier, separate
 
+    # What would be found out at the end is asked before the work.
+    if references:
+        _metrics()
+    if plot is not None:
+        _figure()
     classifier = None if model is None else WordClassifier.load(model)
     mixture, rate = _whole(file)
     clipped = float((mixture.abs() >= 0.999).float().mean())
@@ -182,29 +192,32 @@ def _run(
             file=sys.stderr,
         )
     truth = [_reference(each, rate, mixture.shape[1]) for each in references]
+    count = options["sources"] or len(mixture)
+    if truth and len(truth) != count:
+        raise InputError(f"--references names {len(truth)} files, and there are {count} sources; give one for each")
+    if len(truth) == 1:
+        raise InputError("SIR of one source is not defined; give two references or more, or none")
+    names = [out / f"source-{number}.wav" for number in range(1, count + 1)]
+    for name in names:
+        if name.exists() and any(name.samefile(each) for each in (file, *references)):
+            raise InputError(f"--out {out}: {name} is what is read; name another folder")
     try:
-        with torch.no_grad() if classifier is None else torch.enable_grad():
-            found = separate(mixture, rate, attend=classifier, **options).detach()
+        with torch.no_grad():
+            found = separate(mixture, rate, attend=classifier, **options)
     except CounterflowError as error:
         raise type(error)(f"{file}: {error}") from error
-    if truth and len(truth) != len(found):
-        raise InputError(
-            f"--references names {len(truth)} files, and there are {len(found)} sources; give one for each"
-        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: it cannot be made: {error.strerror or error}") from error
-    names = []
-    for number, wave in enumerate(found, 1):
-        names.append(str(out / f"source-{number}.wav"))
-        write(names[-1], wave, rate)
+    for name, wave in zip(names, found, strict=True):
+        write(name, wave, rate)
     answer: dict[str, Any] = {
         "file": str(file),
         "rate": rate,
         "channels": len(mixture),
         "clipped": clipped,
-        "sources": names,
+        "sources": [str(name) for name in names],
     }
     print(f"{file}: {len(mixture)} channels, {mixture.shape[1] / rate:.2f} s at {rate} Hz", file=stream)
     for name in names:
@@ -277,13 +290,8 @@ def _heard(classifier: WordClassifier, wave: Tensor) -> tuple[str, float]:
 
 def _improvement(truth: Tensor, found: Tensor, mixture: Tensor) -> list[dict[str, Any]]:
     """For each reference its best source, SDR and SIR in decibels, and how far both are above the mixture's."""
-    try:
-        import fast_bss_eval
-    except ImportError as error:
-        raise MissingExtraError("audio", "SDR and SIR") from error
-    if len(found) < 2:
-        raise InputError("SIR of one source is not defined; give two references or more, or none")
-    options: dict[str, Any] = {"filter_length": FILTER, "load_diag": 1e-10}
+    fast_bss_eval = _metrics()
+    options: dict[str, Any] = {"filter_length": FILTER, "load_diag": 1e-10, "clamp_db": LARGEST_DB}
     sdr, sir, _, order = fast_bss_eval.bss_eval_sources(truth.double(), found.double(), **options)
     heard = mixture.double().expand(len(truth), -1)
     before_sdr, before_sir, _ = fast_bss_eval.bss_eval_sources(
@@ -302,18 +310,30 @@ def _improvement(truth: Tensor, found: Tensor, mixture: Tensor) -> list[dict[str
     ]
 
 
-def _draw(path: Path, mixture: Tensor, found: Tensor, rate: int) -> None:
+def _metrics() -> Any:
+    try:
+        import fast_bss_eval
+    except ImportError as error:
+        raise MissingExtraError("audio", "SDR and SIR") from error
+    return fast_bss_eval
+
+
+def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("plot", "drawing spectrograms") from error
+    return Figure
+
+
+def _draw(path: Path, mixture: Tensor, found: Tensor, rate: int) -> None:
     from counterflow.audio import ShortTime
 
     size = 1 << (max(round(0.032 * rate), 16) - 1).bit_length()
     transform = ShortTime(size, size // 4, "hann")
     waves = [*mixture, *found]
     titles = [f"microphone {n}" for n in range(1, len(mixture) + 1)] + [f"source {n}" for n in range(1, len(found) + 1)]
-    figure = Figure(figsize=(9, 1.8 * len(waves)), layout="constrained")
+    figure = _figure()(figsize=(9, 1.8 * len(waves)), layout="constrained")
     grid = figure.subplots(len(waves), 1, sharex=True, sharey=True)
     levels = [20 * (transform(wave).abs() + 1e-9).log10().numpy() for wave in waves]
     top = max(float(level.max()) for level in levels)
