@@ -9,7 +9,7 @@ from counterflow.lab import loop
 from counterflow.lab.papers.whitening import autoencoder, deep, experiment, fisher, plan, plan_classifiers, vgg
 from counterflow.lab.papers.whitening.figures import exhibits
 from counterflow.lab.trials import Context, claims_of, judge
-from counterflow.lab.trials.finding import _name
+from counterflow.lab.trials.finding import identity
 from counterflow.seeding import torch_generator
 
 from .finished import finished
@@ -196,8 +196,8 @@ def _finish(trial, profile):
 def _all_records(profile):
     records = []
     while True:
-        done = {_name(r.treatment, r.seeds, r.settings) for r in records}
-        planned = {_name(t.treatment, t.seeds, t.settings): t for t in experiment.trials(profile, records)}
+        done = {identity(r) for r in records}
+        planned = {identity(t): t for t in experiment.trials(profile, records)}
         new = [trial for name, trial in planned.items() if name not in done]
         if not new:
             return records

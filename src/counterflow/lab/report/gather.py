@@ -9,8 +9,9 @@ from typing import cast, get_args
 
 from counterflow.exceptions import RecordError
 from counterflow.lab.report.exhibit import Exhibit, Section
-from counterflow.lab.trials import Paper, Profile, Record, Trial, claims_of, digest_of, judge, load_paper, paper_keys
-from counterflow.lab.trials.record import canonical, read_environments, read_record, unpack
+from counterflow.lab.trials import Paper, Profile, Record, claims_of, digest_of, judge, load_paper, paper_keys
+from counterflow.lab.trials.finding import identity
+from counterflow.lab.trials.record import read_environments, read_record, unpack
 
 __all__ = ["assemble", "read_sections", "select"]
 
@@ -77,10 +78,6 @@ def _unfinished(records: Iterable[Record]) -> list[str]:
     return lines
 
 
-def _identity(trial: Trial | Record) -> tuple[str, tuple[int, ...], bytes]:
-    return trial.treatment, tuple(trial.seeds), canonical(dict(trial.settings))
-
-
 def select(paper: Paper, profile: Profile, records: Iterable[Record]) -> list[Record]:
     """The records that a run of one profile would use, out of a folder that may hold those of several.
 
@@ -96,13 +93,13 @@ def select(paper: Paper, profile: Profile, records: Iterable[Record]) -> list[Re
     Returns:
         Those of the profile's trials, finished or not, at the paper's current revision, in the trials' order.
     """
-    # Where two records differ only in their data, one that is done comes first.
+    # Of records that differ only in their data the last one counts, and so one that is done.
     ordered = sorted(records, key=lambda record: (record.status == "done", record.key))
-    known = {_identity(record): record for record in ordered if record.revision == paper.revision}
+    known = {identity(record): record for record in ordered if record.revision == paper.revision}
     selected: list[Record] = []
     while True:
         done = [record for record in selected if record.status == "done"]
-        trials = dict.fromkeys(_identity(trial) for trial in paper.trials(profile, done))
+        trials = dict.fromkeys(identity(trial) for trial in paper.trials(profile, done))
         following = [known[trial] for trial in trials if trial in known]
         # A later stage is asked for only when the earlier one is complete, as in a run.
         if len(following) <= len(selected) or len(following) < len(trials):

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from counterflow.lab.trials.record import Record
+from counterflow.lab.trials.record import Record, canonical
 from counterflow.lab.trials.trial import Trial
 
-__all__ = ["find"]
+__all__ = ["find", "identity"]
 
 
 def find(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record]:
-    """The records of some trials; empty unless all are there."""
-    wanted = {_name(trial.treatment, trial.seeds, trial.settings): trial for trial in trials}
-    found = {_name(r.treatment, r.seeds, r.settings): r for r in records}
-    return [found[name] for name in wanted if name in found] if wanted.keys() <= found.keys() else []
+    """The records of some trials, in the order of the trials; empty unless all are there."""
+    wanted = dict.fromkeys(map(identity, trials))
+    found = {identity(record): record for record in records}
+    return [found[name] for name in wanted] if wanted.keys() <= found.keys() else []
 
 
-def _name(treatment: str, seeds: tuple[int, ...], settings: Mapping[str, Any]) -> str:
-    return json.dumps([treatment, seeds, settings], sort_keys=True)  # a record's settings have been through JSON
+def identity(one: Trial | Record) -> bytes:
+    """What a trial and its record have in common within a paper, whatever the data and the revision."""
+    # A record's settings have been through JSON, which makes lists of tuples.
+    return canonical([one.treatment, list(one.seeds), dict(one.settings)])

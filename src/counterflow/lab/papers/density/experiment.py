@@ -151,7 +151,7 @@ def _add_panel(
             add(f"{net}.{way}", f"{net} {way}", f"rdn {way}", _order(), _beside)
 
 
-def _add_reasons(found: dict[str, Measurement], profile: Profile, there: Mapping[str, Record]) -> None:
+def _add_reasons(found: dict[str, Measurement], profile: Profile, there: Mapping[bytes, Record]) -> None:
     size = plan.SIZES[profile]
     runs = {name: plan.of_net(there, wanted) for name, wanted in plan.reason_trials(profile).items()}
     for net in ("rdn", "alphanet", "cdn"):
@@ -192,7 +192,7 @@ def _add_reasons(found: dict[str, Measurement], profile: Profile, there: Mapping
     )
 
 
-def _add_speed(found: dict[str, Measurement], profile: Profile, there: Mapping[str, Record]) -> None:
+def _add_speed(found: dict[str, Measurement], profile: Profile, there: Mapping[bytes, Record]) -> None:
     [trial] = plan.speed_trials(profile)
     records = list(plan.of_net(there, [trial]).values())
     if not records:

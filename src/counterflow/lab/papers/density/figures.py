@@ -167,7 +167,7 @@ def _errors(runs: Mapping[int, Record]) -> Figure | None:
 
 
 def _mends(
-    profile: Profile, there: Mapping[str, Record], reasons: Mapping[str, Mapping[int, Record]]
+    profile: Profile, there: Mapping[bytes, Record], reasons: Mapping[str, Mapping[int, Record]]
 ) -> TableExhibit | None:
     """What becomes of a comparative net when its start, its time or its descent is another, and what others do."""
     models, iterations = plan.SIZES[profile].why, plan.SIZES[profile].iterations

@@ -6,13 +6,13 @@ setting is chosen by test results. A claim is measured on the splits that all of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from counterflow.lab.papers.density.nets import NETS, SCALE
 from counterflow.lab.trials import Json, Profile, Record, Trial
+from counterflow.lab.trials.finding import identity
 
 __all__ = ["KEY", "PANELS", "SIZES", "Runs", "index", "net_trials", "of_net", "paired", "trials"]
 
@@ -170,26 +170,22 @@ def trials(profile: Profile) -> list[Trial]:
     every = [trial for panel in panel_trials(profile).values() for runs in panel.values() for trial in runs]
     every += [trial for runs in reason_trials(profile).values() for trial in runs]
     every += speed_trials(profile)
-    return list({_name(trial.treatment, trial.seeds, trial.settings): trial for trial in every}.values())
+    return list({identity(trial): trial for trial in every}.values())
 
 
 Runs = Mapping[int, Record]
 """The records of one net, by split."""
 
 
-def index(records: Sequence[Record]) -> dict[str, Record]:
+def index(records: Sequence[Record]) -> dict[bytes, Record]:
     """Records by what names their trial."""
-    return {_name(record.treatment, record.seeds, record.settings): record for record in records}
+    return {identity(record): record for record in records}
 
 
-def of_net(found: Mapping[str, Record], wanted: Sequence[Trial]) -> dict[int, Record]:
+def of_net(found: Mapping[bytes, Record], wanted: Sequence[Trial]) -> dict[int, Record]:
     """Those of a net's trials that have a record in the `index`, by split."""
-    names = {trial.seeds[0]: _name(trial.treatment, trial.seeds, trial.settings) for trial in wanted}
+    names = {trial.seeds[0]: identity(trial) for trial in wanted}
     return {seed: found[name] for seed, name in names.items() if name in found}
-
-
-def _name(treatment: str, seeds: tuple[int, ...], settings: Mapping[str, Json]) -> str:
-    return json.dumps([treatment, seeds, settings], sort_keys=True)
 
 
 def paired(*runs: Runs) -> list[list[Record]]:
