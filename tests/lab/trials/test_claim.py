@@ -44,6 +44,10 @@ def test_defaults_follow_the_kind(tmp_path: Path) -> None:
         (GOOD.replace('"value"', '"order"'), "needs a direction"),
         (GOOD.replace('"value"', '"equivalence"') + 'direction = "less"', "has no direction"),
         (GOOD.replace('"value"', '"bound"') + 'direction = "less"\nmargin = 2.0', "has no margin"),
+        (GOOD.replace('"value"', '"order"') + 'direction = "less"', "kind order has no value"),
+        (GOOD.replace('"value"', '"equivalence"'), "kind equivalence has no value"),
+        (GOOD.replace('"value"', '"exact"') + 'tolerance = 0.1\nscale = "linear"', "neither a scale"),
+        (GOOD.replace('"value"', '"exact"') + 'tolerance = 0.1\nstatistic = "sd"', "nor a statistic"),
         (
             GOOD.replace('"value"', '"order"') + 'direction = "less"\ntest = "paired_t"\nstatistic = "cv"',
             "takes no cv",

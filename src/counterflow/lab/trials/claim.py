@@ -104,6 +104,10 @@ def _mistake(claim: Claim) -> str:
             return f"the test {claim.test} looks at the samples themselves; it takes no {claim.statistic}"
     elif claim.test not in (None, "none"):
         return f"the test is read for an order or an effect; {kind} is judged by its interval"
+    if kind in ("order", "effect", "equivalence") and claim.value is not None:
+        return f"a claim of kind {kind} has no value; it compares what is measured"
+    if kind == "exact" and (not log or claim.statistic != "mean"):
+        return "an exact number is compared as it is; it takes neither a scale nor a statistic"
     return ""
 
 
