@@ -172,6 +172,15 @@ def test_packed_evidence_gives_the_same_section(runs, tmp_path_factory):
     assert read_sections(evidence)[0] == read_sections(runs)[0]
 
 
+def test_the_page_names_all_profiles_that_its_papers_show(runs, monkeypatch):
+    monkeypatch.setattr(gather, "paper_keys", lambda: ("other", "toy"))
+    pack(_run("smoke"), {_hash(ENVIRONMENT): ENVIRONMENT}, runs / "other" / "smoke.jsonl.gz")
+    sections, shown, _ = read_sections(runs)  # the other paper has not been run with laptop
+    assert [section.command.split()[-1] for section in sections] == ["smoke", "laptop"]
+    assert shown == "smoke and laptop"
+    assert read_sections(runs, "smoke")[1] == "smoke"
+
+
 def test_a_damaged_record_is_told_and_left_out(runs):
     fresh = runs / "toy" / f"{_run('laptop')[-1].key}.json"
     fresh.write_text("{", "utf-8")

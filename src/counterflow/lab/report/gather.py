@@ -107,7 +107,7 @@ def select(paper: Paper, profile: Profile, records: Iterable[Record]) -> list[Re
         selected = following
 
 
-def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Section], Profile, list[str]]:
+def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Section], str, list[str]]:
     """Read a folder of runs, or one of packed evidence, and judge what is in it.
 
     Args:
@@ -116,7 +116,8 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
             without records of it shows the largest that it has.
 
     Returns:
-        One section a paper, the profile of the page, and a line for every file that could not be used.
+        One section a paper, the profiles that they show in words, such as ``"laptop and paper"``, and a line for every
+        file that could not be used.
 
     Raises:
         RecordError: The folder does not exist, or holds no records that can be used.
@@ -142,13 +143,15 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
     present = [name for name in PROFILES if any(name in by_profile for by_profile in found.values())]
     if profile is not None and profile not in present:
         raise RecordError(f"{folder}: no records of the profile {profile} here, only of {', '.join(present)}")
-    shown = profile or present[-1]
+    wanted = profile or present[-1]
     sections = []
+    shown: set[Profile] = set()
     for key, by_profile in found.items():
         paper = load_paper(key)
-        own = shown if shown in by_profile else list(by_profile)[-1]
+        own = wanted if wanted in by_profile else list(by_profile)[-1]
+        shown.add(own)
         sections.append(assemble(paper, own, select(paper, own, by_profile[own]), environments))
-    return sections, shown, complaints
+    return sections, " and ".join(name for name in PROFILES if name in shown), complaints
 
 
 def _read_runs(folder: Path, complaints: list[str]) -> list[Record]:
