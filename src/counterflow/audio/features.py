@@ -59,7 +59,7 @@ def log_mel(
     if not (window > 0 and hop > 0 and floor > 0 and 0 <= preemphasis <= 1):
         given = f"window={window}, hop={hop}, floor={floor}, preemphasis={preemphasis}"
         raise InputError(f"window, hop and floor must be positive, and preemphasis between 0 and 1; got {given}")
-    size, stride = max(round(window * rate), 2), max(round(hop * rate), 1)
+    size, stride = frame_sizes(rate, window, hop)
     if not wave.ndim or wave.shape[-1] < size:
         count = wave.shape[-1] if wave.ndim else 0
         raise ShapeError(f"wave has {count} samples; one window of {window * 1e3:g} ms at {rate} Hz takes {size}")
@@ -70,6 +70,11 @@ def log_mel(
     shape = torch.hamming_window(size, dtype=wave.dtype, device=wave.device)
     magnitude = torch.fft.rfft(emphasized.unfold(-1, size, stride) * shape, points).abs()
     return log_mel_of(magnitude, rate, n_mels, floor=floor)
+
+
+def frame_sizes(rate: int, window: float, hop: float) -> tuple[int, int]:
+    """Samples of a frame and from frame to frame; whole numbers, so no more than near to what was asked for."""
+    return max(round(window * rate), 2), max(round(hop * rate), 1)
 
 
 def log_mel_of(magnitude: Tensor, rate: int, n_mels: int = 24, *, floor: float = 1e-5) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from counterflow.audio import log_mel
+from counterflow.audio.features import frame_sizes
 from counterflow.exceptions import DataError, InputError, ShapeError
 from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.combined import CombinedStates
@@ -28,6 +29,7 @@ __all__ = [
     "KINDS",
     "SILENT",
     "WINDOW",
+    "Clock",
     "Defaults",
     "Model",
     "ModelKind",
@@ -91,6 +93,34 @@ KINDS: dict[str, Defaults] = {
     "linear": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
     "hidden control": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
 }
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When a frame begins, in seconds: in the middle between the centers of its window and of that before.
+
+    A window is longer than the step to the next. To say that frame t begins t steps after the first is to be early by
+    half of the difference. Where the rate is no multiple of 100, a step of whole samples is not 10 ms either.
+
+    Args:
+        step: Seconds from frame to frame.
+        shift: Half of what a window is longer than that.
+    """
+
+    step: float = HOP
+    shift: float = 0.0
+
+    @classmethod
+    def of(cls, rate: int | None) -> Clock:
+        """That of recordings; of features that are ready nothing is known but how many there are a second."""
+        if rate is None:
+            return cls()
+        size, hop = frame_sizes(rate, WINDOW, HOP)
+        return cls(hop / rate, (size - hop) / 2 / rate)
+
+    def __call__(self, frame: int) -> float:
+        """The second at which a frame begins; the first begins with the recording."""
+        return frame * self.step + self.shift if frame else 0.0
 
 
 def spectrum_of(wave: Tensor, rate: int | None, n_mels: int, called: str) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from counterflow.speech.acoustics import HOP
+from counterflow.speech.acoustics import HOP, Clock
 from counterflow.speech.decoding import Hypothesis, WordSpan
 from counterflow.speech.lexicon import Linkage
 
@@ -65,14 +65,14 @@ class Segment:
     end: float
 
 
-def spoken(span: WordSpan) -> Word:
+def spoken(span: WordSpan, clock: Clock) -> Word:
     """A word in seconds."""
-    return Word(span.text, span.start * HOP, span.end * HOP, -span.cost / (span.end - span.start))
+    return Word(span.text, clock(span.start), clock(span.end), -span.cost / (span.end - span.start))
 
 
-def alternative(found: Hypothesis) -> Alternative:
+def alternative(found: Hypothesis, clock: Clock) -> Alternative:
     """A hypothesis in seconds."""
-    return Alternative(tuple(spoken(span) for span in found.words), found.cost)
+    return Alternative(tuple(spoken(span, clock) for span in found.words), found.cost)
 
 
 def in_turn(first: Sequence[Alternative], then: Sequence[Alternative], after: float, n: int) -> list[Alternative]:
@@ -87,13 +87,18 @@ def in_turn(first: Sequence[Alternative], then: Sequence[Alternative], after: fl
     return sorted(both, key=lambda each: each.cost)[:n]
 
 
-def segments(pattern: Linkage, states: Tensor, phones: Sequence[str]) -> tuple[list[Segment], list[Segment]]:
+def segments(
+    pattern: Linkage, states: Tensor, phones: Sequence[str], *, step: float = HOP, shift: float = 0.0
+) -> tuple[list[Segment], list[Segment]]:
     """The words and phones of an alignment.
 
     Args:
         pattern: The linkage pattern.
         states: Its state at each frame, shape (time,), as `Linkage.align` gives them.
         phones: What the lexicon's phones are called.
+        step: Seconds from frame to frame.
+        shift: Seconds that are added to all boundaries but the first: for frames of a window, half of what it is longer
+            than a step, so that a boundary lies between the centers of two windows.
 
     Returns:
         The words, and the phones with silence between them.
@@ -106,6 +111,7 @@ def segments(pattern: Linkage, states: Tensor, phones: Sequence[str]) -> tuple[l
         >>> segments(pattern, torch.tensor([0, 0, 1]), lexicon.phones)[1]
         [Segment(text='A', start=0.0, end=0.02), Segment(text='B', start=0.02, end=0.03)]
     """
+    clock = Clock(step, shift)
     words: list[Segment] = []
     found: list[Segment] = []
     start = 0
@@ -115,11 +121,11 @@ def segments(pattern: Linkage, states: Tensor, phones: Sequence[str]) -> tuple[l
         if t < len(path) and pattern.order[path[t]] == pattern.order[path[t - 1]]:
             continue
         state = path[t - 1]
-        found.append(Segment(phones[pattern.phone[state]], start * HOP, t * HOP))
+        found.append(Segment(phones[pattern.phone[state]], clock(start), clock(t)))
         word = int(pattern.word[state])
         if word >= 0 and word == before:
-            words[-1] = Segment(words[-1].text, words[-1].start, t * HOP)
+            words[-1] = Segment(words[-1].text, words[-1].start, clock(t))
         elif word >= 0:
-            words.append(Segment(pattern.words[word], start * HOP, t * HOP))
+            words.append(Segment(pattern.words[word], clock(start), clock(t)))
         before, start = word, t
     return words, found

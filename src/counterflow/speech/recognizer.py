@@ -23,6 +23,7 @@ from counterflow.speech.acoustics import (
     KINDS,
     SILENT,
     WINDOW,
+    Clock,
     Model,
     ModelKind,
     RunningMean,
@@ -99,6 +100,7 @@ class Recognizer:
             raise InputError(f"the model sees {model.n_features} features, and {len(spread)} bands are given")
         self.model, self.lexicon, self.grammar, self.phoneme = model, lexicon, grammar, phoneme
         self.rate, self.spread, self.deltas = rate, spread, deltas
+        self.clock = Clock.of(rate)
         self.center = torch.zeros_like(spread) if center is None else center
         if self.center.shape != spread.shape:
             raise InputError(f"center has shape {tuple(self.center.shape)}, and spread {tuple(spread.shape)}")
@@ -329,7 +331,7 @@ class Recognizer:
         """
         if durations:
             return list(self.n_best(wave, 1, running=running, durations=durations)[0].words)
-        return [spoken(span) for span in self.decoder.decode(self.costs(wave, running=running)).words]
+        return [spoken(span, self.clock) for span in self.decoder.decode(self.costs(wave, running=running)).words]
 
     def n_best(self, wave: Tensor, n: int = 10, *, running: bool = False, durations: float = 0.0) -> list[Alternative]:
         """The best sequences of words of a recording.
@@ -352,11 +354,11 @@ class Recognizer:
             raise InputError("the model has no durations of phones; train it again")
         costs = self.costs(wave, running=running)
         if not durations or self.durations is None:
-            return [alternative(each) for each in n_best(self.decoder, costs, n)]
+            return [alternative(each, self.clock) for each in n_best(self.decoder, costs, n)]
         if n < 1:
             raise InputError(f"n must be 1 or more, got {n}")
         found = rescore(self.decoder, costs, self.durations, n=max(n, _LOOKED_AT), weight=durations)
-        return [alternative(each) for each in found[:n]]
+        return [alternative(each, self.clock) for each in found[:n]]
 
     def stream(self) -> RecognizerStream:
         """Begin to recognize samples as they come; bands are relative to a running mean.
@@ -447,7 +449,8 @@ class Recognizer:
             text: What is said.
 
         Returns:
-            The words, and the phones with silence between them; phones lie one after the other without gaps.
+            The words, and the phones with silence between them; phones lie one after the other without gaps. A boundary
+            is put between the centers of the windows of two frames.
 
         Raises:
             DataError, ShapeError: As `costs`.
@@ -455,7 +458,7 @@ class Recognizer:
         """
         pattern = Linkage(self.lexicon.words_of(text), self.lexicon, self.phoneme)
         states, _ = pattern.align(self.costs(wave))
-        return segments(pattern, states, self.phones)
+        return segments(pattern, states, self.phones, step=self.clock.step, shift=self.clock.shift)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write it as safetensors and JSON.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from counterflow.audio import log_mel
+from counterflow.audio.features import frame_sizes
 from counterflow.exceptions import DataError
 from counterflow.speech.acoustics import HOP, WINDOW, RunningMean, reach_of, spectrum_of
 from counterflow.speech.answers import Word, spoken
@@ -29,8 +30,7 @@ class RecognizerStream:
     def __init__(self, recognizer: Recognizer) -> None:
         self._of = recognizer
         self._before, self._after = reach_of(recognizer.model, recognizer.deltas)
-        self._size = max(round(WINDOW * (recognizer.rate or 0)), 2)
-        self._hop = max(round(HOP * (recognizer.rate or 0)), 1)
+        self._size, self._hop = frame_sizes(recognizer.rate or 0, WINDOW, HOP)
         self._mean = RunningMean(recognizer.center)
         self._decoder = recognizer.decoder.stream()
         self._samples = torch.zeros(0)
@@ -83,7 +83,7 @@ class RecognizerStream:
             InputError: If no sequence of words that the grammar permits fits.
         """
         found = self._go_on(len(self._frames))
-        return found + [spoken(span) for span in self._decoder.finish().words]
+        return found + [spoken(span, self._of.clock) for span in self._decoder.finish().words]
 
     def _heard(self, spectrum: Tensor) -> list[Word]:
         frames = (spectrum - self._mean(spectrum)) / self._of.spread
@@ -96,7 +96,7 @@ class RecognizerStream:
             return []
         x = self._frames
         costs = self._of.model.costs(add_deltas(x, orders=self._of.deltas) if self._of.deltas else x)
-        found = [spoken(span) for span in self._decoder.push(costs[self._used : end])]
+        found = [spoken(span, self._of.clock) for span in self._decoder.push(costs[self._used : end])]
         kept = max(end - self._before, 0)
         self._frames, self._used = x[kept:], end - kept
         return found
