@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 from librosa.filters import mel
 
-from counterflow.audio import log_mel, log_mel_of, read, read_channels, write
+from counterflow.audio import Recording, Writer, log_mel, log_mel_of, read, read_channels, read_parts, write
 from counterflow.exceptions import DataError, InputError, ShapeError
 
 
@@ -70,6 +73,38 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for name, complaint in (("text", "as audio"), ("empty", "no samples"), ("nan", "finite"), ("none", "No such file")):
         with pytest.raises(DataError, match=f"{name}.wav .*{complaint}"):
             read(tmp_path / f"{name}.wav")
+
+
+@pytest.mark.parametrize("form", ["wav", "flac"])
+def test_what_was_cut_off_is_missed_by_every_reader(form, tmp_path):
+    path = tmp_path / f"cut.{form}"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 60_000), 8000)
+    path.write_bytes(path.read_bytes()[:-40_000])
+    for reader in (read, read_channels, lambda p: list(read_parts(p)), lambda p: Recording.open(p).read()):
+        with pytest.raises(DataError, match=r"cut\.\w+ (is truncated|is damaged|cannot be read as audio)"):
+            reader(path)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    def write_blocks(path: Path) -> None:
+        with Writer(path, 8000) as file:
+            for _ in range(10):
+                file.write(np.zeros(10_000))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        for writer in (lambda path: write(path, torch.zeros(100_000), 8000), write_blocks):
+            with pytest.raises((DataError, InputError), match=r"long\.wav cannot be written: File too large"):
+                writer(tmp_path / "long.wav")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for bad in (lambda: write(tmp_path / "x.wav", torch.zeros(9), 0), lambda: Writer(tmp_path / "x.wav", 0)):
+        with pytest.raises(InputError, match="at 0 Hz"):
+            bad()
+    with pytest.raises(InputError, match=r"shape \(1, 2, 3\)"):
+        write(tmp_path / "x.wav", torch.zeros(1, 2, 3), 8000)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_channels_stay_apart_and_come_back(tmp_path):

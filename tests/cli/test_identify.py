@@ -33,6 +33,7 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(2):
             speak(folder / "test" / name / f"{number}.wav", pitch, 100 + number)
     speak(folder / "test" / "zoe" / "0.wav", 3500, 0)
+    (folder / "train" / "ada" / "._0.wav").write_text("what macOS keeps beside a file on a disk of another system")
     assert main(["identify", "train", str(folder / "train"), "--out", str(folder / "model"), *FAST]) == 0
     return folder
 
@@ -146,6 +147,8 @@ def test_recordings_that_cannot_be_used_are_named(kind, complaint, voices, tmp_p
         (["train", "{voices}/train", "--out", "{tmp}/m", "--states", "0"], "--states 0"),
         (["train", "{voices}/train", "--out", "{tmp}/m", "--reject", "1.0"], "--reject 1.0"),
         (["train", "{voices}/train", "--out", "{tmp}/m", "--plot", "x.png"], "--plot is not for identify train"),
+        (["train", "{voices}/train", "--out", "{tmp}/m", "--seed", "-1"], "--seed -1"),
+        (["train", "{voices}/train", "--out", "{tmp}/m", "--seed", str(2**63)], "--seed 9223372036854775808"),
         (["run", "{voices}/model"], "takes MODEL FILE"),
         (["run", "{voices}/model", "x.wav", "--out", "m"], "--out is not for identify run"),
         (["run", "{voices}/train", "x.wav"], "holds no model"),

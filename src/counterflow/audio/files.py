@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from counterflow.exceptions import DataError, MissingExtraError
+from counterflow.exceptions import DataError, InputError, MissingExtraError
 
-__all__ = ["read", "read_channels", "write"]
+__all__ = ["is_silent", "load_soundfile", "opened", "read", "read_channels", "write"]
+
+SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
@@ -24,7 +29,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
         The samples (samples,) in [-1, 1], float32, and the rate in hertz.
 
     Raises:
-        DataError: If it cannot be read, or holds no sound.
+        DataError: If it cannot be read, is shorter than it says, or holds no sound.
         MissingExtraError: If soundfile is not installed.
     """
     wave, rate = read_channels(path)
@@ -41,18 +46,13 @@ def read_channels(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
         The samples (channels, samples) in [-1, 1], float32, and the rate in hertz.
 
     Raises:
-        DataError: If it cannot be read, or holds no sound.
+        DataError: If it cannot be read, is shorter than it says, or holds no sound.
         MissingExtraError: If soundfile is not installed.
     """
-    soundfile = _soundfile(f"reading {path}")
-    try:
-        with Path(path).open("rb") as stream:
-            samples, rate = soundfile.read(stream, dtype="float32", always_2d=True)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        reason = getattr(error, "error_string", str(error)).splitlines()[0]
-        raise DataError(f"{path} cannot be read as audio: {reason}") from error
+    with opened(path) as file:
+        samples, rate, promised = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
+    if len(samples) < promised:
+        raise DataError(f"{path} is truncated: it has {len(samples)} of {promised} samples; copy it again")
     if not len(samples):
         raise DataError(f"{path} holds no samples; leave it out")
     wave = torch.from_numpy(samples.T.copy())
@@ -71,21 +71,74 @@ def write(path: str | os.PathLike[str], wave: Tensor, rate: int) -> None:
 
     Raises:
         DataError: If it cannot be written.
+        InputError: If the wave has another shape, or the rate is none.
         MissingExtraError: If soundfile is not installed.
     """
-    soundfile = _soundfile(f"writing {path}")
+    soundfile = load_soundfile(f"writing {path}")
+    if wave.ndim not in (1, 2) or not rate >= 1:
+        raise InputError(
+            f"a wave of shape {tuple(wave.shape)} at {rate} Hz cannot be written; it has to be (samples,) or "
+            "(channels, samples), at 1 Hz or more"
+        )
     target = Path(path)
     new = target.with_name(f".{target.name}.{os.getpid()}")
-    samples = wave.detach().cpu().float().numpy()
+    # In memory first: what goes wrong in a file is hidden by the library's callbacks.
+    content = io.BytesIO()
+    soundfile.write(content, wave.detach().cpu().float().numpy().T, rate, format="WAV", subtype="FLOAT")
     try:
-        with new.open("wb") as stream:
-            soundfile.write(stream, samples.T, rate, format="WAV", subtype="FLOAT")
+        new.write_bytes(content.getbuffer())
         os.replace(new, target)
     except OSError as error:
+        new.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _soundfile(purpose: str) -> Any:
+def is_silent(wave: Tensor) -> bool:
+    """Whether there is nothing to be heard."""
+    return float(wave.square().mean().sqrt()) < SILENT
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A `soundfile.SoundFile` of a file; what is wrong with it is raised as DataError, also while it is read."""
+    soundfile = load_soundfile(f"reading {path}")
+    try:
+        with Path(path).open("rb") as stream:
+            missing = _missing_bytes(stream)
+            if missing:
+                raise DataError(
+                    f"{path} is truncated: {missing} bytes that its header promises are missing; copy it again"
+                )
+            stream.seek(0)
+            with soundfile.SoundFile(stream) as file:
+                yield file
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        reason = str(getattr(error, "error_string", str(error))).splitlines()[0]
+        raise DataError(f"{path} cannot be read as audio: {reason}") from error
+
+
+def _missing_bytes(stream: BinaryIO) -> int:
+    """How many bytes of a WAV file's samples are not there; the library reads what is left without a word."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    head = stream.read(12)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return 0
+    at = 12
+    while at + 8 <= size:
+        stream.seek(at)
+        name, length = (chunk := stream.read(8))[:4], int.from_bytes(chunk[4:], "little")
+        if name == b"data":
+            # Whoever writes into a pipe does not know the length, and says the largest.
+            return 0 if length >= 0xFFFFFF00 else max(at + 8 + length - size, 0)
+        at += 8 + length + length % 2
+    return 0
+
+
+def load_soundfile(purpose: str) -> Any:
+    """The library, or MissingExtraError."""
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the package is there, and its library is not

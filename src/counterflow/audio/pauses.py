@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from counterflow.exceptions import DataError, InputError, MissingExtraError
+from counterflow.audio.files import opened
+from counterflow.exceptions import DataError, InputError
 
 __all__ = ["read_parts"]
 
@@ -34,38 +34,30 @@ def read_parts(
         Where the part begins in seconds, its samples (samples,) in [-1, 1], and the rate in hertz.
 
     Raises:
-        DataError: If the file cannot be read, or holds no sound.
+        DataError: If the file cannot be read, is shorter than it says, or holds no sound.
         InputError: If ``shortest`` is not between 0.3 s and ``longest``.
         MissingExtraError: If soundfile is not installed.
     """
     if not _PAUSE <= shortest < longest:
         raise InputError(f"shortest must lie between {_PAUSE} s and longest, got {shortest} and {longest}")
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:  # OSError: the package is there, and its library is not
-        raise MissingExtraError("audio", f"reading {path}") from error
-    try:
-        with Path(path).open("rb") as stream, soundfile.SoundFile(stream) as file:
-            rate = int(file.samplerate)
-            buffer = torch.zeros(0)
-            begin = 0
-            while True:
-                wanted = int(longest * rate) + 1 - len(buffer)
-                block = torch.from_numpy(file.read(wanted, dtype="float32", always_2d=True)).mean(1)
-                if not bool(block.isfinite().all()):
-                    raise DataError(f"{path} holds samples that are not finite; leave it out")
-                buffer = torch.cat([buffer, block])
-                if len(buffer) <= int(longest * rate):
-                    break
-                cut = _quietest(buffer, rate, shortest)
-                yield begin / rate, buffer[:cut].clone(), rate
-                buffer = buffer[cut:].clone()
-                begin += cut
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        reason = getattr(error, "error_string", str(error)).splitlines()[0]
-        raise DataError(f"{path} cannot be read as audio: {reason}") from error
+    with opened(path) as file:
+        rate, promised = int(file.samplerate), int(file.frames)
+        buffer = torch.zeros(0)
+        begin = 0
+        while True:
+            wanted = int(longest * rate) + 1 - len(buffer)
+            block = torch.from_numpy(file.read(wanted, dtype="float32", always_2d=True)).mean(1)
+            if not bool(block.isfinite().all()):
+                raise DataError(f"{path} holds samples that are not finite; leave it out")
+            buffer = torch.cat([buffer, block])
+            if len(buffer) <= int(longest * rate):
+                break
+            cut = _quietest(buffer, rate, shortest)
+            yield begin / rate, buffer[:cut].clone(), rate
+            buffer = buffer[cut:].clone()
+            begin += cut
+    if begin + len(buffer) < promised:
+        raise DataError(f"{path} is truncated: it has {begin + len(buffer)} of {promised} samples; copy it again")
     if begin + len(buffer) == 0:
         raise DataError(f"{path} holds no samples; leave it out")
     if len(buffer):

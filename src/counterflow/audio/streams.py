@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from counterflow.exceptions import DataError, InputError, MissingExtraError
+from counterflow.audio.files import load_soundfile, opened
+from counterflow.exceptions import DataError, InputError
 
 __all__ = ["Recording", "Writer"]
-
-
-def _soundfile(purpose: str) -> Any:
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:  # OSError: the package is there, and its library is not
-        raise MissingExtraError("audio", purpose) from error
-    return soundfile
 
 
 @dataclass(frozen=True)
@@ -53,27 +46,16 @@ class Recording:
             DataError: If it cannot be read, holds no samples, or is shorter than it says.
             MissingExtraError: If soundfile is not installed.
         """
-        soundfile = _soundfile(f"reading {path}")
-        place = Path(path)
-        try:
-            with place.open("rb") as stream:
-                missing = _missing_bytes(stream)
-                stream.seek(0)
-                info = soundfile.info(stream)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-        except (soundfile.SoundFileError, TypeError, ValueError) as error:
-            raise DataError(f"{path} cannot be read as audio: {_reason(error)}") from error
-        if missing:
-            raise DataError(f"{path} is truncated: {missing} bytes that its header promises are missing; copy it again")
-        if not info.frames:
+        with opened(path) as file:
+            rate, frames, channels, subtype = file.samplerate, file.frames, file.channels, file.subtype
+        if not frames:
             raise DataError(f"{path} holds no samples; leave it out")
-        bits = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(info.subtype, 0)
+        bits = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(subtype, 0)
         return cls(
-            place,
-            int(info.samplerate),
-            int(info.frames),
-            int(info.channels),
+            Path(path),
+            int(rate),
+            int(frames),
+            int(channels),
             bits > 0,
             2.0 ** (1 - bits) if bits else 0.0,
         )
@@ -84,7 +66,7 @@ class Recording:
         Raises:
             DataError: If it ends before its end, or a sample is not finite.
         """
-        soundfile = _soundfile(f"reading {self.path}")
+        soundfile = load_soundfile(f"reading {self.path}")
         found = 0
         try:
             with self.path.open("rb") as stream, soundfile.SoundFile(stream) as file:
@@ -101,7 +83,8 @@ class Recording:
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror or error}") from error
         except soundfile.SoundFileError as error:
-            raise DataError(f"{self.path} is damaged after {found} samples: {_reason(error)}") from error
+            reason = str(getattr(error, "error_string", str(error))).splitlines()[0]
+            raise DataError(f"{self.path} is damaged after {found} samples: {reason}") from error
         if found < self.frames:
             raise DataError(f"{self.path} is truncated: it has {found} of {self.frames} samples; copy it again")
 
@@ -110,26 +93,38 @@ class Recording:
         return np.concatenate([*self.blocks()])
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", str(error)).splitlines()[0])
+class _Noting:
+    """A file that keeps its first error: soundfile's callbacks print one, and go on as if nothing had been."""
 
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
 
-def _missing_bytes(stream: Any) -> int:
-    """How many bytes of a WAV file's samples are not there; the library reads what is left without a word."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    head = stream.read(12)
-    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return 0
-    at = 12
-    while at + 8 <= size:
-        stream.seek(at)
-        name, length = (chunk := stream.read(8))[:4], int.from_bytes(chunk[4:], "little")
-        if name == b"data":
-            # Whoever writes into a pipe does not know the length, and says the largest.
-            return 0 if length >= 0xFFFFFF00 else max(at + 8 + length - size, 0)
-        at += 8 + length + length % 2
-    return 0
+    def _done(self, call: Callable[[], int], otherwise: int) -> int:
+        try:
+            return call()
+        except OSError as error:
+            self.error = self.error or error
+            return otherwise
+
+    def write(self, data: bytes) -> int:
+        return self._done(lambda: self._file.write(data), len(data))
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        return self._done(lambda: self._file.seek(place, whence), 0)
+
+    def tell(self) -> int:
+        return self._done(self._file.tell, 0)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def close(self) -> None:
+        def close() -> int:
+            self._file.close()
+            return 0
+
+        self._done(close, 0)
 
 
 class Writer:
@@ -140,16 +135,18 @@ class Writer:
         rate: Samples a second.
 
     Raises:
-        InputError: If it cannot be written.
+        InputError: If it cannot be written, or the rate is none; also later, where a disk becomes full.
         MissingExtraError: If soundfile is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], rate: int) -> None:
-        soundfile = _soundfile(f"writing {path}")
+        soundfile = load_soundfile(f"writing {path}")
+        if not rate >= 1:
+            raise InputError(f"{path} cannot be written at {rate} Hz; it has to be 1 or more")
         self.path = Path(path)
         self._new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            self._stream = self._new.open("w+b")
+            self._stream = _Noting(self._new.open("w+b"))
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
         self._file = soundfile.SoundFile(self._stream, "w", rate, 1, "FLOAT", format="WAV")
@@ -159,17 +156,24 @@ class Writer:
 
     def write(self, samples: NDArray[np.float64]) -> None:
         """Add samples."""
-        try:
-            self._file.write(samples.astype(np.float32))
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"{self.path} cannot be written: {error}") from error
+        self._file.write(samples.astype(np.float32))
+        self._require_written()
+
+    def _require_written(self) -> None:
+        error = self._stream.error
+        if error is not None:
+            raise InputError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._stream.close()
-        if kind is None:
-            os.replace(self._new, self.path)
-        else:
-            self._new.unlink(missing_ok=True)
+        try:
+            self._file.close()
+            self._stream.close()
+            if kind is None:
+                self._require_written()
+                os.replace(self._new, self.path)
+        except OSError as problem:
+            raise InputError(f"{self.path} cannot be written: {problem.strerror or problem}") from problem
+        finally:
+            self._new.unlink(missing_ok=True)  # where it has its name, it is no longer there

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from counterflow.cli.recordings import is_silent, require_heard
+from counterflow.cli.recordings import require_heard
 from counterflow.exceptions import CounterflowError, DataError, InputError
 
 if TYPE_CHECKING:
@@ -69,8 +70,12 @@ def read_corpus(folder: Path) -> list[Recording]:
 
 
 def _keyed(path: Path) -> dict[str, str]:
-    pairs = [line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return {key: rest[0] if rest else "" for key, *rest in pairs}
+    pairs = [line.split(maxsplit=1) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    found = {key: rest[0] if rest else "" for key, *rest in pairs}
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, *_ in pairs).items() if count > 1)
+        raise DataError(f"{path}: {twice!r} stands there more than once; keep one of its lines")
+    return found
 
 
 def find_lexicon(path: Path | None, words: Sequence[str], oov: OutOfVocabulary) -> Lexicon:
@@ -118,6 +123,8 @@ def _rate(found: int | None) -> str:
 
 def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
     """What is wrong with a corpus; each fault is printed as it is found."""
+    from counterflow.audio.files import is_silent
+
     recordings = read_corpus(folder)
     words = list(dict.fromkeys(word for each in recordings for word in each.text.split()))
     faults: list[dict[str, str]] = []

@@ -10,10 +10,9 @@ from counterflow.exceptions import DataError, InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["in_folders", "is_silent", "require_heard"]
+__all__ = ["in_folders", "require_heard"]
 
 SOUNDS = (".wav", ".flac")
-SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
 
 
 def in_folders(folder: Path, name: str, *, least: int) -> tuple[list[Path], list[str]]:
@@ -28,7 +27,11 @@ def in_folders(folder: Path, name: str, *, least: int) -> tuple[list[Path], list
         raise InputError(f"{folder} is no folder; it should hold a folder for each {name}")
     try:
         places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        found = {path.name: sorted(f for f in path.iterdir() if f.suffix.lower() in SOUNDS) for path in places}
+        # What begins with a dot is no recording: macOS puts a ._name beside each file on a disk of another system.
+        found = {
+            path.name: sorted(f for f in path.iterdir() if f.suffix.lower() in SOUNDS and not f.name.startswith("."))
+            for path in places
+        }
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
     for each, files in found.items():
@@ -39,11 +42,6 @@ def in_folders(folder: Path, name: str, *, least: int) -> tuple[list[Path], list
         raise InputError(f"{folder} holds {many}; {least} or more are needed")
     pairs = [(file, each) for each, files in found.items() for file in files]
     return [file for file, _ in pairs], [each for _, each in pairs]
-
-
-def is_silent(wave: Tensor) -> bool:
-    """Whether there is nothing to be heard."""
-    return float(wave.square().mean().sqrt()) < SILENT
 
 
 def require_heard(file: Path, wave: Tensor, rate: int, wanted: int, whose: object, shortest: float) -> None:
@@ -59,6 +57,8 @@ def require_heard(file: Path, wave: Tensor, rate: int, wanted: int, whose: objec
     """
     if rate != wanted:
         raise DataError(f"{file} has {rate} samples a second, and {whose} has {wanted}; resample it")
+    from counterflow.audio.files import is_silent
+
     if is_silent(wave):
         raise DataError(f"{file} is silent; leave it out, or record it louder")
     if len(wave) < shortest * rate:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from counterflow.cli.recordings import in_folders, is_silent, require_heard
+from counterflow.cli.recordings import in_folders, require_heard
 from counterflow.cli.targets import require_json, require_target, save_figure, write_json
 from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
 
@@ -175,7 +175,7 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
-    from counterflow.audio import write
+    from counterflow.audio import read_channels, write
     from counterflow.separation import WordClassifier, separate
 
     # What would be found out at the end is asked before the work.
@@ -184,7 +184,7 @@ def _run(
     if plot is not None:
         _figure()
     classifier = None if model is None else WordClassifier.load(model)
-    mixture, rate = _whole(file)
+    mixture, rate = read_channels(file)
     clipped = float((mixture.abs() >= 0.999).float().mean())
     if clipped > CLIPPED:
         print(
@@ -258,16 +258,11 @@ def _listen(files: Sequence[Path]) -> tuple[list[Tensor], int]:
     return waves, rate
 
 
-def _whole(file: Path) -> tuple[Tensor, int]:
-    """All channels of a file, of which nothing is missing."""
-    from counterflow.audio import Recording, read_channels
-
-    Recording.open(file)  # looks whether it is as long as its header says
-    return read_channels(file)
-
-
 def _reference(file: Path, rate: int, samples: int) -> Tensor:
-    wave, found = _whole(file)
+    from counterflow.audio import read_channels
+    from counterflow.audio.files import is_silent
+
+    wave, found = read_channels(file)
     if found != rate or wave.shape[1] != samples:
         raise DataError(
             f"{file} has {wave.shape[1]} samples at {found} Hz, the mixture {samples} at {rate}; they must be alike"

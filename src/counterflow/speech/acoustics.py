@@ -13,6 +13,7 @@ from torch import Tensor
 
 from counterflow.audio import log_mel
 from counterflow.audio.features import frame_sizes
+from counterflow.audio.files import is_silent
 from counterflow.exceptions import DataError, InputError, ShapeError
 from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.combined import CombinedStates
@@ -27,7 +28,6 @@ __all__ = [
     "ALIGNMENTS",
     "HOP",
     "KINDS",
-    "SILENT",
     "WINDOW",
     "Clock",
     "Defaults",
@@ -50,7 +50,6 @@ Model = PredictorBank | GaussianStates | StateClassifier | CombinedStates
 WINDOW, HOP = 0.025, 0.010
 ALIGNMENTS = 8  # passes of the Gaussians that align for a classifier
 _TRUST = 100.0  # frames that the training recordings' mean counts for
-SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
 _SIZES: dict[str, tuple[type[Model], tuple[str, ...]]] = {
     "predictors": (PredictorBank, ("n_networks", "n_features", "states", "window", "hidden", "kind")),
     "gaussians": (GaussianStates, ("n_states", "n_features", "n_components")),
@@ -132,8 +131,10 @@ def spectrum_of(wave: Tensor, rate: int | None, n_mels: int, called: str) -> Ten
         if wave.ndim != 2 or not len(wave) or wave.shape[1] != n_mels:
             raise ShapeError(f"{called} has shape {tuple(wave.shape)}; ready features are (frames, {n_mels})")
         return wave.float()
+    if wave.ndim != 1:
+        raise ShapeError(f"{called} has shape {tuple(wave.shape)}; a wave is (samples,): average its channels")
     found = log_mel(wave, rate, n_mels, window=WINDOW, hop=HOP)
-    if float(wave.square().mean().sqrt()) < SILENT:
+    if is_silent(wave):
         raise DataError(f"{called} is silent; leave it out, or record it louder")
     return found.float()
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from counterflow import persist
 from counterflow.audio import read_parts
+from counterflow.audio.files import is_silent
 from counterflow.exceptions import DataError, InputError
 from counterflow.speech.acoustics import (
     HOP,
     KINDS,
-    SILENT,
     WINDOW,
     Clock,
     Model,
@@ -185,7 +185,7 @@ class Recognizer:
             True
         """
         known_kind(kind)
-        if corrective < 0 or (corrective and kind in ("classifier", "gaussians")):
+        if corrective < 0 or (corrective and kind in ("combined", "classifier", "gaussians")):
             raise InputError(f"corrective={corrective} takes 0 or more passes of predictors, and kind is {kind!r}")
         if kind == "combined" and deltas:
             raise InputError(f"deltas={deltas}: kind 'combined' gives slopes to its Gaussians by itself; leave it out")
@@ -434,7 +434,7 @@ class Recognizer:
                 if start == 0:
                     raise DataError(f"{path} lasts {len(wave) / rate:.3f} s; {WINDOW} s is the least")
                 continue
-            if float(wave.square().mean().sqrt()) < SILENT:
+            if is_silent(wave):
                 continue
             heard = True
             yield start, wave
