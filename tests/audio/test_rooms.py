@@ -41,6 +41,18 @@ def test_drawn_rooms_are_as_asked():
     assert Room.draw(0.2, seed=0) != Room.draw(0.2, seed=1)
 
 
+@pytest.mark.parametrize("apart", [39.0, 40.0])
+def test_sources_that_hardly_fit_are_placed_all_the_same(apart):
+    room = Room.draw(0.0, seed=0, sources=5, apart=apart)
+    middle = np.array(room.microphones).mean(0)
+    along = np.array(room.microphones)[1] - middle
+    cosines = (np.array(room.sources) - middle) @ along / np.linalg.norm(along)
+    angles = np.sort(np.degrees(np.arccos(cosines)))
+    assert np.diff(angles).min() > apart - 1e-6
+    assert angles.min() > 10 - 1e-6
+    assert angles.max() < 170 + 1e-6
+
+
 def test_images_are_convolutions():
     sources, responses = torch.randn(2, 50), torch.randn(3, 2, 7)
     found = images(sources, responses)

@@ -92,10 +92,13 @@ class Room:
         size = random.uniform((4.0, 4.0, 2.6), (7.0, 6.0, 3.2))
         middle = random.uniform((1.6, 1.6, 1.2), (size[0] - 1.6, size[1] - 1.6, 1.6))
         turn = random.uniform(0, 2 * np.pi)
-        while True:
+        for _ in range(100_000):
             angles = np.sort(random.uniform(10, 170, sources))
             if sources == 1 or float(np.diff(angles).min()) >= apart:
                 break
+        else:
+            # Too rare to wait for; without what must lie between them they are as evenly spread.
+            angles = np.sort(random.uniform(10, 170 - apart * (sources - 1), sources)) + apart * np.arange(sources)
         random.shuffle(angles)
         along = np.array([np.cos(turn), np.sin(turn), 0.0])
         across = np.array([-np.sin(turn), np.cos(turn), 0.0])
