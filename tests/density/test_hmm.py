@@ -210,6 +210,17 @@ def test_float32_is_as_good_as_its_digits():
     torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("components", [1, 2])
+def test_autocast_takes_no_digits(components):
+    bank = bank_of(2, 3, 4, n_components=components).float()
+    x = torch.randn(3, 40, 4)
+    wanted = [bank.log_likelihood(x), bank.posteriors(x), bank.viterbi(x)[1]]
+    with torch.autocast("cpu", torch.bfloat16):
+        got = [bank.log_likelihood(x), bank.posteriors(x), bank.viterbi(x)[1]]
+    for one, other in zip(got, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
 # What is not meant, and what is refused
 
 

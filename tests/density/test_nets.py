@@ -230,6 +230,8 @@ def test_frozen_parameters_stay_and_torchs_optimizers_work():
     for targets, complaint in ((y + 1, r"targets\[1\] is 2"), (y.double(), "whole numbers"), (y[:3], "shape")):
         with pytest.raises((InputError, ShapeError), match=complaint):
             conjugate_gradients(net, x, lengths, targets)
+        with pytest.raises((InputError, ShapeError), match=complaint):
+            net.initialize(x, lengths, targets)
     with pytest.raises(InputError, match="iterations"):
         conjugate_gradients(net, x, lengths, y, iterations=0)
     with pytest.raises(InputError, match="nothing to train"):
@@ -311,12 +313,41 @@ def test_the_options_are_not_ignored(options):
         ({}, lambda X, y: ([*X[:-1], X[-1] * np.nan], y), r"X\[23\]"),
         ({}, lambda X, y: ([*X[:-1], X[-1][:, :1]], y), "sequence 23"),
         ({}, lambda X, y: ([], y), "empty"),
+        ({}, lambda X, y: ([each[0] for each in X], y), r"sequence 0 has shape \(2,\)"),
+        ({"optimizer": "adam", "learning_rate": 0.0}, lambda X, y: (X, y), "learning_rate"),
     ],
 )
 def test_what_the_classifier_cannot_use_is_named(options, change, complaint):
     X, y = change(*sequences())
     with pytest.raises((InputError, ShapeError), match=complaint):
         RelativeDensityClassifier(2, 2, iterations=2, **options).fit(X, y)
+
+
+def test_sequences_to_judge_that_do_not_fit_are_named():
+    X, y = sequences()
+    clf = RelativeDensityClassifier(2, 2, iterations=2).fit(X, y)
+    with pytest.raises(ShapeError, match="sequence 1 has shape"):
+        clf.predict([X[0], X[1][:, :1]])  # one feature would be spread over all
+    with pytest.raises(ShapeError, match=r"sequence 0 has shape \(2,\)"):
+        clf.predict(X[0])  # one sequence in place of a list of them
+    with pytest.raises(ShapeError, match="one label a sequence"):
+        clf.score(X, y[:1])
+
+
+def test_a_second_fit_that_fails_leaves_what_the_first_has_learned():
+    X, y = sequences()
+    clf = RelativeDensityClassifier(2, 2, iterations=2).fit(X, y)
+    before = clf.predict(X).tolist()
+    with pytest.raises(InputError, match=r"X\[0\] holds values that are not finite"):
+        clf.fit([X[0] * np.nan, *X[1:]], np.array(["a", "b", "c"])[np.arange(len(X)) % 3])
+    assert clf.predict(X).tolist() == before
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    X, y = sequences()
+    clf = RelativeDensityClassifier(np.int64(2), np.int64(2), iterations=np.int64(2), weight_scale=np.float64(0.1))
+    clf.fit(X, y).save(tmp_path)
+    assert RelativeDensityClassifier.load(tmp_path).get_params()["n_models"] == 2
 
 
 def test_unfitted_and_damaged_models_are_named(tmp_path):

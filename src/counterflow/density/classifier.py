@@ -164,7 +164,10 @@ class RelativeDensityClassifier:
             raise InputError(f"n_hidden={self.n_hidden} is for net='cdn', and net is {self.net!r}; leave it out")
         if self.baum_welch < 0:
             raise InputError(f"baum_welch must be 0 or more, got {self.baum_welch}")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
         sequences = _tensors(X)
+        x, lengths = pad(sequences)
         labels = np.asarray(y)
         if labels.shape != (len(sequences),):
             raise ShapeError(f"y must be one label a sequence, shape ({len(sequences)},), got {labels.shape}")
@@ -173,38 +176,37 @@ class RelativeDensityClassifier:
             raise InputError(
                 f"Unknown label type: y holds {odd:g}, and labels name classes; give whole numbers or text"
             )
-        self.classes_, codes = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise InputError(
-                f"y has the one class {self.classes_.tolist()[0]!r} only; two are needed to tell them apart"
-            )
-        self.n_features_in_ = sequences[0].shape[1]
-        x, lengths = pad(sequences)
+        classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise InputError(f"y has the one class {classes.tolist()[0]!r} only; two are needed to tell them apart")
         inside = torch.arange(x.shape[1]) < lengths[:, None]
         frames = x[inside]
         if not bool(frames.isfinite().all()):
             worst = next(i for i, each in enumerate(sequences) if not bool(each.isfinite().all()))
             raise InputError(f"X[{worst}] holds values that are not finite; leave it out, or mend it")
-        self._mean = frames.mean(0) if self.standardize else torch.zeros(x.shape[2]).double()
+        mean = frames.mean(0) if self.standardize else torch.zeros(x.shape[2]).double()
         spread = frames.std(0, correction=0)
         constant = spread <= 1e-12 * (1 + frames.abs().amax(0))
-        self._scale = torch.where(constant, 1.0, spread) if self.standardize else torch.ones(x.shape[2]).double()
-        x = torch.where(inside.unsqueeze(-1), (x - self._mean) / self._scale, 0.0)
+        scale = torch.where(constant, 1.0, spread) if self.standardize else torch.ones(x.shape[2]).double()
+        x = torch.where(inside.unsqueeze(-1), (x - mean) / scale, 0.0)
         targets = torch.from_numpy(codes.astype(np.int64))
         generator = torch.Generator().manual_seed(self.random_state)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            net = self._build(len(self.classes_), self.n_features_in_)
+            net = self._build(len(classes), x.shape[2])
         net.initialize(x, lengths, targets, generator=generator)
         if self.baum_welch:
-            owner = torch.arange(net.bank.n_models) % len(self.classes_)
+            owner = torch.arange(net.bank.n_models) % len(classes)
             own = (targets[:, None] == owner).double()
             net.bank.fit(x, lengths, weights=own, iterations=self.baum_welch, generator=generator)
         if self.optimizer == "cg":
-            self.training_: Training = conjugate_gradients(net, x, lengths, targets, iterations=self.iterations)
+            training = conjugate_gradients(net, x, lengths, targets, iterations=self.iterations)
         else:
             adam = torch.optim.Adam(net.parameters(), lr=self.learning_rate)
-            self.training_ = train(net, x, lengths, targets, adam, iterations=self.iterations)
+            training = train(net, x, lengths, targets, adam, iterations=self.iterations)
+        # All at once: a second fit that fails or is stopped leaves what the first has learned.
+        self.classes_, self.n_features_in_, self._mean, self._scale = classes, x.shape[2], mean, scale
+        self.training_: Training = training
         self.net_ = net
         return self
 
@@ -217,12 +219,12 @@ class RelativeDensityClassifier:
         """
         if not hasattr(self, "net_"):
             raise _not_fitted()
-        sequences = _tensors(X)
-        if sequences[0].shape[1] != self.n_features_in_:
-            raise ShapeError(f"X has {sequences[0].shape[1]} features a frame; {self.n_features_in_} were fitted")
+        x, lengths = pad(_tensors(X))
+        if x.shape[2] != self.n_features_in_:
+            raise ShapeError(f"X has {x.shape[2]} features a frame; {self.n_features_in_} were fitted")
         with torch.no_grad():
-            x, lengths = pad([(each - self._mean) / self._scale for each in sequences])
-            found: NDArray[np.float64] = self.net_(x, lengths).softmax(-1).numpy()
+            logits = self.net_((x - self._mean) / self._scale, lengths)
+            found: NDArray[np.float64] = logits.softmax(-1).numpy()
         return found
 
     def predict(self, X: Sequence[ArrayLike]) -> NDArray[Any]:
@@ -239,9 +241,12 @@ class RelativeDensityClassifier:
         """The share of sequences whose label is predicted, weighted if weights are given.
 
         Raises:
-            InputError, ShapeError: As `predict_proba`.
+            InputError, ShapeError: As `predict_proba`; ``ShapeError`` also if ``y`` is not one label a sequence.
         """
-        right = self.predict(X) == np.asarray(y)
+        found, labels = self.predict(X), np.asarray(y)
+        if labels.shape != found.shape:
+            raise ShapeError(f"y must be one label a sequence, shape {found.shape}, got {labels.shape}")
+        right = found == labels
         return float(np.average(right, weights=None if sample_weight is None else np.asarray(sample_weight)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -267,7 +272,7 @@ class RelativeDensityClassifier:
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = {
-            "parameters": self.get_params(),
+            "parameters": self._plain(),
             "classes": self.classes_.tolist(),
             "features": self.n_features_in_,
             "training": {"iterations": self.training_.iterations, "evaluations": self.training_.evaluations},
@@ -297,16 +302,21 @@ class RelativeDensityClassifier:
         found.net_ = net
         return found
 
+    def _plain(self) -> dict[str, Any]:
+        """The parameters with Python's own numbers in place of NumPy's, which a grid of a search is made of."""
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in self.get_params().items()}
+
     def _build(self, classes: int, features: int) -> DensityNet:
+        given = self._plain()
         hmm: dict[str, Any] = {"topology": self.topology, "tied": self.tied, "dtype": torch.float64}
-        sizes = (self.n_models, self.n_states, features, classes)
+        sizes = (given["n_models"], given["n_states"], features, classes)
         if self.net == "alphanet":
-            return Alphanet(self.n_states, features, classes, time_average=self.time_average, **hmm)
+            return Alphanet(*sizes[1:], time_average=self.time_average, **hmm)
         if self.net == "mixture":
-            return MixtureNet(self.n_states, features, classes, time_average=self.time_average, **hmm)
-        options = {"time_average": self.time_average, "weight_scale": self.weight_scale, **hmm}
+            return MixtureNet(*sizes[1:], time_average=self.time_average, **hmm)
+        options = {"time_average": self.time_average, "weight_scale": given["weight_scale"], **hmm}
         if self.net == "cdn":
-            return ComparativeDensityNet(*sizes, self.n_hidden, first_scale=self.weight_scale, **options)
+            return ComparativeDensityNet(*sizes, given["n_hidden"], first_scale=given["weight_scale"], **options)
         kind = RelativeDensityNet if self.net == "rdn" else ComparativeDensityNet1
         return kind(*sizes, **options)
 

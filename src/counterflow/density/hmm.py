@@ -244,7 +244,8 @@ class GaussianHMM(nn.Module):
         from counterflow.density.kernels import viterbi_paths
 
         x, lengths = self._checked(x, lengths)
-        log_b = torch.unflatten(self._log_densities(x, models_last=False), -1, (self.n_models, self.n_states))
+        with torch.autocast(x.device.type, enabled=False):  # as in _run
+            log_b = torch.unflatten(self._log_densities(x, models_last=False), -1, (self.n_models, self.n_states))
         batch, steps = x.shape[:2]
         paths = torch.full((batch, self.n_models, steps), -1)
         best = torch.zeros(batch, self.n_models, dtype=torch.float64)
@@ -378,7 +379,7 @@ class GaussianHMM(nn.Module):
     def _fused(self, x: Tensor, lengths: Tensor | None) -> Tensor | None:
         """The log-likelihood by the kernels that keep no posteriors; None where something forbids them."""
         states = self.n_states * self.n_components
-        if self.backend not in ("auto", "numba") or x.requires_grad or x.is_cuda or x.device.type != "cpu":
+        if self.backend not in ("auto", "numba") or x.requires_grad or x.device.type != "cpu":
             return None
         if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
             return None

@@ -110,9 +110,11 @@ class DensityNet(nn.Module):
             generator: Which frames are taken.
 
         Raises:
-            ShapeError, InputError: As `forward`.
+            ShapeError, InputError: As `forward`, or if ``targets`` are not one class a sequence.
         """
         x, ends = self.bank._checked(x, lengths)
+        if targets is not None:
+            check_targets(targets, len(x), self.n_classes)
         inside = torch.arange(x.shape[1], device=x.device) < ends[:, None]
         every = x[inside]
         for m in range(self.bank.n_models):

@@ -87,7 +87,6 @@ def conjugate_gradients(
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if not parameters:
         raise InputError("no parameter of the net requires a gradient; there is nothing to train")
-    seen: dict[bytes, float] = {}
     evaluations = 0
 
     def place(flat: NDArray[np.float64]) -> None:
@@ -109,7 +108,6 @@ def conjugate_gradients(
         value = float(loss.detach())
         if not np.isfinite(value) or not np.isfinite(flat_gradient).all():
             return float("inf"), np.zeros_like(flat_gradient)
-        seen[flat.tobytes()] = value
         return value, flat_gradient
 
     point = torch.cat([parameter.detach().double().flatten().cpu() for parameter in parameters]).numpy()
