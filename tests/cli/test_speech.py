@@ -63,7 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_model_is_evaluated_under_several_grammars(place, tmp_path, capsys):
     texts = tmp_path / "texts"
-    texts.write_text("lo hi\nlil ol lo\n\nhi\n")
+    texts.write_text("lo hi\nlil ol lo\n\nhi\n", "utf-8-sig")
     for extra in ([], ["--grammar", "loop"], ["--grammar", str(texts)]):
         assert main(["speech", "evaluate", str(place / "model"), str(place / "test"), *extra, "--json", "-"]) == 0
         captured = capsys.readouterr()
@@ -256,6 +256,11 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
     wrong.mkdir()
     (wrong / "wav.scp").write_text("a sox x.wav -t wav - |\n")
     (wrong / "text").write_text("a hi\n")
+    twice, forced = tmp_path / "twice", tmp_path / "long.fst"
+    twice.mkdir()
+    (twice / "wav.scp").write_text("a a.wav\na b.wav\n")
+    (twice / "text").write_text("a hi\n")
+    forced.write_text("".join(f"{n} {n + 1} lil\n" for n in range(200)) + "200\n")
     cells, long = tmp_path / "cells", tmp_path / "long"
     for folder, rows in ((cells, "a.wav,hi\na.wav,hi, lo\n"), (long, f"0.wav,{'hi ' * 400}\n")):
         folder.mkdir()
@@ -268,6 +273,11 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         (["train", str(empty), "--out", str(tmp_path / "m")], "holds 0 of transcripts.csv"),
         (["train", test, "--out", str(tmp_path / "m"), "--lexicon", str(short)], "words: "),
         (["train", str(wrong), "--out", str(tmp_path / "m"), "--lexicon", str(short)], "is a command, and none is run"),
+        (["train", str(twice), "--out", str(tmp_path / "m")], "'a' stands there more than once"),
+        (["train", test, "--out", "x", "--seed", str(2**64)], "--seed 18446744073709551616"),
+        (["train", test, "--out", "x", "--lexicon", dictionary, "--corrective", "1"], "corrective=1"),
+        (["transcribe", model, str(place / "test" / "0.wav"), "--grammar", str(forced)], "0.wav: no sequence of words"),
+        (["evaluate", model, test, "--grammar", str(forced)], "u0: no sequence of words"),
         (["train", test, "--out", str(short)], "this is a file"),
         (["train", test, "--out", "x", "--grammar", "loop"], "--grammar is not for speech train"),
         (["train", test, "--out", "x", "--passes", "0"], "--passes 0"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from counterflow.cli.recordings import in_folders, require_heard
-from counterflow.cli.targets import require_json, require_target, save_figure, write_json
+from counterflow.cli.targets import require_json, require_seed, require_target, save_figure, write_json
 from counterflow.exceptions import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def identify_command(
         if value is not None and name not in allowed.get(action, ()):
             raise InputError(f"--{name} is not for identify {action}; leave it out")
     require_json(json)
+    require_seed(seed)
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
         if len(paths) != 1:
@@ -342,12 +343,13 @@ def _load(folder: Path) -> Identifier:
 
     config, tensors = persist.load(folder, KIND)
     try:
-        if config["features"] != FEATURES:
-            raise InputError(f"the model in {folder} hears {config['features']}, not {FEATURES}; train it again")
-        classifier = RelativeDensityClassifier._restored(config["classifier"], tensors, str(folder))
-        return Identifier(classifier, int(config["rate"]), int(config["n_mels"]), float(config["threshold"]))
-    except (KeyError, TypeError) as error:
+        features, stored = config["features"], config["classifier"]
+        numbers = int(config["rate"]), int(config["n_mels"]), float(config["threshold"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the model in {folder} is damaged: {error}; train it again") from error
+    if features != FEATURES:
+        raise InputError(f"the model in {folder} hears {features}, not {FEATURES}; train it again")
+    return Identifier(RelativeDensityClassifier._restored(stored, tensors, str(folder)), *numbers)
 
 
 def _probabilities(identifier: Identifier, files: Sequence[Path]) -> NDArray[np.float64]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -15,7 +16,7 @@ import tyro
 
 from counterflow.cli.captions import captions, ctm, textgrid
 from counterflow.cli.corpus import check_corpus, find_lexicon, listen, read_corpus
-from counterflow.cli.targets import require_json, write_json, write_target
+from counterflow.cli.targets import require_json, require_seed, write_json, write_target
 from counterflow.exceptions import DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def speech_command(
     if (wanted is not None and len(paths) != wanted) or len(paths) < 1 + (action == "transcribe"):
         raise InputError(f"speech {action} takes {takes.get(action, 'MODEL CORPUS')}, got {len(paths)} paths")
     require_json(json)
+    require_seed(seed)
     stream = sys.stderr if json == "-" else sys.stdout
     status = 0
     weight = 0.0 if durations is None else durations
@@ -255,8 +257,9 @@ def _transcribe(
 ) -> dict[str, Any]:
     answers = []
     for file in files:
-        ways = rec.alternatives(file, several, durations=durations) if several > 1 else []
-        words = list(ways[0].words) if ways else rec.transcribe(file, durations=durations)
+        with _named(str(file)):
+            ways = rec.alternatives(file, several, durations=durations) if several > 1 else []
+            words = list(ways[0].words) if ways else rec.transcribe(file, durations=durations)
         answer: dict[str, Any] = {"file": str(file), "words": [asdict(word) for word in words]}
         if several > 1:
             answer["alternatives"] = [{"text": way.text, **asdict(way)} for way in ways]
@@ -280,10 +283,8 @@ def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, st
     waves, _ = listen(recordings, rec.rate)
     found = []
     for each, wave in zip(recordings, waves, strict=True):
-        try:
+        with _named(each.name):
             words, phones = rec.align(wave, rec.lexicon.words_of(each.text, oov=oov))
-        except InputError as error:
-            raise InputError(f"{each.name}: {error}") from error
         found.append((each, rec.seconds(wave), words, phones))
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -306,12 +307,18 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, durations: fl
     except ImportError as error:
         raise MissingExtraError("audio", "counting word errors") from error
     recordings = read_corpus(folder)
-    said = [" ".join(rec.lexicon.words_of(each.text, oov=oov)) for each in recordings]
+    said = []
+    for each in recordings:
+        with _named(each.name):
+            said.append(" ".join(rec.lexicon.words_of(each.text, oov=oov)))
     empty = next((each.name for each, text in zip(recordings, said, strict=True) if not text), None)
     if empty is not None:
         raise InputError(f"{empty} has no words that are known; leave it out")
     waves, _ = listen(recordings, rec.rate)
-    heard = [" ".join(word.text for word in rec.recognize(wave, durations=durations)) for wave in waves]
+    heard = []
+    for each, wave in zip(recordings, waves, strict=True):
+        with _named(each.name):
+            heard.append(" ".join(word.text for word in rec.recognize(wave, durations=durations)))
     counts = jiwer.process_words(said, heard)
     perplexity = rec.grammar.perplexity([text.split() for text in said])
     total = counts.hits + counts.substitutions + counts.deletions
@@ -335,6 +342,15 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, durations: fl
 # What they share
 
 
+@contextlib.contextmanager
+def _named(recording: str) -> Iterator[None]:
+    """Say of which recording an error is; the library knows one at a time."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{recording}: {error}") from error
+
+
 def _load(folder: Path, grammar: str | None) -> Recognizer:
     from counterflow.speech import Grammar, Recognizer
 
@@ -347,7 +363,7 @@ def _load(folder: Path, grammar: str | None) -> Recognizer:
         chosen = Grammar.read(grammar)
     else:
         try:
-            lines = Path(grammar).read_text("utf-8").splitlines()
+            lines = Path(grammar).read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--grammar {grammar}: neither loop nor a file of texts that can be read") from error
         chosen = Grammar.bigram(

@@ -12,7 +12,7 @@ from typing import Any
 
 from counterflow.exceptions import InputError
 
-__all__ = ["require_json", "require_target", "save_figure", "write_json", "write_target"]
+__all__ = ["require_json", "require_seed", "require_target", "save_figure", "write_json", "write_target"]
 
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -60,6 +60,12 @@ def require_json(target: str | None) -> None:
     """Find out before the work that ``--json`` names what cannot be written; ``-`` is standard output."""
     if target is not None and target != "-":
         require_target("json", Path(target))
+
+
+def require_seed(seed: int | None) -> None:
+    """Find out before the work that ``--seed`` is a number that all generators take."""
+    if seed is not None and not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}: it has to be from 0 to 2^63 - 1")
 
 
 def write_json(target: str, answer: object) -> None:
