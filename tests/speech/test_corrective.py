@@ -165,6 +165,8 @@ def test_what_a_classifier_refuses():
         model.fit([x], [torch.tensor([0, 1, 2, 0])])
     with pytest.raises(InputError, match="as many utterances"):
         model.fit([], [])
+    with pytest.raises(InputError, match="no frames"):
+        model.fit([x[:0]], [torch.zeros(0, dtype=torch.int64)])
     with pytest.raises(ShapeError, match="its alignment"):
         model.fit([x], [torch.tensor([0])])
     with pytest.raises(ShapeError, match="it needs"):

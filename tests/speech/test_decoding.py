@@ -91,7 +91,7 @@ def test_one_stage_equals_exhaustive_search(name, phoneme, frames, scale, penalt
 
 def test_an_automaton_is_read_from_a_file(tmp_path):
     file = tmp_path / "dial.fst"
-    file.write_text("0 1 call 0.5\n1 2 home\n\n1 2 <eps> 1.5\n2 0.25\n0\n")
+    file.write_text("0 1 call 0.5\n1 2 home\n\n1 2 <eps> 1.5\n2 0.25\n0\n", "utf-8-sig")
     grammar = Grammar.read(file)
     assert grammar.cost(["call", "home"]) == 0.75
     assert grammar.cost(["call"]) == 2.25
@@ -150,6 +150,17 @@ def test_a_stream_gives_the_same_words_early_and_forgets_them(name):
     assert most[300, 37] <= 1.5 * most[30, 37]
 
 
+def test_half_precision_is_decoded_and_aligned():
+    words = ["ab", "c"]
+    costs = speech(words, 2)
+    decoder = Decoder(LEXICON, GRAMMARS["loop"], Phoneme(1, 1))
+    for dtype in (torch.bfloat16, torch.float16):
+        half = costs.to(dtype)
+        assert decoder.decode(half) == decoder.decode(half.float())
+        pattern = Linkage(words, LEXICON, Phoneme(1, 1))
+        assert pattern.align(half)[0].tolist() == pattern.align(half.float())[0].tolist()
+
+
 def test_a_beam_drops_what_is_hopeless_and_says_when_nothing_is_left():
     costs = speech(["ab", "c", "a"], 1)
     wide, narrow = (Decoder(LEXICON, GRAMMARS["loop"], Phoneme(1, 1), beam=beam) for beam in (math.inf, 8.0))
@@ -171,6 +182,14 @@ def test_probabilities_sum_to_one():
         ends = g._after(before, lambda node: [(-1, g.finals[node])] if node in g.finals else [])
         paid = min(before.values())
         assert sum(math.exp(paid - each[-1]) for each in [*follow, ends]) == pytest.approx(1.0)
+
+
+def test_probabilities_sum_to_one_where_every_word_was_seen():
+    g = Grammar.bigram([["a"], ["a", "b", "a"], ["b", "b"]], flatten=0.2)
+    [node] = {target for source, target, word, _ in g.arcs if word == "b" and source == g.start}
+    assert node not in {source for source, _, _ in g.silent}  # there is nothing to back off to
+    followed = [cost for source, _, _, cost in g.arcs if source == node]
+    assert sum(math.exp(-cost) for cost in [*followed, g.finals[node]]) == pytest.approx(1.0)
 
 
 def test_perplexities():

@@ -70,6 +70,7 @@ def test_what_cannot_be_is_said():
     x, s = torch.rand(4, 3), torch.zeros(4, dtype=torch.int64)
     for call in (
         lambda: model.fit([], []),
+        lambda: model.fit([x[:0]], [s[:0]]),
         lambda: model.fit([x], [s + 2]),
         lambda: model.fit([x], [s], iterations=0),
         lambda: add_deltas(x, orders=0),

@@ -84,12 +84,14 @@ def test_the_papers_topology_shares_predictors_in_pairs():
 
 def test_a_dictionary_file_is_read(tmp_path: Path):
     file = tmp_path / "words.dic"
-    file.write_text(";;; a comment\n<s> SIL\nTHE  DH AH0\nTHE(2)  DH IY1 # rarely\n(2) T UW1\nÜBER y b 6\n\n", "utf-8")
+    lines = ["THE  DH AH0", ";;; a comment", "# another", "  # and one more", "<s> SIL", "THE(2)  DH IY1 # rarely"]
+    file.write_text("\n".join([*lines, "(2) T UW1", "ÜBER y b 6", "C#  S IY", "\n"]), "utf-8-sig")
     lexicon = Lexicon.read(file)
     assert lexicon.pronunciations == {
         "THE": (("DH", "AH"), ("DH", "IY")),
         "(2)": (("T", "UW"),),
         "ÜBER": (("y", "b", "6"),),
+        "C#": (("S", "IY"),),
     }
     assert lexicon.phones[0] == "SIL"
     file.write_text("ONE W AH N\nTWO\n")

@@ -252,6 +252,12 @@ def test_audio_that_cannot_be_heard_is_refused(trained, tmp_path):
         rec.transcribe(tmp_path / "cut.flac")
     with pytest.raises(ShapeError, match="one window of 25 ms"):
         rec.recognize(torch.zeros(10))
+    two = torch.from_numpy(np.stack([wave, wave])).float()
+    for hear in (rec.recognize, rec.stream().push):
+        with pytest.raises(ShapeError, match=r"average .* channels"):
+            hear(two)
+        with pytest.raises(InputError, match="of floating point"):
+            hear((32767 * two[0]).to(torch.int16))
     with pytest.raises(InputError, match="no sequence of words that the grammar permits fits"):
         Recognizer(
             rec.model, LEXICON, Grammar([(0, 1, "lil", 0.0)], start=0, finals={1: 0.0}), rec.phoneme,
@@ -322,8 +328,9 @@ def test_pictures_of_what_is_predicted(trained, tmp_path):
 def test_corrective_passes_are_for_predictors(trained):
     waves, texts = corpus(4, 1)
     draw = torch.Generator().manual_seed(0)
-    with pytest.raises(InputError, match="corrective=1"):
-        Recognizer.train(waves, texts, RATE, LEXICON, kind="gaussians", corrective=1)
+    for kind in ("combined", "classifier", "gaussians"):
+        with pytest.raises(InputError, match="corrective=1"):
+            Recognizer.train(waves, texts, RATE, LEXICON, kind=kind, corrective=1)
     found = [
         Recognizer.train(
             waves, texts, RATE, LEXICON, kind="linear", passes=1, corrective=passes, generator=draw.manual_seed(0)

@@ -29,12 +29,9 @@ __all__ = ["best_path", "follow", "path_error"]
 @torch.library.custom_op("counterflow::chain_path", mutates_args=())
 def _chain_path(costs: Tensor, frames: Tensor, states: Tensor, skip: bool) -> Tensor:
     paths = torch.empty(costs.shape[:2], dtype=torch.int64)
-    table = costs.detach().cpu()
-    if table.dtype not in (torch.float32, torch.float64):
-        table = table.float()
     run: Any = kernels.chains
     ends = [each.cpu().contiguous().numpy() for each in (frames, states)]
-    run(table.contiguous().numpy(), *ends, skip, paths.numpy())
+    run(kernels.as_table(costs), *ends, skip, paths.numpy())
     return paths.to(costs.device)
 
 
@@ -100,7 +97,7 @@ def best_path(
             raise InputError(f"{name} must lie between 1 and {size}, got {given.tolist()}")
         ends.append(given.to(costs.device, torch.int64))
     if looks:
-        least = (ends[1] - 1 + 1) // 2 + 1 if skip else ends[1]
+        least = ends[1] // 2 + 1 if skip else ends[1]
         short = (ends[0] < least).nonzero()
         if len(short):
             at = int(short[0])

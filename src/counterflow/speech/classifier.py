@@ -168,6 +168,8 @@ class StateClassifier(nn.Module):
             if path.shape != x.shape[:1]:
                 raise ShapeError(f"utterance {number} has {len(x)} frames, and its alignment is {tuple(path.shape)}")
         target = torch.cat(list(states))
+        if not len(target):
+            raise InputError("there are no frames to learn from; leave empty utterances out")
         batch = batch or min(512, max(16, len(target) // 200))
         if not 0 <= int(target.min()) <= int(target.max()) < self.n_states:
             raise InputError(f"states must lie between 0 and {self.n_states - 1}, got {target.min()} to {target.max()}")

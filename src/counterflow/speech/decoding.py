@@ -228,7 +228,7 @@ class DecoderStream:
         if bool(costs.isnan().any()):
             raise InputError("costs hold values that are not numbers; mend them, or leave the utterance out")
         found: list[WordSpan] = []
-        table: NDArray[Any] = costs.detach().cpu().contiguous().numpy()
+        table: NDArray[Any] = kernels.as_table(costs)
         run: Any = kernels.advance
         for begin in range(0, len(table), _BLOCK):
             part = table[begin : begin + _BLOCK]

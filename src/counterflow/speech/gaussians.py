@@ -154,6 +154,8 @@ class GaussianStates(nn.Module):
                 wanted = f"(time, {self.n_features}) and (time,)"
                 raise ShapeError(f"utterance {number}: {tuple(each.shape)} and {tuple(path.shape)}; it needs {wanted}")
         x, state = torch.cat(list(utterances)), torch.cat(list(states))
+        if not len(state):
+            raise InputError("there are no frames to learn from; leave empty utterances out")
         if not 0 <= int(state.min()) <= int(state.max()) < self.n_states:
             raise InputError(
                 f"states must lie between 0 and {self.n_states - 1}, got {int(state.min())} to {int(state.max())}"

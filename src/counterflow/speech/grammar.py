@@ -119,8 +119,9 @@ class Grammar:
            \beta(v)\, p(w) \\
            p(w) &= (1 - F) \frac{c(w) + 1}{N + |W|} + \frac{F}{|W|}
 
-        beta makes the probabilities after v sum to one; the end of a text counts as a word. F goes from the bigram to a
-        loop in which all words are as likely, and so sets the perplexity.
+        beta makes the probabilities after v sum to one; after a v that all words have followed there is none to back
+        off to, and D is 0. The end of a text counts as a word. F goes from the bigram to a loop in which all words are
+        as likely, and so sets the perplexity.
 
         Args:
             texts: Sequences of words.
@@ -163,12 +164,13 @@ class Grammar:
                 continue
             seen = following.get(before, {})
             count = sum(seen.values())
-            likely = {word: kept * (each - discount) / count + even for word, each in seen.items()}
+            taken = discount if len(seen) < len(vocabulary) else 0.0
+            likely = {word: kept * (each - taken) / count + even for word, each in seen.items()}
             histories[before] = {word: -math.log(each) for word, each in likely.items()}
-            left = 1.0 - sum(single[word] for word in seen)
             if not seen:
                 back_off[before] = 0.0
-            elif left > 1e-12:
+            elif taken:
+                left = 1.0 - sum(single[word] for word in seen)
                 back_off[before] = -math.log((1.0 - sum(likely.values())) / left)
         return cls._of_histories(histories, {word: -math.log(p) for word, p in single.items()}, back_off)
 
@@ -194,7 +196,7 @@ class Grammar:
         finals: dict[int, float] = {}
         start: int | None = None
         try:
-            lines = Path(path).read_text("utf-8").splitlines()
+            lines = Path(path).read_text("utf-8-sig").splitlines()  # editors on Windows write a mark in front
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         except UnicodeDecodeError as error:

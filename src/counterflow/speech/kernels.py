@@ -6,10 +6,18 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
+from torch import Tensor
 
 __all__: list[str] = []
 
 _INF = np.inf
+
+
+def as_table(costs: Tensor) -> Any:
+    """Costs as an array that the loops take; they know no half precision."""
+    table = costs.detach().cpu().contiguous()
+    return (table if table.dtype in (torch.float32, torch.float64) else table.float()).numpy()
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"nsz", "contract"}, error_model="numpy")

@@ -125,8 +125,8 @@ class Lexicon:
     def read(cls, path: str | os.PathLike[str]) -> Lexicon:
         """Read a dictionary in the style of CMU's: a word and its phones on a line, ``WORD(2)`` for another variant.
 
-        Lines that begin with ``;;;`` or ``#`` are comments, ``<s>`` and its like are left out, and stress is dropped
-        from phones that end in 0, 1 or 2 after a letter.
+        Lines that begin with ``;;;`` are comments, and so is what follows a ``#`` at a line's start or after a space.
+        ``<s>`` and its like are left out, and stress is dropped from phones that end in 0, 1 or 2 after a letter.
 
         Args:
             path: The file, in UTF-8.
@@ -139,16 +139,17 @@ class Lexicon:
             InputError: As the constructor.
         """
         try:
-            lines = Path(path).read_text("utf-8").splitlines()
+            lines = Path(path).read_text("utf-8-sig").splitlines()  # editors on Windows write a mark in front
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}; convert it") from error
         found: dict[str, list[tuple[str, ...]]] = {}
         for number, line in enumerate(lines, 1):
-            if not line.strip() or line.startswith((";;;", "#")):
+            said = "" if line.startswith(";;;") else re.split(r"(?:^|\s)#", line)[0]
+            if not said.strip():
                 continue
-            word, *phones = line.split("#")[0].split()
+            word, *phones = said.split()
             if re.fullmatch(r"<.*>", word):
                 continue
             if not phones:
@@ -360,9 +361,10 @@ class Linkage:
                 f"{len(costs)}: the transcript is too long for its audio"
             )
         path = torch.full((len(costs),), -1)
-        table = costs.detach().cpu().contiguous().numpy()
         run: Any = kernels.linked
-        total = float(run(table, self.units, self._begin, self._links, self._starts, self._ends, path.numpy()))
+        total = float(
+            run(kernels.as_table(costs), self.units, self._begin, self._links, self._starts, self._ends, path.numpy())
+        )
         if not np.isfinite(total):
             raise InputError("costs are not finite on any path; mend them, or leave the utterance out")
         return path, total

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from counterflow.audio import log_mel
 from counterflow.audio.features import frame_sizes
-from counterflow.exceptions import DataError
+from counterflow.exceptions import DataError, InputError, ShapeError
 from counterflow.speech.acoustics import HOP, WINDOW, RunningMean, reach_of, spectrum_of
 from counterflow.speech.answers import Word, spoken
 from counterflow.speech.gaussians import add_deltas
@@ -50,10 +50,15 @@ class RecognizerStream:
 
         Raises:
             DataError: If a sample is not finite.
-            ShapeError: If ready features have another shape.
+            InputError: If samples are not of floating point.
+            ShapeError: If samples or ready features have another shape.
         """
         if self._of.rate is None:
             return self._heard(spectrum_of(wave, None, len(self._of.spread), "the stream")) if len(wave) else []
+        if wave.ndim != 1:
+            raise ShapeError(f"samples must be of shape (samples,), got {tuple(wave.shape)}; average their channels")
+        if not wave.is_floating_point():
+            raise InputError(f"samples must be of floating point in [-1, 1], got {wave.dtype}; divide by the largest")
         if not bool(wave.isfinite().all()):
             raise DataError("the stream holds samples that are not finite; mend them")
         self._samples = torch.cat([self._samples, wave])
