@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterflow.exceptions import InputError, ShapeError
+from counterflow.exceptions import DivergenceError, InputError, ShapeError
 from counterflow.separation import FrequencyICA, OnlineIVA, align_envelopes, auxiliary_iva, minimal_distortion, score
 
 from .mixtures import aligned, complex_sources, leak, mixing
@@ -243,6 +243,17 @@ def test_what_cannot_be_used_is_refused(call, complaint):
     x = torch.randn(2, 9, 30, dtype=torch.complex64)
     with pytest.raises((InputError, ShapeError), match=complaint):
         call(x)
+
+
+@pytest.mark.parametrize("permutation", ["vector", "envelope"])
+def test_a_rate_at_which_matrices_run_away_is_told_of(permutation):
+    x = outside(mixing(0) @ complex_sources(0))
+    ica = FrequencyICA(iterations=2, permutation=permutation).fit(x)
+    before = ica.unmixing
+    ica.rate, ica.iterations = 50.0, 200
+    with pytest.raises(DivergenceError, match=r"rate is 50\.0: the matrices diverged"):
+        ica.fit(x)
+    assert ica.unmixing is before
 
 
 def test_silence_stays_silent():

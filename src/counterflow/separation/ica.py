@@ -12,7 +12,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from counterflow.exceptions import InputError, ShapeError
+from counterflow.exceptions import DivergenceError, InputError, ShapeError
 from counterflow.separation.demixing import distortion_scale, inside, minimal_distortion, whitener
 from counterflow.separation.permutation import align_envelopes
 
@@ -158,16 +158,21 @@ class FrequencyICA:
             Itself.
 
         Raises:
+            DivergenceError: If the matrices run away at this rate; they are then what they were before.
             InputError: If there are more outputs than channels, or values that are not finite.
             ShapeError: If the items do not have the same channels and frequencies.
         """
+        before = self.unmixing, self.whitening
         z = self.start(spectra)
         kinds: list[Score] = ["vector", self.score] if self.permutation == "vector" else [self.score]
         for kind in dict.fromkeys(kinds):
             for _ in range(self.iterations):
                 self.update(z, kind)
+        unmixing, _ = self._known()
+        if not bool(torch.view_as_real(unmixing).isfinite().all()):
+            self.unmixing, self.whitening = before
+            raise DivergenceError(f"rate is {self.rate}: the matrices diverged; lower it")
         if self.permutation == "envelope":
-            unmixing, _ = self._known()
             order = align_envelopes(unmixing @ z)
             self.unmixing = torch.take_along_dim(unmixing, order[:, :, None], 1)
         return self
