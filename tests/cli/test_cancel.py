@@ -217,6 +217,20 @@ def test_filtered_x_learns_in_blocks_and_in_the_frequency_domain(wav, options, t
     assert len(weights) == 8
 
 
+@pytest.mark.parametrize(
+    ("name", "step", "names"),
+    [
+        ("rls", "0.999", ["weights"]),
+        ("volterra", "0.1", ["weights"]),
+        ("perceptron", "0.05", ["hidden_weights", "hidden_biases", "output_weights", "output_bias"]),
+    ],
+)
+def test_what_is_exported_is_what_was_learned(wav, name, step, names, tmp_path):
+    given = ["--controller", name, "--step", step, "--taps", "4", "--place", "speaker", "--distortion", "20"]
+    assert main(["cancel", wav, *given, "--coefficients", str(tmp_path / "w.json")]) == 0
+    assert list(json.loads((tmp_path / "w.json").read_text())["weights"]) == names
+
+
 def test_the_noise_itself_is_not_overwritten(wav, capsys):
     assert main(["cancel", wav, *FAST, "--out", wav]) == 2
     assert "this is what is read" in capsys.readouterr().err

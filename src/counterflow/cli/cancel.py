@@ -28,6 +28,8 @@ __all__ = ["cancel_command"]
 Name = Literal["lms", "nlms", "rls", "fxlms", "volterra", "perceptron", "chip"]
 SHOWN = 0.1  # seconds of signals in a picture
 LONGEST = 4096  # samples of an impulse response
+# Of a controller's state, what it has learned and not what it remembers.
+WEIGHTS = ("weights", "hidden_weights", "hidden_biases", "output_weights", "output_bias")
 
 
 def cancel_command(
@@ -116,7 +118,7 @@ def cancel_command(
         seed: Of initial weights, a chip's cells and the additive noise.
         out: Write what is left of the noise into this WAV file, 32-bit floating point.
         anti: Write what the loudspeaker makes arrive in the quiet zone.
-        coefficients: Write the controller's weights into this file.
+        coefficients: Write the controller's weights, those of the oldest sample first, into this file.
         plot: Draw noise, negated speaker signal, residual and learning curves into this file (needs counterflow[plot]).
         json: Write all numbers to this file as JSON; - is standard output.
 
@@ -358,11 +360,10 @@ def _run(
         state = controller.state()
         if "pending" in state:  # the last update of a filter that waits with it
             state["weights"] = state["weights"] + state.pop("pending") * state["past"]
-        skipped = {"past", "peak", "samples", "sounds", "slopes", "errors", "gradient", "filled", "filtered", "power"}
         content = {
             "controller": name, "step": step, "rate": recording.rate, "taps": design.taps,
             "reference_scale": 1 / acoustics.peak,
-            "weights": {key: value.tolist() for key, value in state.items() if key not in skipped},
+            "weights": {key: state[key].tolist() for key in WEIGHTS if key in state},
         }  # fmt: skip
         write_target(coefficients, (jsonlib.dumps(content, indent=1) + "\n").encode(), "coefficients")
     return stream.measures, [np.concatenate(each)[-wanted:] for each in zip(*kept, strict=True)]
