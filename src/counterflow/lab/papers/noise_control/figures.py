@@ -128,7 +128,7 @@ def _fractions(profile: Profile, records: Sequence[Record]) -> TableExhibit | No
 
 
 def _map(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
-    """Who wins, for a designer: by noise, rate, channel, place and sign, at three ratios."""
+    """Who wins, for a designer: by noise, rate, channel, place and sign, at some of the ratios."""
     ratios = plan.PLANS[profile].ratios
     chosen = [ratio for ratio in (0.0, 5.0, 10.0, 25.0) if ratio in ratios]
     rows: list[list[Cell]] = []
@@ -152,8 +152,8 @@ def _map(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
         return None
     return TableExhibit(
         "Which controller to take",
-        f"The one with the largest mean reduction, in decibels, and all within {NEAR} dB of it, at four "
-        "signal-to-distortion ratios; each with the same budget of steps.",
+        f"The one with the largest mean reduction, in decibels, and all within {NEAR} dB of it, by "
+        "signal-to-distortion ratio; each with the same budget of steps, and 0 dB for a run that diverged.",
         ["noise", "channel", "distortion", *(f"{ratio:g} dB" for ratio in chosen)],
         rows,
     )

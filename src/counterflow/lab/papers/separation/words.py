@@ -87,8 +87,7 @@ def draw_words(split: str, fold: int, size: int, learned: int, part: str = "judg
         fold: Which.
         size: Words that are scored, of each kind, drawn once and for all.
         learned: Words that are learned from.
-        part: ``"tuning"`` holds out recordings 45 to 49 in the place of the fold's, which ``"judged"`` then learns
-        from.
+        part: ``"tuning"`` holds out recordings 45 to 49 in the place of the fold's, and leaves those out altogether.
     """
     clips = _digits().clips
     index = [int(clip.id.rsplit("_", 1)[1]) for clip in clips]
@@ -130,7 +129,7 @@ def waves(where: Scene, numbers: Sequence[int], snr: float, stretch: tuple[float
         numbers: The recordings.
         snr: Decibels; `CLEAN` for no noise.
         stretch: The part of the noise that is played, as shares of its length: training and test words get different
-        ones.
+            ones.
     """
     random = numpy_generator(where.seed, "noise", int(snr), int(100 * stretch[0]))
     generator = torch_generator(where.seed, "microphones", int(snr), int(100 * stretch[0]))
