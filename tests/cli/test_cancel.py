@@ -231,6 +231,14 @@ def test_what_is_exported_is_what_was_learned(wav, name, step, names, tmp_path):
     assert list(json.loads((tmp_path / "w.json").read_text())["weights"]) == names
 
 
+def test_where_one_of_several_diverges_nothing_is_written(tmp_path, capsys):
+    loud_at_last = write(tmp_path / "noise.wav", noise() * np.where(np.arange(6000) < 5400, 0.01, 1.9))
+    out = tmp_path / "left.wav"
+    assert main(["cancel", loud_at_last, "--compare", "nlms,lms", "--budget", "3", "--out", str(out)]) == 2
+    assert "LMS diverged" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_the_noise_itself_is_not_overwritten(wav, capsys):
     assert main(["cancel", wav, *FAST, "--out", wav]) == 2
     assert "this is what is read" in capsys.readouterr().err

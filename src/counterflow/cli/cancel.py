@@ -172,12 +172,14 @@ def cancel_command(
     answers: dict[str, dict[str, Any]] = {}
     measures: dict[str, Measures] = {}
     shown: list[NDArray[np.float64]] = []
-    for name in names:
+    # The one that writes files comes last: where another diverges, nothing has been written.
+    for name in sorted(names, key=lambda each: each == main):
         used_step, interior = (step, True) if step is not None else _tune(name, design, acoustics, recording, budget)
         targets = (out, anti, coefficients) if name == main else (None, None, None)
         measured, last = _run(name, used_step, design, acoustics, recording, targets)
         measures[name], shown = measured, last if name == main or not shown else shown
         answers[name] = _answer(measured, used_step, interior)
+    answers, measures = {name: answers[name] for name in names}, {name: measures[name] for name in names}
     print(_table(answers), file=stream)
     for option, path in (("residual", out), ("anti-noise", anti), ("coefficients", coefficients)):
         if path is not None:
