@@ -42,6 +42,17 @@ def test_mean_iou_is_that_of_one_confusion_matrix_over_each_pictures_best(ignore
     assert metrics.oracle_mean_iou(predicted, labels, 4, ignore) == pytest.approx(iou(chosen, labels))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_classes_may_be_small_integers_as_pictures_of_labels_are(dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    labels, predicted = torch.randint(21, (4, 3, 3)), torch.randint(21, (2, 4, 3, 3))  # 21 classes squared are 441
+    wanted = metrics.oracle_mean_iou(predicted, labels, 21)
+    assert metrics.oracle_mean_iou(predicted.to(dtype), labels.to(dtype), 21) == wanted
+    mask = torch.rand(2, 36) < 0.5
+    shares = metrics.assignment_matrix(mask, labels.flatten())
+    torch.testing.assert_close(metrics.assignment_matrix(mask, labels.flatten().to(dtype)), shares, equal_nan=True)
+
+
 def _corpus(seed: int, pictures: int = 12) -> tuple[list[str], list[list[str]]]:
     words = [
         "a",
@@ -195,6 +206,20 @@ def test_bad_input_is_named() -> None:
         metrics.oracle_mean_iou(torch.zeros(1, 1, 2, 2).long(), pixels, 11)
     with pytest.raises(cf.exceptions.InputError, match="no pixel that counts"):
         metrics.oracle_mean_iou(torch.zeros(1, 1, 2, 2).long(), pixels, 11, 11)
+    with pytest.raises(cf.exceptions.InputError, match=r"labels must hold classes as integers, got torch\.float32"):
+        metrics.assignment_matrix(mask, labels.float())
+    with pytest.raises(cf.exceptions.InputError, match="predicted must hold classes as integers"):
+        metrics.oracle_mean_iou(torch.zeros(1, 1, 2, 2), pixels, 12)
+    for call in (
+        lambda: metrics.cider_d(["a dog"], ["a dog"]),  # type: ignore[list-item]
+        lambda: metrics.cider_d(["a dog"], [["a dog"]], corpus=["a dog"]),  # type: ignore[list-item]
+        lambda: metrics.distinct_ngrams(["a dog"]),
+        lambda: metrics.mean_length("a dog"),
+    ):
+        with pytest.raises(cf.exceptions.InputError, match="a string in that place: 'a dog'"):
+            call()
+    with pytest.raises(cf.exceptions.InputError, match="one caption a picture, got a string"):
+        metrics.cider_d("a", [["a"]])
     with pytest.raises(cf.exceptions.InputError, match="1 captions and 2 sets"):
         metrics.cider_d(["a"], [["a"], ["b"]])
     with pytest.raises(cf.exceptions.InputError, match="picture 1 has none"):

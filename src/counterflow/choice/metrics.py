@@ -97,7 +97,7 @@ def oracle_mean_iou(predicted: Tensor, labels: Tensor, classes: int, ignore: int
 
     Raises:
         ShapeError: If the shapes do not fit.
-        InputError: If a class is not between 0 and ``classes`` - 1, or if no pixel counts.
+        InputError: If a class is no integer between 0 and ``classes`` - 1, or if no pixel counts.
 
     References:
         Lee and others (2016), section 4.2.
@@ -112,6 +112,7 @@ def oracle_mean_iou(predicted: Tensor, labels: Tensor, classes: int, ignore: int
             f"predicted has shape {tuple(predicted.shape)} and labels {tuple(labels.shape)}; give "
             "(members, pictures, height, width) and (pictures, height, width)"
         )
+    predicted, labels = _whole("predicted", predicted), _whole("labels", labels)
     known = labels if ignore is None else labels[labels != ignore]
     if known.numel() == 0:
         raise InputError("labels: there is no pixel that counts; every one has the ignored label")
@@ -129,6 +130,20 @@ def oracle_mean_iou(predicted: Tensor, labels: Tensor, classes: int, ignore: int
 def _ngrams(caption: Caption, longest: int = _LONGEST) -> Counter[tuple[Hashable, ...]]:
     words = tuple(caption)
     return Counter(words[i : i + n] for n in range(1, longest + 1) for i in range(len(words) - n + 1))
+
+
+def _whole(name: str, values: Tensor) -> Tensor:
+    """Classes as 64-bit integers: of smaller ones, as pictures of labels often are, a product would overflow."""
+    if values.is_floating_point() or values.is_complex():
+        raise InputError(f"{name} must hold classes as integers, got {values.dtype}; take .argmax() of scores first")
+    return values.long()
+
+
+def _refuse_text(name: str, items: Sequence[object], what: str) -> None:
+    """Refuse one text where a list of them is meant, whose letters would be taken for captions."""
+    for each in (items, *items):
+        if isinstance(each, str):
+            raise InputError(f"{name} must hold {what}, but there is a string in that place: {each!r}")
 
 
 def _words(caption: Caption | str) -> Caption:
@@ -154,13 +169,14 @@ def cider_d(
     Args:
         captions: One a picture; words parted by spaces, or a sequence of tokens.
         references: One or more for each picture, likewise.
-        corpus: References whose document frequencies count; those of ``references`` by default.
+        corpus: References whose document frequencies count; those of ``references`` by default. Of a single picture
+            every n-gram is in all of them, so that it counts for nothing.
 
     Returns:
         A score a picture, from 0 to 10.
 
     Raises:
-        InputError: If the lengths differ, or if a picture has no reference.
+        InputError: If the lengths differ, if a picture has no reference, or if a string stands for a list.
 
     References:
         Vedantam, Lawrence Zitnick, Parikh (2015), CIDEr: Consensus-based image description evaluation, section 8.
@@ -170,6 +186,10 @@ def cider_d(
         >>> [round(score, 3) for score in cider_d(["a red bus stops here", "a dog"], references)]
         [6.029, 0.0]
     """
+    _refuse_text("references", references, "a list of references for each picture")
+    _refuse_text("corpus", () if corpus is None else corpus, "a list of references for each picture")
+    if isinstance(captions, str):
+        raise InputError(f"captions must hold one caption a picture, got a string: {captions!r}")
     if len(captions) != len(references):
         raise InputError(
             f"there are {len(captions)} captions and {len(references)} sets of references; give one for each"
@@ -253,7 +273,7 @@ def distinct_ngrams(captions: Sequence[Sequence[Caption | str]], n: int = 1) -> 
         Their number.
 
     Raises:
-        InputError: If n is less than 1.
+        InputError: If n is less than 1, or if a string stands for a member's list.
 
     References:
         Lee and others (2016), table 1.
@@ -264,6 +284,7 @@ def distinct_ngrams(captions: Sequence[Sequence[Caption | str]], n: int = 1) -> 
     """
     if n < 1:
         raise InputError(f"n is {n}; an n-gram has one word at least")
+    _refuse_text("captions", captions, "a list of captions for each member")
     return len(
         {ngram for each in captions for caption in each for ngram in _ngrams(_words(caption), n) if len(ngram) == n}
     )
@@ -279,7 +300,7 @@ def mean_length(captions: Sequence[Sequence[Caption | str]]) -> float:
         The mean.
 
     Raises:
-        InputError: If there is no caption.
+        InputError: If there is no caption, or if a string stands for a member's list.
 
     References:
         Lee and others (2016), table 1.
@@ -288,6 +309,7 @@ def mean_length(captions: Sequence[Sequence[Caption | str]]) -> float:
         >>> mean_length([["a red bus", "a dog"]])
         2.5
     """
+    _refuse_text("captions", captions, "a list of captions for each member")
     lengths = [len(_words(caption)) for each in captions for caption in each]
     if not lengths:
         raise InputError("captions is empty; give one caption at least")
@@ -307,7 +329,7 @@ def assignment_matrix(winners: Tensor, labels: Tensor, classes: int | None = Non
 
     Raises:
         ShapeError: If the shapes do not fit.
-        InputError: If a label is not between 0 and ``classes`` - 1.
+        InputError: If a label is no integer between 0 and ``classes`` - 1.
 
     References:
         Lee and others (2016), figures 4c to 4f and 5b.
@@ -323,6 +345,7 @@ def assignment_matrix(winners: Tensor, labels: Tensor, classes: int | None = Non
             f"winners has shape {tuple(winners.shape)} and labels {tuple(labels.shape)}; give (members, examples) and "
             "(examples,)"
         )
+    labels = _whole("labels", labels)
     if classes is None:
         classes = int(labels.max()) + 1 if labels.numel() else 0
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
