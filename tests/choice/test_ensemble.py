@@ -28,6 +28,8 @@ def net(kind: str = "plain") -> nn.Module:
         "batchnorm": lambda: nn.BatchNorm1d(8),
         "dropout": lambda: nn.Dropout(0.5),
         "lwta": lambda: cf.LocalWinnerTakeAll(2),
+        "rrelu": nn.RReLU,
+        "variational": lambda: cf.variational.VariationalLinear(8, 8),
     }
     return nn.Sequential(nn.Linear(6, 8), extra[kind](), nn.Linear(8, 4))
 
@@ -50,7 +52,7 @@ def naive(model: MultipleChoice, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return loss.detach(), chosen
 
 
-@pytest.mark.parametrize("kind", ["plain", "batchnorm", "dropout", "lwta"])
+@pytest.mark.parametrize("kind", ["plain", "batchnorm", "dropout", "lwta", "rrelu", "variational"])
 @pytest.mark.parametrize("trunk", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_gradients_equal_the_naive_ones(kind: str, trunk: bool, k: int) -> None:
@@ -149,6 +151,31 @@ def test_autocast_gives_every_winner_its_gradients() -> None:
         assert all(p.grad is not None for p in member.parameters())
 
 
+def test_a_mask_of_winners_counts_one_and_zero() -> None:
+    x, y = data()
+    found = []
+    for kind in (torch.bool, torch.long, torch.float64):
+        model = ensemble()
+        chosen = cf.choice.winners(model.losses(x, y, cross_entropy)).to(kind)
+        for weights in (chosen, lambda losses, chosen=chosen: chosen):
+            model.zero_grad()
+            step = model.step(x, y, cross_entropy, weights=weights)
+            found.append([step.loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for each in found[1:]:
+        for got, wanted in zip(each, found[0], strict=True):
+            torch.testing.assert_close(got.double(), wanted.double(), rtol=1e-6, atol=1e-8)
+
+
+def test_rows_are_cut_for_weights_of_a_function_where_that_is_asked_for() -> None:
+    x, y = data()
+    cutting, plain = ensemble(cut=True), ensemble()
+    for model, cut in ((cutting, True), (plain, False)):
+        step = model.step(x, y, cross_entropy, weights=lambda losses: cf.choice.relaxed(losses, 0.0))
+        assert step.cut == (cut,) * 4
+    for got, wanted in zip(cutting.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, wanted.grad)
+
+
 def test_inputs_and_targets_may_be_nested() -> None:
     class Sum(nn.Module):
         def __init__(self) -> None:
@@ -180,10 +207,18 @@ def test_what_cannot_be_used_is_named() -> None:
     x, y = data()
     with pytest.raises(InputError, match="members is empty"):
         MultipleChoice([])
-    with pytest.raises(InputError, match="k is 3; with 2 members"):
+    with pytest.raises(InputError, match="from 1 to 2, the number of members, got 3"):
         MultipleChoice([net(), net()], k=3)
     with pytest.raises(ShapeError, match="loss_fn gives shape"):
         ensemble().step(x, y, nn.functional.cross_entropy)
+    for wrong in (
+        lambda out, y: cross_entropy(out, y).mean()[None],  # which would be taken for the first example's
+        lambda out, y: cross_entropy(out, y).repeat(2),
+    ):
+        with pytest.raises(ShapeError, match=r"give one loss an example, \(16,\)"):
+            ensemble().step(x, y, wrong)
+    with pytest.raises(ShapeError, match=r"weights has shape \(4, 10\); give \(members, batch\), here \(4, 16\)"):
+        ensemble().step(x, y, cross_entropy, weights=torch.ones(4, 10))
     with pytest.raises(UnsupportedError, match="trunk gives a tuple"):
         MultipleChoice([net()], nn.LSTM(6, 6)).double().step(x, y, cross_entropy)
 

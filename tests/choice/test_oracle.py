@@ -56,14 +56,14 @@ def test_too_few_numbers_are_an_error() -> None:
 def test_what_cannot_be_used_is_named() -> None:
     with pytest.raises(ShapeError, match=r"losses has shape \(3,\)"):
         cf.oracle_loss(torch.zeros(3))
-    for k in (0, 4):
-        with pytest.raises(InputError, match=f"k is {k}; with 3 members"):
-            cf.oracle_loss(torch.zeros(3, 2), k)
+    for k in (0, 4, 1.5, True):
+        with pytest.raises(InputError, match=f"whole number from 1 to 3, the number of members, got {k}"):
+            cf.oracle_loss(torch.zeros(3, 2), k)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="reduction is 'max'"):
         cf.oracle_loss(torch.zeros(3, 2), reduction="max")  # type: ignore[arg-type]
     with pytest.raises(PatternError):
         choose(torch.nn.Sequential(torch.nn.Identity()), "nothing")
-    with pytest.raises(InputError, match="k is 0"):
+    with pytest.raises(InputError, match="k must be a whole number from 1 to the number of members, got 0"):
         choose(torch.nn.Identity(), "", 0)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from counterflow.choice.oracle import weighted_loss, winners
+from counterflow.choice.oracle import check_k, weighted_loss, winners
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 from counterflow.handle import Row, Table
 
@@ -82,6 +82,9 @@ def _hindrance(member: nn.Module) -> str:
             share = module.p
         if isinstance(share, float) and share > 0:
             return f"{kind} draws a mask for the whole batch"
+        # Layers with noise on their weights say so by `noisy`; another draw would be another loss than was compared.
+        if isinstance(module, nn.RReLU) or getattr(module, "noisy", False) is True:
+            return f"{kind} draws noise for the whole batch"
     return ""
 
 
@@ -94,7 +97,8 @@ class MultipleChoice(nn.Module):
     go through it once.
 
     Where cutting rows would change the result or save nothing, a member takes the naive path, a graph of all rows: in
-    training mode with batch normalization or dropout, and where more than 0.7 of the members win. `table` says which.
+    training mode with batch normalization, dropout or noise on weights, and where more than 0.7 of the members win.
+    `table` says which. A member that draws numbers in a function of its own needs ``cut=False``.
 
     Args:
         members: The members, :math:`f_1 \dots f_M`; with a trunk, its heads. They take the input, or what the trunk
@@ -107,7 +111,7 @@ class MultipleChoice(nn.Module):
             (and the error of the trunk, which each rank holds a copy of). Members are counted by rank.
 
     Raises:
-        InputError: If there is no member, or if k is not between 1 and M.
+        InputError: If there is no member, or if k is no whole number from 1 to M.
 
     References:
         Lee and others (2016), algorithm 2.
@@ -142,8 +146,7 @@ class MultipleChoice(nn.Module):
             counts = [0] * dist.get_world_size(group)
             dist.all_gather_object(counts, len(self.members), group=group)
         self._counts = counts
-        if not 1 <= k <= sum(counts):
-            raise InputError(f"k is {k}; with {sum(counts)} members it must be from 1 to {sum(counts)}")
+        check_k(k, sum(counts))
         self.k = k
         self.cut = cut
 
@@ -205,9 +208,9 @@ class MultipleChoice(nn.Module):
                 raise UnsupportedError(f"trunk gives a {type(shared).__name__}; its heads can share one tensor only")
             leaf = shared.detach().requires_grad_(shared.requires_grad)
         start = 0 if self.group is None else sum(self._counts[: dist.get_rank(self.group)])
-        fixed = weights if isinstance(weights, Tensor) else None
+        fixed = _numbers(weights) if isinstance(weights, Tensor) else None
         if fixed is not None:
-            self._check(fixed, None)
+            self._check(fixed, _batch(leaf))
         cut = tuple(not self._why(member, weights) for member in self.members)
         found = []
         for member, short in zip(self.members, cut, strict=True):
@@ -224,7 +227,7 @@ class MultipleChoice(nn.Module):
             chosen = winners(everyone, self.k)
             given = chosen.to(everyone.dtype)
             if weights is not None and not isinstance(weights, Tensor):
-                given = weights(everyone)
+                given = _numbers(weights(everyone))
                 self._check(given, everyone.shape[1])
         else:
             given, chosen = fixed, fixed > 0
@@ -275,16 +278,19 @@ class MultipleChoice(nn.Module):
         hindrance = _hindrance(member)
         if weights is not None:
             # A function of the losses gives nearly all rows some weight; a tensor is known beforehand.
-            return hindrance or ("" if isinstance(weights, Tensor) else "weights of all rows")
+            return hindrance or ("" if isinstance(weights, Tensor) or self.cut else "weights of all rows")
         if not hindrance and self.cut is None and self.k / sum(self._counts) > _WORTHWHILE:
             return f"{self.k} of {sum(self._counts)} members win"
         return hindrance
 
     def _loss(self, member: nn.Module, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
         loss = loss_fn(member(x), y)
-        if loss.dim() != 1:
+        batch = _batch(x)
+        if loss.dim() != 1 or batch not in (None, len(loss)):
+            wanted = "batch" if batch is None else batch
             raise ShapeError(
-                f"loss_fn gives shape {tuple(loss.shape)}; give one loss an example, (batch,), as reduction='none' does"
+                f"loss_fn gives shape {tuple(loss.shape)}; give one loss an example, ({wanted},), as reduction='none' "
+                "does"
             )
         return loss
 
@@ -297,6 +303,16 @@ class MultipleChoice(nn.Module):
         parts = [torch.empty_like(padded) for _ in self._counts]
         dist.all_gather(parts, padded, group=self.group)
         return torch.cat([part[:count] for part, count in zip(parts, self._counts, strict=True)])
+
+
+def _batch(tree: Any) -> int | None:
+    """How many examples an input holds; None where no tensor says it."""
+    return next((len(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.dim()), None)
+
+
+def _numbers(weights: Tensor) -> Tensor:
+    """Weights that can be multiplied; a mask of winners counts 1 and 0."""
+    return weights if weights.is_floating_point() else weights.to(torch.get_default_dtype())
 
 
 def _select(tree: Any, rows: Tensor) -> Any:

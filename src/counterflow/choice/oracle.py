@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from counterflow.exceptions import InputError, ShapeError
 from counterflow.handle import Handle, Row, Table, reset_compiler, select
 
-__all__ = ["annealed", "choose", "oracle_loss", "relaxed", "weighted_loss", "winners", "winners_only"]
+__all__ = ["annealed", "check_k", "choose", "oracle_loss", "relaxed", "weighted_loss", "winners", "winners_only"]
+
+
+def check_k(k: object, members: int | None = None) -> None:
+    """Refuse a number of winners that is none.
+
+    Raises:
+        InputError: If it is no whole number from 1 to the number of members, as far as that is known.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1 or (members is not None and k > members):
+        most = "the number of members" if members is None else f"{members}, the number of members"
+        raise InputError(f"k must be a whole number from 1 to {most}, got {k!r}")
 
 
 def winners(losses: Tensor, k: int = 1) -> Tensor:
@@ -41,8 +52,7 @@ def winners(losses: Tensor, k: int = 1) -> Tensor:
     """
     if losses.dim() < 2:
         raise ShapeError(f"losses has shape {tuple(losses.shape)}; give (members, batch), a loss for each example")
-    if not 1 <= k <= len(losses):
-        raise InputError(f"k is {k}; with {len(losses)} members it must be from 1 to {len(losses)}")
+    check_k(k, len(losses))
     values = losses.detach()
     if not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None:
         numbers = (~values.isnan()).sum(0)
@@ -227,7 +237,7 @@ def choose(model: nn.Module, layers: str, k: int = 1) -> Handle:
 
     Raises:
         PatternError: If the pattern matches no module.
-        InputError: If k is less than 1; in the forward pass, as in `winners`.
+        InputError: If k is no whole number from 1 on; in the forward pass, as in `winners`.
 
     Example:
         >>> model = nn.Identity()
@@ -237,8 +247,7 @@ def choose(model: nn.Module, layers: str, k: int = 1) -> Handle:
         >>> losses.grad.tolist()
         [[1.0], [0.0]]
     """
-    if k < 1:
-        raise InputError(f"k is {k}; at least one member must win")
+    check_k(k)
 
     def hook(module: nn.Module, arguments: object, losses: Tensor) -> Tensor:
         return winners_only(losses, k)
