@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from counterflow.bptt import plan, unroll
+from counterflow.bptt import measure, plan, unroll
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
 from .examples import (
@@ -416,6 +416,25 @@ def test_without_a_batch() -> None:
     assert h.shape == c.shape == (5,)
     got, _ = unroll(layer, x, slots=3, chunk=5)
     assert torch.allclose(got, layer(x)[0])
+    for first in (False, True):  # a function hands out time steps without a batch
+        layer = nn.LSTM(WIDTH, 5, batch_first=first)
+        got, _ = unroll(layer, lambda t: x[t], steps=TIME, slots=3, chunk=5)
+        assert torch.allclose(got, layer(x)[0])
+
+
+@pytest.mark.parametrize("memory", [{"budget": "64KiB"}, {"slots": 3}])
+def test_no_state_and_no_rows(memory: dict[str, Any]) -> None:
+    linear, cell, x = nn.Linear(WIDTH, 5), nn.GRUCell(WIDTH, 5), torch.randn(BATCH, TIME, WIDTH)
+    y, state = unroll(lambda x, state: (linear(x), state), x, (), **memory)
+    y.sum().backward()
+    assert state == ()
+    assert torch.allclose(y, linear(x))
+    assert linear.weight.grad is not None
+    assert torch.allclose(linear.weight.grad, x.sum((0, 1)).expand(5, WIDTH), atol=1e-5)
+    empty, _ = unroll(cell, x[:0], **memory)
+    empty.sum().backward()
+    assert empty.shape == (0, TIME, 5)
+    assert not any(bool(p.grad.any()) for p in cell.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize(
@@ -424,6 +443,7 @@ def test_without_a_batch() -> None:
         (InputError, "one of budget, slots and plan", {}),
         (InputError, "one of budget, slots and plan", {"slots": 2, "budget": "1MiB"}),
         (InputError, "plan is for 5 steps", {"plan": plan(5, 2, "hidden")}),
+        (InputError, "has one, 'hidden'", {"plan": plan(TIME, 2, "hidden"), "strategy": "internal"}),
         (InputError, "chunk=3: GRUCell", {"slots": 2, "chunk": 3}),
         (InputError, "chunk must be", {"slots": 2, "chunk": 0}),
         (InputError, "steps=9", {"slots": 2, "steps": 9}),
@@ -435,6 +455,21 @@ def test_arguments_that_cannot_be_used(error: type[Exception], match: str, optio
     cell, x = nn.GRUCell(WIDTH, 5), torch.randn(BATCH, TIME, WIDTH)
     with pytest.raises(error, match=match):
         unroll(cell, x, **options)
+
+
+def test_what_is_wrong_is_wrong_without_gradients_too() -> None:
+    with torch.no_grad(), pytest.raises(InputError, match="budget must be bytes"):
+        unroll(nn.GRUCell(WIDTH, 5), torch.randn(BATCH, TIME, WIDTH), budget="much")
+
+
+def test_a_fused_layer_takes_one_tensor() -> None:
+    layer, x = nn.GRU(WIDTH, 5), torch.randn(TIME, BATCH, WIDTH)
+    with pytest.raises(InputError, match="GRU takes one tensor, got 2 in a pytree"):
+        unroll(layer, (x, x), torch.zeros(1, BATCH, 5), slots=2)
+    with pytest.raises(InputError, match="GRU takes one tensor, got 2 in a pytree"):
+        measure(layer, (x, x))
+    with pytest.raises(InputError, match="x must be a tensor for GRU"):
+        measure(layer, [], torch.zeros(1, BATCH, 5))
 
 
 @pytest.mark.parametrize(

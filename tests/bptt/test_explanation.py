@@ -56,6 +56,17 @@ def test_more_memory_is_never_slower_and_the_range_ends_without_recomputation():
     assert table.options[0].forwards == 200 * 201 // 2
 
 
+@pytest.mark.parametrize("strategy", [None, "hidden", "internal", "mixed"])
+@pytest.mark.parametrize("rows", [4, 4000])  # of which a hidden state takes more than 100 kB
+def test_the_range_begins_at_the_smallest_budget_that_works(strategy, rows):
+    table = cf.bptt.explain(_cell(), lambda t: torch.zeros(rows, 6), steps=5, strategy=strategy)
+    assert table.options[0].budget == table.smallest
+    with pytest.raises(InputError, match="budget="):
+        cf.bptt.explain(
+            _cell(), lambda t: torch.zeros(rows, 6), steps=5, strategy=strategy, budgets=[table.smallest - 1]
+        )
+
+
 def test_the_predicted_slowdown_counts_a_backward_step_as_two_forward_ones():
     (option,) = cf.bptt.explain(_cell(), _stream, steps=100, budgets=["8KiB"])
     assert option.slowdown == pytest.approx((option.forwards + 2 * 100) / (3 * 100))
@@ -110,6 +121,8 @@ def test_bad_input_is_one_line():
         cf.bptt.explain(_cell(), _stream, steps=50, chunk=3)
     with pytest.raises(InputError, match="steps="):
         cf.bptt.explain(_cell(), _stream)
+    with pytest.raises(InputError, match="which a budget rules, got 'full'"):
+        cf.bptt.explain(_cell(), _stream, steps=50, strategy="full")
 
 
 def test_it_shows_itself_as_text_as_html_and_as_a_dictionary():

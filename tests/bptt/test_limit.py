@@ -158,6 +158,8 @@ def test_what_cannot_be_limited_is_refused() -> None:
         limit(nn.LSTM(2, 2), "much")
     with pytest.raises(InputError, match="chunk must be"):
         limit(nn.LSTM(2, 2), "1MiB", chunk=0)
+    with pytest.raises(InputError, match="strategy must be one of hidden"):
+        limit(nn.LSTM(2, 2), "1MiB", strategy="best")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"torch\.nn\.Module"):
         limit(3, "1MiB")  # type: ignore[arg-type]
     layer = nn.LSTM(2, 2)

@@ -211,6 +211,7 @@ def test_the_table_stays_small_for_long_sequences() -> None:
         ({"steps": 5, "slots": 2.5, "strategy": "hidden"}, "whole number with strategy='hidden'"),
         ({"steps": 5, "slots": 2, "strategy": "best"}, "strategy must be one of hidden"),
         ({"steps": 5, "slots": 2, "strategy": "full"}, "needs 5 slots"),
+        ({"steps": 1000, "slots": 9, "strategy": "chen-sqrt", "internal_cost": 7.77713}, "needs 279.86816 slots"),
         ({"steps": 5, "slots": 2, "internal_cost": 0.5}, "internal_cost must be >= 1"),
         ({"steps": 5, "slots": 2, "internal_cost": 2, "shared_cost": 3}, "shared_cost must lie above 0"),
         ({"steps": 5, "slots": float("nan")}, "slots must be a number"),

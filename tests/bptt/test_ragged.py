@@ -149,6 +149,7 @@ def test_dropout_and_ragged_rows_together() -> None:
         (InputError, f"from 0 to {TIME}", [1, 2, TIME + 1]),
         (InputError, f"from 0 to {TIME}", [1, -2, 3]),
         (InputError, "must be integers", [1.0, 2.0, 3.0]),
+        (InputError, "must be integers, one for each row, got 'all'", "all"),
     ],
 )
 def test_lengths_that_cannot_be_used(error: type[Exception], match: str, lengths: Any) -> None:

@@ -102,12 +102,17 @@ class Sizes:
     @property
     def alpha(self) -> float:
         r"""An internal state in units of a hidden one, :math:`\alpha`."""
-        return (self.internal + self.generator) / (self.hidden + self.generator)
+        return max(self.internal + self.generator, 1) / self.stored
 
     @property
     def beta(self) -> float:
         r"""The same where the hidden state that it starts from is stored already, :math:`\beta`."""
-        return (self.shared + self.generator) / (self.hidden + self.generator)
+        return max(self.shared + self.generator, 1) / self.stored
+
+    @property
+    def stored(self) -> int:
+        """What a stored hidden state takes; a byte at least, since a state may be empty, and what it costs divides."""
+        return max(self.hidden + self.generator, 1)
 
     @property
     def smallest(self) -> int:
@@ -134,7 +139,7 @@ def measure(core: Any, x: Any, state: Any = None, *, loss_fn: Any = None) -> Siz
         loss_fn: ``loss_fn(0, y)``, if a loss is taken in every step: what it saves is part of the internal state.
 
     Raises:
-        InputError: If ``state`` is None and the core is not one of PyTorch's.
+        InputError: If ``state`` is None and the core is not one of PyTorch's, or ``x`` is nothing that it takes.
 
     Example:
         >>> import torch
@@ -150,9 +155,11 @@ def measure(core: Any, x: Any, state: Any = None, *, loss_fn: Any = None) -> Siz
         state = adapted.start(leaves[0], None if single else leaves[0].shape[place])
     if adapted.fused is None:
         return weigh(Steps(adapted, lambda t: x, state, 1, loss_fn=loss_fn))
-    (whole,) = leaves
+    whole = leaves[0] if leaves else None
+    if not isinstance(whole, Tensor):
+        raise InputError(f"x must be a tensor for {adapted.name}, the inputs of a chunk, got {type(x).__name__}")
     dim = 1 if adapted.fused.batch_first and whole.dim() == 3 else 0
-    return weigh(Steps(adapted, whole, state, None, dim == 1, whole.shape[dim], loss_fn=loss_fn))
+    return weigh(Steps(adapted, x, state, None, dim == 1, whole.shape[dim], loss_fn=loss_fn))
 
 
 def weigh(steps: Steps) -> Sizes:

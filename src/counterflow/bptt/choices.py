@@ -81,7 +81,7 @@ def choose(
             f"({sizes.smallest} bytes) before anything is stored; give at least that"
         )
     strategies: tuple[Strategy, ...] = ("hidden", "internal", "mixed") if strategy is None else (strategy,)
-    if strategy is None and steps * (room // (sizes.hidden + sizes.generator)) > _CELLS:
+    if strategy is None and steps * (room // sizes.stored) > _CELLS:
         strategies = ("hidden", "internal")
     best = cheapest(steps, room, strategies, sizes)
     if best is None:
@@ -107,12 +107,12 @@ def _plan(steps: int, slots: Fraction | float, strategy: Strategy, sizes: Sizes)
 def _within(steps: int, room: int, strategy: Strategy, sizes: Sizes) -> Plan | None:
     """A strategy's plan in so many bytes beside what is always needed; None where they are too few for it."""
     if strategy in ("hidden", "internal", "mixed"):
-        unit = sizes.hidden + sizes.generator
+        unit = sizes.stored
         # What is always needed has the start state, which is one of the hidden strategy's slots. Sizes are kept to a
-        # millionth, so a mixed plan gets a little less than there is.
+        # millionth, so a mixed plan gets a little less than there is; `least_mixed` is the other way round.
         slots = {
             "hidden": Fraction(1 + room // unit),
-            "internal": Fraction(room // (sizes.internal + sizes.generator)),
+            "internal": Fraction(room // max(sizes.internal + sizes.generator, 1)),
             "mixed": Fraction(room - room // 10**5, unit),
         }[strategy]
         return _plan(steps, slots, strategy, sizes) if slots >= 1 else None
@@ -120,7 +120,12 @@ def _within(steps: int, room: int, strategy: Strategy, sizes: Sizes) -> Plan | N
     if stack_bytes(plan, sizes) > room:
         return None
     # The start state is one of its slots, as of the hidden strategy's.
-    return _plan(steps, 1 + room // (sizes.hidden + sizes.generator), strategy, sizes)
+    return _plan(steps, 1 + room // sizes.stored, strategy, sizes)
+
+
+def least_mixed(sizes: Sizes) -> int:
+    """The bytes beside what is always needed that give a mixed plan its first slot."""
+    return sizes.stored + (sizes.stored - 1) // (10**5 - 1)
 
 
 def stack_bytes(plan: Plan, sizes: Sizes) -> int:

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from counterflow.bptt.ambient import Buffers, devices_of, generator_states, set_generator_states
 from counterflow.bptt.budget import Sizes, format_bytes, parse_bytes, weigh
-from counterflow.bptt.choices import Choice, choose
+from counterflow.bptt.choices import Choice, choose, least_mixed
 from counterflow.bptt.chunks import check_chunk, choose_chunk
-from counterflow.bptt.cores import Core, adapt, modules_of
+from counterflow.bptt.cores import adapt, modules_of
 from counterflow.bptt.plans import Strategy
-from counterflow.bptt.steps import Steps
+from counterflow.bptt.steps import Steps, zeros_for
 from counterflow.exceptions import InputError
 
 __all__ = ["Explanation", "Option", "StepTimes", "explain"]
@@ -237,7 +237,7 @@ def explain(
         A table that prints as text, with ``to_dict()`` and ``plot("curve.png")``.
 
     Raises:
-        InputError: If a budget is too small; the message names the smallest that works.
+        InputError: If an argument cannot be used, or a budget is too small; the message names the smallest that works.
 
     References:
         Gruslys et al., "Memory-Efficient Backpropagation Through Time", NIPS 2016, sections 3.6 and 4.
@@ -251,10 +251,14 @@ def explain(
         >>> table.options[0].slowdown > table.options[1].slowdown > 1
         True
     """
+    if strategy not in (None, "hidden", "internal", "mixed"):
+        raise InputError(
+            f"strategy must be 'hidden', 'internal', 'mixed' or None, which a budget rules, got {strategy!r}"
+        )
     adapted = adapt(core)
     if batch_first is None:
         batch_first = adapted.fused is None or adapted.fused.batch_first
-    begin = _start(adapted, inputs, state, batch_first)
+    begin = zeros_for(adapted, inputs, batch_first) if state is None else state
 
     @functools.cache
     def cut(length: int) -> Steps:
@@ -267,15 +271,16 @@ def explain(
     count = cut(1).time_steps
     fixed = None if adapted.fused is not None and chunk is None else check_chunk(adapted, chunk, 1)
     unit = min(fixed or 1, count)
-    asked = _range(sizes(unit), cut(unit).count) if budgets is None else sorted({parse_bytes(b) for b in budgets})
+    needed = _smallest(sizes(unit), strategy)
+    if budgets is None:
+        asked = _range(sizes(unit), cut(unit).count, needed)
+    else:
+        asked = sorted({parse_bytes(b) for b in budgets})
     if not asked:
         raise InputError("budgets is empty; give some, such as ['16MiB', '64MiB'], or None")
-    needed = _smallest(sizes(unit), strategy)
     options = []
     times = _measured(cut(unit)) if timed else None
     for budget in asked:
-        if budgets is None and budget < needed:
-            continue
         length = min(fixed or choose_chunk(count, budget, sizes, strategy), count)
         choice = choose(cut(length).count, sizes(length), budget, strategy=strategy)
         options.append(_option(choice, budget, length, times or StepTimes()))
@@ -299,28 +304,17 @@ def _option(choice: Choice, budget: int, chunk: int, times: StepTimes) -> Option
 
 def _smallest(sizes: Sizes, strategy: Strategy | None) -> int:
     """The smallest budget that works; a strategy that was asked for may need room for one state more."""
-    more = {"internal": sizes.internal, "mixed": sizes.hidden}
-    return sizes.smallest + (more[strategy] + sizes.generator if strategy in more else 0)
+    more = {"internal": max(sizes.internal + sizes.generator, 1), "mixed": least_mixed(sizes)}
+    return sizes.smallest + more.get(strategy or "", 0)
 
 
-def _range(sizes: Sizes, steps: int) -> list[int]:
-    """The smallest budget, powers of two, and the budget that keeps every step."""
+def _range(sizes: Sizes, steps: int, needed: int) -> list[int]:
+    """The smallest budget that works, powers of two, and the budget that keeps every step."""
     everything = sizes.smallest + steps * (sizes.shared + sizes.generator)
     if choose(steps, sizes, everything).plan.forwards > steps:  # the plan rounds sizes up
         everything = sizes.smallest + steps * (sizes.internal + sizes.generator)
-    powers = range(sizes.smallest.bit_length(), (everything - 1).bit_length())
-    return [sizes.smallest, *(2**power for power in powers), everything]
-
-
-def _start(core: Core, inputs: Any, state: Any, batch_first: bool) -> Any:
-    if state is not None:
-        return state
-    example = inputs(0) if callable(inputs) else inputs
-    if not isinstance(example, Tensor):
-        raise InputError(f"state=None: the inputs of {core.name} are no single tensor; give it a start state")
-    batched = example.dim() + (1 if callable(inputs) else 0) == 3
-    place = 0 if callable(inputs) or batch_first else 1
-    return core.start(example, example.shape[place] if batched else None)
+    powers = range(needed.bit_length(), (everything - 1).bit_length())
+    return sorted({needed, *(2**power for power in powers), max(needed, everything)})
 
 
 def _measured(steps: Steps) -> StepTimes:

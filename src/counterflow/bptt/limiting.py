@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,8 @@ def limit(model: nn.Module, budget: str | int, *, chunk: Chunk = "auto", strateg
     total = parse_bytes(budget)
     if chunk is None or (chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1)):
         raise InputError(f"chunk must be 'auto' or a whole number from 1 on, got {chunk!r}")
+    if strategy is not None and strategy not in get_args(Strategy):
+        raise InputError(f"strategy must be one of {', '.join(get_args(Strategy))}, or None, got {strategy!r}")
     rows: list[Row] = []
     layers: list[tuple[int, nn.RNNBase]] = []
     for name, module in model.named_modules():

@@ -189,10 +189,10 @@ def plan(
     if slots is None and needed is None:
         raise InputError(f"strategy={strategy!r} needs slots=..., the memory that it may fill")
     if slots is not None:
-        least = float(needed or 1)
+        least = Fraction(1) if needed is None else needed
         given = _number("slots", slots, 0.0)
         if given < least:
-            raise InputError(f"strategy={strategy!r} needs {least:g} slots for {steps} steps, got slots={slots!r}")
+            raise InputError(f"strategy={strategy!r} needs {_tidy(least)} slots for {steps} steps, got slots={slots!r}")
         if strategy in ("hidden", "internal") and given != int(given):
             raise InputError(f"slots must be a whole number with strategy={strategy!r}, got {slots!r}")
     if needed is not None:

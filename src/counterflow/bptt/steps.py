@@ -14,7 +14,7 @@ from counterflow.bptt.cores import Core, run_packed
 from counterflow.bptt.graphs import Internal, record
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
-__all__ = ["Steps", "check_lengths", "record_first"]
+__all__ = ["Steps", "check_lengths", "record_first", "zeros_for"]
 
 LossFn = Callable[[int, Any], Tensor]
 
@@ -54,6 +54,8 @@ class Steps:
             _check_tensors("inputs", self.inputs)
             if not self.inputs:
                 raise InputError("inputs holds no tensor; give one with a dimension for time, or a function of t")
+            if core.fused is not None and len(self.inputs) > 1:
+                raise InputError(f"inputs: {core.name} takes one tensor, got {len(self.inputs)} in a pytree")
             if core.fused is not None and self.inputs[0].dim() == 2:
                 self.dim = 0  # without a dimension for the batch
         self.state, self._shape = tree_flatten(state)
@@ -153,7 +155,9 @@ class Steps:
         if self.stream is None:
             (x,) = inputs
         else:
-            x = torch.stack([self.stream(t) for t in range(first, stop)], self.dim)
+            parts = [self.stream(t) for t in range(first, stop)]
+            self.dim = min(self.dim, parts[0].dim() - 1)  # first where there is no dimension for the batch
+            x = torch.stack(parts, self.dim)
         turned = x.dim() == 3 and self.dim != (1 if layer.batch_first else 0)
         x = x.transpose(0, 1) if turned else x
         if self.lengths is None:
@@ -229,6 +233,22 @@ def record_first(steps: Steps) -> tuple[Internal, list[Tensor], Tensor | None]:
     return record(lambda xs, state: steps.run(0, xs, state), inputs, steps.state, wanted)
 
 
+def zeros_for(core: Core, inputs: Any, batch_first: bool) -> Any:
+    """The state of zeros that fits the inputs.
+
+    Raises:
+        InputError: If only the user knows it.
+    """
+    streamed = callable(inputs)
+    example = inputs(0) if streamed else inputs
+    if not isinstance(example, Tensor):
+        raise InputError(f"state=None: the inputs of {core.name} are no single tensor; give it a start state")
+    # A function hands out a time step at a time, so the dimension for time is missing.
+    batched = example.dim() == (2 if streamed else 3)
+    place = 0 if streamed or batch_first else 1
+    return core.start(example, example.shape[place] if batched else None)
+
+
 def check_lengths(lengths: Any, batch: int, time_steps: int) -> Tensor:
     """The lengths of a ragged batch, as integers on the CPU.
 
@@ -236,7 +256,10 @@ def check_lengths(lengths: Any, batch: int, time_steps: int) -> Tensor:
         InputError: If they are not integers from 0 to the number of time steps.
         ShapeError: If there is not one for every row.
     """
-    tensor = torch.as_tensor(lengths).detach().cpu()
+    try:
+        tensor = torch.as_tensor(lengths).detach().cpu()
+    except (RuntimeError, TypeError, ValueError):
+        raise InputError(f"lengths must be integers, one for each row, got {lengths!r}") from None
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"lengths must be integers, got {tensor.dtype}")
     if tensor.shape != (batch,):

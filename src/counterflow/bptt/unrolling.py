@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils._pytree import tree_unflatten
 
 from counterflow.bptt.ambient import Buffers, devices_of, draws, generator_states, moved, set_generator_states
-from counterflow.bptt.budget import Sizes, sizes_of, weigh
+from counterflow.bptt.budget import Sizes, parse_bytes, sizes_of, weigh
 from counterflow.bptt.choices import Choice, choose
 from counterflow.bptt.chunks import check_chunk, choose_chunk, remembered
 from counterflow.bptt.cores import Core, adapt, modules_of, name_of, tensors_of
@@ -20,7 +20,7 @@ from counterflow.bptt.executor import First, Run, follow
 from counterflow.bptt.graphs import Internal, Meter, sequence_number, walk
 from counterflow.bptt.plans import Plan, Strategy
 from counterflow.bptt.resident import Ceiling
-from counterflow.bptt.steps import LossFn, Steps, check_lengths, record_first
+from counterflow.bptt.steps import LossFn, Steps, check_lengths, record_first, zeros_for
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
 __all__ = ["unroll"]
@@ -68,7 +68,7 @@ def unroll(
         state: The start state :math:`s_0`, a pytree of tensors; None starts PyTorch's own cells and layers from zeros.
         budget: Bytes, or a string such as ``"64MiB"``.
         slots: Or the number of slots of the plan, in the units of its strategy.
-        plan: Or the plan itself.
+        plan: Or the plan itself, which has a strategy.
         strategy: ``"hidden"``, ``"internal"``, ``"mixed"`` or another of `counterflow.bptt.plan`. None takes the
             cheapest within the budget, and ``"mixed"`` for ``slots``.
         chunk: For a fused layer, the number of time steps in one call, which is one step of the plan. ``"auto"``, the
@@ -143,6 +143,10 @@ def _run(request: Request) -> Outcome:
         )
     if sum(each is not None for each in (request.budget, request.slots, request.plan)) != 1:
         raise InputError("unroll needs one of budget, slots and plan, such as budget='64MiB'")
+    if request.plan is not None and request.strategy is not None:
+        raise InputError(f"strategy={request.strategy!r}: the plan that was given has one, {request.plan.strategy!r}")
+    if request.budget is not None:
+        parse_bytes(request.budget)  # without gradients nobody else would look at it
     core = adapt(request.core)
     packed = request.inputs if isinstance(request.inputs, PackedSequence) else None
     if packed is not None:
@@ -178,7 +182,7 @@ def _pack_as(packed: PackedSequence, outputs: Any, lengths: Tensor) -> PackedSeq
 def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first: bool) -> Outcome:
     state, loss_fn = request.state, request.loss_fn
     if state is None:
-        state = _start(core, inputs, batch_first)
+        state = zeros_for(core, inputs, batch_first)
     probe = Steps(core, inputs, state, request.steps, batch_first)
     if lengths is not None:
         lengths = check_lengths(lengths, _batch(probe), probe.time_steps)
@@ -220,21 +224,11 @@ def _choose_chunk(request: Request, probe: Steps, chunked: Callable[[int], Steps
     if request.loss_fn is not None or probe.stream is not None:
         return choice()  # what these keep may change at any time
     tensors = [(t.shape, t.dtype, t.device, t.requires_grad) for t in (*probe.inputs, *probe.state)]
-    trained = (*(p.requires_grad for p in layer.parameters()), layer.training, torch.is_autocast_enabled("cpu"))
+    kinds = dict.fromkeys(device.type for device in devices_of([*probe.inputs, *probe.state]))
+    casts = [(kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)]
+    trained = (*(p.requires_grad for p in layer.parameters()), layer.training, *casts)
     ragged = request.lengths is not None or isinstance(request.inputs, PackedSequence)
     return remembered(layer, (budget, strategy, ragged, probe.dim, *tensors, *trained), choice)
-
-
-def _start(core: Core, inputs: Any, batch_first: bool) -> Any:
-    """Zeros that fit the inputs."""
-    streamed = callable(inputs)
-    example = inputs(0) if streamed else inputs
-    if not isinstance(example, Tensor):
-        raise InputError(f"state=None: the inputs of {core.name} are no single tensor; give it a start state")
-    # A function hands out a time step at a time, so the dimension for time is missing.
-    batched = example.dim() == (2 if streamed else 3)
-    place = 0 if streamed or batch_first else 1
-    return core.start(example, example.shape[place] if batched else None)
 
 
 def _batch(steps: Steps) -> int:
