@@ -213,6 +213,15 @@ def _colors_as_asked() -> Iterator[None]:
         sys.stdout.write(printed.getvalue())
 
 
+PLAINER = {
+    r"no type matching (?:{None}\|)?(\S+) could be .* from \['(.*)'\]": r"'\2' is no \1",
+    r"invalid literal for int\(\) with base 10: ('.*')": r"\1 is no INT",
+    r"could not convert string to float: ('.*')": r"\1 is no FLOAT",
+    r"is no INT": "is no whole number",
+    r"is no FLOAT": "is no number",
+}
+
+
 def _refusal(parse: Callable[[], object]) -> str:
     """Why tyro refuses the arguments, out of the box that it draws around its reasons."""
     drawn = io.StringIO()
@@ -237,4 +246,7 @@ def _refusal(parse: Callable[[], object]) -> str:
     below = lines[end + 1 : end + 3]
     if below[:1] == ["Perhaps you meant:"]:
         reason += f"; perhaps you meant {below[1]}"
-    return re.sub(r"no type matching (?:{None}\|)?(\S+) could be .* from \['(.*)'\]", r"'\2' is no \1", reason)
+    reason = reason.removeprefix("Error parsing ")
+    for pattern, plain in PLAINER.items():
+        reason = re.sub(pattern, plain, reason)
+    return reason
