@@ -40,5 +40,8 @@ def benchmark_of_choice() -> str:
     epoch = (
         f"An epoch of a plain ensemble of {beside['members']} in a loop of one's own, over {beside['peer']}: {told}."
     )
-    machine = f"Medians and quartiles within one run, {found['threads']} thread, torch {found['torch']}."
+    machine = (
+        f"Ratios of medians within one run, {found['threads']} thread, torch {found['torch']}; in parentheses the "
+        "quartiles of the ratios turn by turn, which need not hold the ratio of the medians."
+    )
     return f"{machine}\n\n{table(head, rows)}\n\n{epoch}"
