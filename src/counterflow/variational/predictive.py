@@ -138,7 +138,7 @@ def sample(
             if not isinstance(y, Tensor) or len(y) != count * len(x):
                 got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
                 raise ShapeError(f"the model must give a tensor with a row for each of {count * len(x)}, got {got}")
-            pieces.append(y.unflatten(0, (count, len(x))))
+            pieces.append(torch.unflatten(y, 0, (count, len(x))))
     values = torch.cat(pieces)
     if link is not None:
         values = values.softmax(-1) if link == "softmax" else values.sigmoid()
