@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,34 @@ def test_a_model_comes_back_to_the_bit(tmp_path):
     assert config == {"x": [1, "two", None]}
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     assert sorted(os.listdir(tmp_path / "new" / "model")) == ["model.json", "model.safetensors"]
+
+
+def test_tensors_that_share_memory_are_saved_each_by_itself(tmp_path):
+    whole = torch.arange(4.0)
+    tensors = {"part": whole[1:3], "whole": whole, "tied": whole, "turned": whole.reshape(2, 2).T}
+    persist.save(tmp_path, "kind", {}, tensors)
+    _, found = persist.load(tmp_path, "kind")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_a_model_stays_whole_where_another_one_cannot_be_written_over_it(tmp_path, monkeypatch):
+    persist.save(tmp_path, "kind", {"size": 1}, {"a": torch.ones(1)})
+    write = Path.write_bytes
+
+    def full(self, data):
+        if "json" in self.name:
+            write(self, data[:3])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        persist.save(tmp_path, "kind", {"size": 2}, {"a": torch.ones(2)})
+    assert sorted(os.listdir(tmp_path)) == ["model.json", "model.safetensors"]
+    config, found = persist.load(tmp_path, "kind")
+    assert config == {"size": 1}
+    assert torch.equal(found["a"], torch.ones(1))
 
 
 def test_what_cannot_be_saved_or_loaded_is_said(tmp_path):

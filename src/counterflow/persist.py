@@ -25,13 +25,13 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def save(folder: str | os.PathLike[str], kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a model; each file is written under another name first, and then renamed.
+    """Write a model: both files under other names first, so that one that stands there stays until both are whole.
 
     Args:
         folder: Where to; it is made if it does not exist.
         kind: What it is, which `load` asks for.
         config: All but the tensors: what JSON can hold.
-        tensors: By name.
+        tensors: By name; those that share memory are written each by itself.
 
     Raises:
         InputError: If the folder cannot be written, or the configuration is not JSON.
@@ -43,15 +43,32 @@ def save(folder: str | os.PathLike[str], kind: str, config: Mapping[str, Any], t
         text = json.dumps({"format_version": FORMAT_VERSION, "kind": kind, "config": config}, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"this {kind} cannot be saved: {error}") from None
-    content = serialized({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    content = {"model.safetensors": serialized(_apart(tensors)), "model.json": f"{text}\n".encode()}
+    partial = {name: place / f".{name}.{os.getpid()}" for name in content}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for name, data in (("model.safetensors", content), ("model.json", f"{text}\n".encode())):
-            new = place / f".{name}.{os.getpid()}"
-            new.write_bytes(data)
-            os.replace(new, place / name)
+        try:
+            for name, new in partial.items():
+                new.write_bytes(content[name])
+            for name, new in partial.items():
+                os.replace(new, place / name)
+        finally:
+            for new in partial.values():
+                new.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error.strerror or error}; choose another folder") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, none of which shares memory with another, as tied weights do: the format refuses that."""
+    apart: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        apart[name] = plain.clone() if place in memory else plain
+        memory.add(place)
+    return apart
 
 
 def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
