@@ -68,6 +68,7 @@ class Attachment:
         self.log: Callable[[dict[str, float], int], None] | None = None
         self.step = 0
         self.made: Handle | None = None
+        self._key = ""  # of what is its own in the optimizer's state_dict
         self._hooks: list[Any] = []
 
     @property
@@ -125,8 +126,9 @@ class Attachment:
             if not closure:
                 self._hooks.append(optimizer.register_step_pre_hook(lambda *_: self.add_divergence(optimizer)))
         self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._after_step()))
-        self._hooks.append(optimizer.register_state_dict_post_hook(lambda _, state: self._save(state)))
-        self._hooks.append(optimizer.register_load_state_dict_pre_hook(lambda _, state: self._load(state)))
+        self._key = self._free_key(optimizer)
+        self._hooks.append(optimizer.register_state_dict_post_hook(self._save))
+        self._hooks.append(optimizer.register_load_state_dict_pre_hook(self._load))
 
     def let_go(self) -> None:
         """Take the hooks off the optimizer."""
@@ -172,17 +174,26 @@ class Attachment:
         if self.log is not None and self.log_every and self.step % self.log_every == 0 and isinstance(handle, Probe):
             log_probe(handle, self.log, self.step)
 
-    def _key(self) -> str:
-        return f"{self.name}({self.on})"
+    def _free_key(self, optimizer: Optimizer) -> str:
+        """The verb and where it is; with a number where the same verb is there already, as a second probe may be."""
+        hooks = optimizer._optimizer_state_dict_post_hooks.values()
+        others = (getattr(hook, "__self__", None) for hook in hooks)
+        taken = {other._key for other in others if isinstance(other, Attachment)}
+        key = first = f"{self.name}({self.on})"
+        number = 1
+        while key in taken:
+            number += 1
+            key = f"{first}#{number}"
+        return key
 
-    def _save(self, state: dict[str, Any]) -> dict[str, Any]:
+    def _save(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         mine: dict[str, Any] = {"step": self.step}
         if isinstance(self.handle, Probe):
             mine["probe"] = self.handle.state_dict()
-        return {**state, STATE: {**state.get(STATE, {}), self._key(): mine}}
+        return {**state, STATE: {**state.get(STATE, {}), self._key: mine}}
 
-    def _load(self, state: dict[str, Any]) -> None:
-        mine = state.get(STATE, {}).get(self._key())
+    def _load(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        mine = state.get(STATE, {}).get(self._key)
         if mine is None:  # of before it was attached
             return
         self.step = int(mine["step"])
