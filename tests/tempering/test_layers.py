@@ -272,6 +272,7 @@ def test_an_unknown_function_asks_for_its_bounds() -> None:
     [
         ({"input_power": {"nothing": 4.0}}, PatternError, "nothing"),
         ({"input_power": {"1": 4.0}}, InputError, "no weights of its own"),
+        ({"activations": {"tanh_": Bounds(slope=1.0)}}, InputError, r"activations\['tanh_'\]: .* it calls .*tanh"),
         ({"input_power": {"0": 0.0}}, InputError, "must be a number > 0"),
         ({"activations": {"tanh": 1.0}}, InputError, "Bounds"),
         ({"bias_rate": "none"}, InputError, "'local' or 'global'"),

@@ -129,6 +129,6 @@ def bounds_of_call(target: Callable[..., Tensor], rest: tuple[Any, ...], setting
     if key not in _cache:
         try:
             _cache[key] = bounds(lambda u: target(u, *rest, **settings))
-        except (RuntimeError, TypeError):  # a setting that is not a plain number
-            _cache[key] = Bounds(None)
+        except (RuntimeError, TypeError):  # a setting that is not a plain number, but a value of this trace
+            return Bounds(None)
     return _cache[key]

@@ -19,6 +19,7 @@ from counterflow.tempering.attenuation import Link, install_linked, plan_measure
 from counterflow.tempering.layers import Layer, effective_rates, output_ratio, read_layers, set_attenuations
 from counterflow.tempering.losses import Loss, resolve
 from counterflow.tempering.measure import SampleInput, trace_and_measure
+from counterflow.tempering.ops import operation
 from counterflow.tempering.recurrent import at_hidden_state
 from counterflow.tempering.trace import Trace
 
@@ -121,8 +122,10 @@ def temper(
         sample_input: A batch that is like the data: a tensor, a tuple of positional arguments or a dictionary of named
             ones.
         loss: The name of the loss in `torch.nn.functional`, which means its default reduction, the mean, or with
-            ``"_sum"`` behind it the sum; or a loss module. A mean is turned back into the sum by counting all
-            samples, so where an ``ignore_index`` leaves some out, name the sum. See `counterflow.tempering.losses`.
+            ``"_sum"`` behind it the sum; or a loss module. A mean is turned back into the sum by counting the samples
+            in the model's output, where classes stand in dimension 1, as `cross_entropy` has them. So sum in the loss,
+            and name the sum, where an ``ignore_index`` leaves samples out, or the loss gets the output in another
+            shape: (batch, time, classes), say, flattened for it. See `counterflow.tempering.losses`.
         shunt: Whether linear and convolutional layers learn weights from centered errors and biases from the mean.
         attenuation: How errors are attenuated on their way back. ``"fan-out"`` (default): by equation 14, once and for
             all. ``"weights"``: from the weights as they are in each backward pass, every unit by
@@ -142,8 +145,8 @@ def temper(
             With all samples in one batch it is shunting again (equation 21). `torch.func` is refused then.
         input_power: By pattern of layers, :math:`\xi^2` where it is known better than measured, the bias input counted
             in it: ``{"person": 4.0}`` for a one-hot input with a bias.
-        activations: By the name of a function in ``torch.ops.aten``, its bounds where they are not known, or to be used
-            instead.
+        activations: By the name of a function in ``torch.ops.aten`` that the model calls, its bounds where they are not
+            known, or to be used instead.
         local_output: Whether one or two targets at a time are active, so that errors are not attenuated by the fan-out
             into the output layer. None decides by the loss: true for `cross_entropy` and `nll_loss`.
         bias_rate: ``"local"`` (default): the mean error of a shunted bias is taken at :math:`1/(s(f_j)\sqrt{\xi_j^2})`,
@@ -191,6 +194,7 @@ def temper(
     known = resolve(loss)
     given = checked(activations)
     trace = trace_and_measure(model, sample_input, given)
+    _refuse_uncalled(trace)
     local = known.local if local_output is None else local_output
     layers = read_layers(trace, known, local, input_power or {})
     phi = output_ratio(layers, known, _cancelled(trace.last_function(), known))
@@ -233,6 +237,16 @@ def _refuse_wrapped(model: nn.Module) -> None:
         raise InputError(f"this {type(model).__name__} is tempered already; undo() that first")
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(f"this {type(model).__name__} has no trainable parameter")
+
+
+def _refuse_uncalled(trace: Trace) -> None:
+    called = sorted({operation(node) for node in trace.graph.nodes} - {""})
+    for name in trace.given:
+        if name not in called:
+            raise InputError(
+                f"activations[{name!r}]: the trace of {type(trace.model).__name__} calls no such function; it calls "
+                f"{', '.join(called)}"
+            )
 
 
 def _cancelled(last: str, loss: Loss) -> float:
