@@ -157,6 +157,24 @@ def test_pooled_errors_of_several_lengths_have_a_size_and_no_mean() -> None:
     assert statistics.averages()["drift"] is None
 
 
+def test_the_table_says_that_errors_of_several_sizes_have_no_mean() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv1d(1, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.inner(x).sum() + self.inner(x[..., 1:]).sum()
+            return y
+
+    with probe(Twice(), every=1) as seen:
+        seen.model(torch.randn(4, 1, 5)).backward()
+    assert seen.table()["inner"].values["mean share"] is None
+    assert (
+        seen.table()["inner"].why == "mean share and signal/noise need two examples or more in a step, all of one size"
+    )
+
+
 def test_an_error_that_has_vanished_still_has_a_size() -> None:
     error = torch.full((4, 8), 1e-30)
     for given in (error, error.bfloat16()):

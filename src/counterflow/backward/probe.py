@@ -195,7 +195,7 @@ class Probe(Handle):
             if rms is not None and not math.isfinite(rms):
                 why = "the error was infinite or NaN, in some steps at least"
             elif averages["mean share"] is None and averages["sparsity"] != 1.0:
-                why = "mean share and signal/noise need two examples or more"
+                why = "mean share and signal/noise need two examples or more in a step, all of one size"
             values = {**averages, "steps": statistics.steps, "every": self.every}
             rows.setdefault(watch.name, []).append(Row(name, watch.kind, "seen", why, values))
         ordered = sorted(rows, key=lambda name: self._order.get(name, -1))
