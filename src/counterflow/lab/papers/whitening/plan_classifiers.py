@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from counterflow.lab.papers.whitening import deep, vgg
-from counterflow.lab.papers.whitening.plan import FRESH, KEY, SELECTION, chosen
+from counterflow.lab.papers.whitening.plan import FRESH, KEY, SELECTION
 from counterflow.lab.trials import Json, Profile, Record, Trial, find
 
 __all__ = [
@@ -95,7 +95,17 @@ def cifar_grid(profile: Profile, method: str) -> dict[float, Trial]:
 def cifar_best_rate(profile: Profile, method: str, records: Sequence[Record]) -> float | None:
     """A method's best rate, once all have been tried."""
     grid = cifar_grid(profile, method)
-    return next(iter(grid)) if len(grid) == 1 else chosen(records, grid)
+    if len(grid) == 1:
+        return next(iter(grid))
+    found = {rate: find(records, [trial]) for rate, trial in grid.items()}
+    # Not by `chosen`: here the validation error is in percent and the untrained net's a cross-entropy.
+    return min(found, key=lambda rate: _validation(found[rate][0])) if all(found.values()) else None
+
+
+def _validation(record: Record) -> float:
+    """A run's validation error in percent; all are wrong where it diverged."""
+    value = record.metrics["validation"][0]
+    return 100.0 if value is None else value
 
 
 def _judged_trials(profile: Profile, method: str, rate: float) -> list[Trial]:
