@@ -76,7 +76,7 @@ def measure(profile: Profile, records: Sequence[Record]) -> dict[str, Measuremen
 
 def _classification(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]:
     sizes = plan.CIFAR[profile]
-    found = _Found(profile, "cifar10", "smaller")
+    found = _Found(profile, "cifar10", "other data")
 
     def of(method: str, size: int = 0, k: int = 1) -> list[Record]:
         return find(records, plan.classification_trials(profile, method, size, k))
@@ -162,7 +162,7 @@ def _reached(record: Record, goal: float | None) -> float | None:
 
 
 def _full(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]:
-    found = _Found(profile, "cifar10", "same")
+    found = _Found(profile, "cifar10", "other data")
     claims = ("full.accuracy", "full.loss", "full.classes")
     if profile != "paper":
         found.skip(claims, "one run at the published size is for the profile paper")
@@ -170,7 +170,7 @@ def _full(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]
     ours, plain = (find(records, plan.full_trials(method)) for method in ("smcl", "independent"))
     if not ours or not plain:
         return {}
-    setting: dict[str, Any] = {"setting": "same", "differs": "JPEG-compressed pictures"}
+    setting: dict[str, Any] = {"setting": "other data", "differs": "JPEG-compressed pictures"}
     seconds = ours[0].seconds + plain[0].seconds
     for claim, curve in (("full.accuracy", "tenths"), ("full.loss", "tenths loss")):
         groups = [
