@@ -13,6 +13,7 @@ from counterflow.lab import stats
 from counterflow.lab.papers.density import experiment, nets, peers, plan, speakers
 from counterflow.lab.papers.density.figures import exhibits
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
+from counterflow.lab.trials.finding import identity
 
 from .finished import finished
 
@@ -212,7 +213,7 @@ def test_a_net_that_is_behind_is_never_significant() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_trials_are_named_once_and_only_the_timed_one_runs_alone(profile: Any) -> None:
-    named = [plan._name(t.treatment, t.seeds, t.settings) for t in experiment.trials(profile, [])]
+    named = [identity(t) for t in experiment.trials(profile, [])]
     assert len(named) == len(set(named))
     for trial in experiment.trials(profile, []):
         assert trial.exclusive == (trial.treatment == "speed")
