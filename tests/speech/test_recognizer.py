@@ -318,8 +318,8 @@ def test_pictures_of_what_is_predicted(trained, tmp_path):
     for other, changes, match in (
         (trained["gaussians"], {}, "does not predict frames"),
         (rec, {"phones": ["x"]}, "has no phone 'x'"),
-        (rec, {"path": tmp_path / "figure.txt"}, "does not end in .png"),
-        (rec, {"path": tmp_path / "none" / "figure.png"}, "cannot be written"),
+        (rec, {"path": tmp_path / "figure.txt"}, "suffix must be .png"),
+        (rec, {"path": tmp_path / "none" / "figure.png"}, "there is no folder"),
     ):
         with pytest.raises(InputError, match=match):
             plot_predictions(other, wave, "hi lo", **{"path": tmp_path / "figure.png", **changes})

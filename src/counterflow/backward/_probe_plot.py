@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.exceptions import InputError
+from counterflow.pictures import require_picture, write_picture
 
 __all__ = ["draw"]
 
@@ -34,26 +33,11 @@ def draw(path: str | PathLike[str], layers: Mapping[str, _History], title: str) 
         InputError: If there is nothing to draw, or no such file can be written.
         MissingExtraError: If matplotlib is not installed.
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError:
-        raise MissingExtraError("plot", "drawing the error") from None
-    if target.suffix.removeprefix(".").lower() not in FigureCanvasAgg.get_supported_filetypes():
-        raise InputError(f"cannot write {str(target)!r}: its suffix must be .png, .svg or .pdf")
+    target = require_picture(path, "drawing the error")
     if not layers:
         raise InputError("nothing to draw: no error has been seen; call backward() while the probe is attached")
     figure = _figure(layers, title)
-    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
-    try:
-        figure.savefig(temporary, dpi=144)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"cannot write {str(target)!r}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_picture(figure, target, 144)
 
 
 def _figure(layers: Mapping[str, _History], title: str) -> Any:

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from counterflow.bptt.budget import format_bytes
-from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.pictures import require_picture, write_picture
 
-__all__ = ["draw", "letters", "require_target"]
+__all__ = ["draw", "letters"]
 
 _INK, _SOFT, _GRID = "#1b1f24", "#6a737d", "#e4e7eb"
 _TOP = 4.0  # what is slower than this would press the rest of the curve flat
-
-
-def require_target(path: str | PathLike[str]) -> Path:
-    """Find out before the work that a picture can be written.
-
-    Raises:
-        InputError: If there is no such folder, or the suffix is none of a picture.
-        MissingExtraError: If matplotlib is not installed.
-    """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
-    if target.is_dir():
-        raise InputError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError:
-        raise MissingExtraError("plot", "drawing the curve") from None
-    if target.suffix.removeprefix(".").lower() not in FigureCanvasAgg.get_supported_filetypes():
-        raise InputError(f"cannot write {str(target)!r}: its suffix must be .png, .svg or .pdf")
-    return target
 
 
 def draw(path: str | PathLike[str], points: Sequence[tuple[int, float]], title: str) -> None:
@@ -51,7 +28,7 @@ def draw(path: str | PathLike[str], points: Sequence[tuple[int, float]], title: 
         InputError: If no such file can be written.
         MissingExtraError: If matplotlib is not installed.
     """
-    target = require_target(path)
+    target = require_picture(path, "drawing the curve")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 4.8), layout="constrained", facecolor="white")
@@ -74,14 +51,7 @@ def draw(path: str | PathLike[str], points: Sequence[tuple[int, float]], title: 
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, labelsize=8.5, labelcolor=_SOFT)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=_INK)
-    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
-    try:
-        figure.savefig(temporary, dpi=144)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"cannot write {str(target)!r}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_picture(figure, target, 144)
 
 
 def letters(

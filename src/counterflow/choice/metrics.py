@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from counterflow.exceptions import InputError, MissingExtraError, ShapeError
+from counterflow.exceptions import InputError, ShapeError
+from counterflow.pictures import require_picture, write_picture
 
 __all__ = [
     "assignment_matrix",
@@ -376,16 +376,9 @@ def plot_assignments(
     names = [str(index) for index in range(len(matrix))] if classes is None else list(classes)
     if matrix.dim() != 2 or len(names) != len(matrix):
         raise ShapeError(f"matrix has shape {tuple(matrix.shape)}; give (classes, members), and a name for each class")
-    target = Path(path)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("plot", "drawing an assignment matrix") from None
-    if target.suffix.removeprefix(".").lower() not in FigureCanvasAgg.get_supported_filetypes():
-        raise InputError(f"cannot write {str(target)!r}: its suffix must be .png, .svg or .pdf")
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
+    target = require_picture(path, "drawing an assignment matrix")
+    from matplotlib.figure import Figure
+
     members = matrix.shape[1]
     figure = Figure(figsize=(2.5 + 0.8 * members, 1.5 + 0.35 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -400,11 +393,4 @@ def plot_assignments(
     axes.set_yticks(range(len(names)), names)
     axes.set_title(title)
     figure.colorbar(image, ax=axes, label="% of the class's examples")
-    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
-    try:
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"cannot write {str(target)!r}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_picture(figure, target, 150)

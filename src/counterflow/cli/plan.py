@@ -91,11 +91,12 @@ def plan_command(
     length = _chunk(chunk)
 
     from counterflow import bptt  # torch is loaded only now, so that help and complaints are quick
-    from counterflow.bptt.tradeoff import letters, require_target
+    from counterflow.bptt.tradeoff import letters
+    from counterflow.pictures import require_picture
 
     size = bptt.parse_bytes(int(budget) if budget.isdecimal() else budget)
     if plot is not None:
-        require_target(plot)
+        require_picture(plot, "drawing the curve")
     net, example = _net(core, width, batch, inputs or width, layers, dtype, fused)
     options: dict[str, Any] = {"steps": steps, "strategy": strategy, "chunk": length, "timed": timed}
     # The budget itself first: if it is too small, that is what the user wants to hear.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from counterflow.competition.layers import LocalWinnerTakeAll
-from counterflow.exceptions import InputError, MissingExtraError, ShapeError, UnsupportedError
+from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 from counterflow.handle import Handle, Row, Table
+from counterflow.pictures import require_picture, write_picture
 
 __all__ = ["Subnetworks", "monitor", "subnetworks", "winners_of"]
 
@@ -131,16 +131,9 @@ class Subnetworks:
         """
         if before is not None and before.classes != self.classes:
             raise InputError(f"before must have the classes {self.classes}, got {before.classes}")
-        target = Path(path)
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingExtraError("plot", "drawing the overlap of subnetworks") from None
-        if target.suffix.removeprefix(".").lower() not in FigureCanvasAgg.get_supported_filetypes():
-            raise InputError(f"cannot write {str(target)!r}: its suffix must be .png, .svg or .pdf")
-        if not target.parent.is_dir():
-            raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
+        target = require_picture(path, "drawing the overlap of subnetworks")
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         matrix, pairs = figure.subplots(1, 2)
         image = matrix.imshow(self.overlap.numpy(), cmap="viridis", vmin=0)
@@ -156,14 +149,7 @@ class Subnetworks:
             pairs.legend(frameon=False)
         pairs.set_xlabel("pairs of classes")
         pairs.set_ylabel("fraction of units in common")
-        temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
-        try:
-            figure.savefig(temporary, dpi=150)
-            os.replace(temporary, target)
-        except OSError as error:
-            raise InputError(f"cannot write {str(target)!r}: {error.strerror}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_picture(figure, target, 150)
 
 
 def subnetworks(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 
 import numpy as np
 
 from counterflow.adaptive import Signal
-from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.noise_control.measures import Measures
+from counterflow.pictures import require_picture, write_picture
 
 __all__ = ["draw"]
 
 
 def draw(
-    path: str | os.PathLike[str], signals: Sequence[Signal], start: float, rate: float, curves: Mapping[str, Measures]
+    path: str | PathLike[str], signals: Sequence[Signal], start: float, rate: float, curves: Mapping[str, Measures]
 ) -> None:
     """Draw figure 6 (noise, negated speaker signal, residual) over learning curves.
 
@@ -31,10 +30,9 @@ def draw(
         InputError: If it cannot be written.
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plot", "drawing a cancellation") from error
+    target = require_picture(path, "drawing a cancellation")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 8), layout="constrained")
     axes = figure.subplots(4, 1, height_ratios=(1, 1, 1, 1.6))
     top = max(float(np.abs(each).max(initial=0.0)) for each in signals) or 1.0
@@ -52,11 +50,4 @@ def draw(
     axes[3].set_xlabel("seconds")
     axes[3].set_ylabel("noise reduction (dB)")
     figure.legend(loc="outside lower center", ncols=4)
-    place = Path(path)
-    new = place.with_name(f".{place.stem}.{os.getpid()}{place.suffix}")
-    try:
-        figure.savefig(new, dpi=150)
-        os.replace(new, place)
-    except (OSError, ValueError) as error:
-        new.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {error}") from error
+    write_picture(figure, target, 150)

@@ -7,14 +7,14 @@ Networks", NIPS 1990.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from os import PathLike
 
 import torch
 from torch import Tensor
 
-from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.exceptions import InputError
+from counterflow.pictures import require_picture, write_picture
 from counterflow.speech.acoustics import HOP, features_of, spectrum_of
 from counterflow.speech.lexicon import Linkage
 from counterflow.speech.predictors import PredictorBank
@@ -27,7 +27,7 @@ def plot_predictions(
     recognizer: Recognizer,
     wave: Tensor,
     text: str | Sequence[str],
-    path: str | os.PathLike[str],
+    path: str | PathLike[str],
     *,
     phones: Sequence[str] = (),
 ) -> float:
@@ -58,12 +58,9 @@ def plot_predictions(
     unknown = [phone for phone in phones if phone not in names]
     if unknown:
         raise InputError(f"the lexicon has no phone {unknown[0]!r}; it has {', '.join(names)}")
-    if Path(path).suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{path} does not end in .png, .svg or .pdf")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plot", "drawing spectrograms") from error
+    target = require_picture(path, "drawing spectrograms")
+    from matplotlib.figure import Figure
+
     each = recognizer.phoneme.predictors
     spectrum = spectrum_of(wave, recognizer.rate, len(recognizer.spread), "the recording")
     x = features_of(spectrum, recognizer.spread, recognizer.deltas)
@@ -97,10 +94,5 @@ def plot_predictions(
     middles = [HOP * (a + b) / 2 for a, b in itertools.pairwise(edges)]
     axes[-1].set_xticks(middles, [names[pattern.phone[states[start]]] for start in edges[:-1]], fontsize=7)
     axes[-1].set_xlabel("phones of the best path")
-    new = Path(path).with_name(f".{Path(path).name}.{os.getpid()}{Path(path).suffix}")
-    try:
-        figure.savefig(new, dpi=120)
-        os.replace(new, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+    write_picture(figure, target, 120)
     return total / len(x)

@@ -1,0 +1,61 @@
+"""Writing a picture with matplotlib: what is found out before the work, and a file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from counterflow.exceptions import InputError, MissingExtraError
+
+__all__ = ["require_picture", "write_picture"]
+
+
+def require_picture(path: str | PathLike[str], doing: str) -> Path:
+    """Find out before the work that a picture can be written.
+
+    Args:
+        path: The file; its suffix, .png, .svg or .pdf among others, says what kind of picture.
+        doing: What matplotlib is needed for.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If there is no such folder, or the suffix is none of a picture.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
+    if target.is_dir():
+        raise InputError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError:
+        raise MissingExtraError("plot", doing) from None
+    if target.suffix.removeprefix(".").lower() not in FigureCanvasAgg.get_supported_filetypes():
+        raise InputError(f"cannot write {str(target)!r}: its suffix must be .png, .svg or .pdf")
+    return target
+
+
+def write_picture(figure: Any, target: Path, dpi: int) -> None:
+    """Write a figure to a temporary name, and rename it.
+
+    Args:
+        figure: A figure of matplotlib.
+        target: What `require_picture` has found good.
+        dpi: Dots an inch.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
+    try:
+        figure.savefig(temporary, dpi=dpi)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"cannot write {str(target)!r}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
