@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## Rerun table 2 of the tempering paper (under ten minutes o
 	$(BIN)/counterflow reproduce tempering --profile laptop --jobs $(JOBS) --out counterflow-runs
 
 test: $(INSTALLED) browser lint  ## Format, lint, types, layers, tests and doctests
-	$(BIN)/pytest -n $(JOBS) --dist loadscope
+	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder  # the small modules of src even out the end
 
 lint: $(INSTALLED)  ## The same without the tests
 	$(BIN)/ruff check .

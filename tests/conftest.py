@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import random
@@ -26,6 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
     # What PyTorch's vmap has no rule for runs in a loop, which is right and slow.
     config.addinivalue_line("filterwarnings", "ignore:There is a performance drop:UserWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """What earlier modules left is no garbage: to search it again took seconds for each `gc.collect` of a late test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

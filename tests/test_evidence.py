@@ -12,15 +12,21 @@ ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "evidence"
 
 
-def test_reproduction_is_written_from_the_records():
-    sections, _, complaints = read_sections(EVIDENCE)
+@pytest.fixture(scope="module")
+def evidence():
+    """What `read_sections` finds in it: some seconds."""
+    return read_sections(EVIDENCE)
+
+
+def test_reproduction_is_written_from_the_records(evidence):
+    sections, _, complaints = evidence
     assert complaints == []
     assert (ROOT / "REPRODUCTION.md").read_text("utf-8") == reproduction_markdown(sections)
 
 
 @pytest.mark.parametrize("key", paper_keys())
-def test_every_claim_has_committed_evidence(key):
-    sections = {section.key: section for section in read_sections(EVIDENCE)[0]}
+def test_every_claim_has_committed_evidence(key, evidence):
+    sections = {section.key: section for section in evidence[0]}
     assert [claim.id for claim in sections[key].claims] == [claim.id for claim in claims_of(key)]
     silent = [claim.id for claim in sections[key].claims if claim.verdict == "not run" and not claim.reason]
     assert silent == []

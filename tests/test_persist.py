@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def test_a_model_stays_whole_where_another_one_cannot_be_written_over_it(tmp_pat
     config, found = persist.load(tmp_path, "kind")
     assert config == {"size": 1}
     assert torch.equal(found["a"], torch.ones(1))
+
+
+def test_files_of_two_models_are_told_apart(tmp_path):
+    persist.save(tmp_path / "one", "kind", {"size": 2}, {"a": torch.ones(2)})
+    persist.save(tmp_path / "two", "kind", {"size": 2}, {"a": torch.zeros(2)})
+    os.replace(tmp_path / "one" / "model.safetensors", tmp_path / "two" / "model.safetensors")
+    with pytest.raises(InputError, match="is damaged or of another model"):
+        persist.load(tmp_path / "two", "kind")
+
+
+def test_a_model_that_was_saved_without_a_digest_is_read(tmp_path):
+    persist.save(tmp_path, "kind", {}, {"a": torch.ones(2)})
+    about = json.loads((tmp_path / "model.json").read_text())
+    del about["tensors"]
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    assert torch.equal(persist.load(tmp_path, "kind")[1]["a"], torch.ones(2))
 
 
 def test_what_cannot_be_saved_or_loaded_is_said(tmp_path):

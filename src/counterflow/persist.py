@@ -1,10 +1,12 @@
 """Models on disk: a folder with ``model.safetensors`` and ``model.json``. Nothing is ever unpickled.
 
-``model.json`` holds ``{"format_version": 1, "kind": ..., "config": {...}}``.
+``model.json`` holds ``{"format_version": 1, "kind": ..., "tensors": ..., "config": {...}}``, where ``tensors`` is the
+SHA-256 of the other file. By it files of two models are told apart, should a machine stop between their renaming.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from counterflow.exceptions import InputError
+from counterflow.files import replacing
 
 __all__ = ["fill", "load", "save"]
 
@@ -39,22 +42,17 @@ def save(folder: str | os.PathLike[str], kind: str, config: Mapping[str, Any], t
     from safetensors.torch import save as serialized
 
     place = Path(folder)
+    content = serialized(_apart(tensors))
+    of = {"format_version": FORMAT_VERSION, "kind": kind, "tensors": _digest(content), "config": config}
     try:
-        text = json.dumps({"format_version": FORMAT_VERSION, "kind": kind, "config": config}, indent=2, allow_nan=False)
+        text = json.dumps(of, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"this {kind} cannot be saved: {error}") from None
-    content = {"model.safetensors": serialized(_apart(tensors)), "model.json": f"{text}\n".encode()}
-    partial = {name: place / f".{name}.{os.getpid()}" for name in content}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, new in partial.items():
-                new.write_bytes(content[name])
-            for name, new in partial.items():
-                os.replace(new, place / name)
-        finally:
-            for new in partial.values():
-                new.unlink(missing_ok=True)
+        with replacing(place / "model.json") as about, replacing(place / "model.safetensors") as new:
+            new.write_bytes(content)
+            about.write_bytes(f"{text}\n".encode())
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error.strerror or error}; choose another folder") from error
 
@@ -69,6 +67,10 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = plain.clone() if place in memory else plain
         memory.add(place)
     return apart
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -98,7 +100,8 @@ def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dic
     place = Path(folder)
     try:
         found = json.loads((place / "model.json").read_text("utf-8"))
-        tensors: dict[str, Tensor] = deserialized((place / "model.safetensors").read_bytes())
+        content = (place / "model.safetensors").read_bytes()
+        tensors: dict[str, Tensor] = deserialized(content)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{place} holds no model that can be read: {error.filename}: {reason}") from error
@@ -109,6 +112,9 @@ def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dic
         raise InputError(f"the model in {place} has format {version!r}; this version reads {FORMAT_VERSION}")
     if found.get("kind") != kind or not isinstance(found.get("config"), dict):
         raise InputError(f"{place} holds a {found.get('kind')!r}, and a {kind!r} is needed")
+    digest = _digest(content)
+    if found.get("tensors", digest) != digest:  # models saved before there were digests have none
+        raise InputError(f"in {place}, model.safetensors is damaged or of another model than model.json; save it again")
     return found["config"], tensors
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.files import replacing
 
 __all__ = ["require_picture", "write_picture"]
 
@@ -51,11 +51,8 @@ def write_picture(figure: Any, target: Path, dpi: int) -> None:
     Raises:
         InputError: If the file cannot be written.
     """
-    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
     try:
-        figure.savefig(temporary, dpi=dpi)
-        os.replace(temporary, target)
+        with replacing(target) as new:
+            figure.savefig(new, dpi=dpi)
     except OSError as error:
         raise InputError(f"cannot write {str(target)!r}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -110,7 +110,7 @@ def test_function_words_have_phones_of_their_own():
     found = own_phones(LEXICON, ["the"])
     assert found.pronunciations["the"] == (("A:the",), ("B:the",))
     assert found.pronunciations["ab"] == LEXICON.pronunciations["ab"]
-    with pytest.raises(InputError, match="lacks 1 words: an"):
+    with pytest.raises(InputError, match="lacks a word: an"):
         own_phones(LEXICON, ["an"])
 
 

@@ -202,7 +202,7 @@ def test_perplexities():
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(InputError, match="lacks 1 words: d"):
+    with pytest.raises(InputError, match="lacks a word: d"):
         Decoder(LEXICON, Grammar.loop("ad"))
     with pytest.raises(InputError, match="penalty must be a finite number"):
         Decoder(LEXICON, GRAMMARS["loop"], penalty=math.nan)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from counterflow.exceptions import DataError, InputError, MissingExtraError
+from counterflow.files import replacing
 
 __all__ = ["is_silent", "load_soundfile", "opened", "read", "read_channels", "write"]
 
@@ -80,16 +81,13 @@ def write(path: str | os.PathLike[str], wave: Tensor, rate: int) -> None:
             f"a wave of shape {tuple(wave.shape)} at {rate} Hz cannot be written; it has to be (samples,) or "
             "(channels, samples), at 1 Hz or more"
         )
-    target = Path(path)
-    new = target.with_name(f".{target.name}.{os.getpid()}")
     # In memory first: what goes wrong in a file is hidden by the library's callbacks.
     content = io.BytesIO()
     soundfile.write(content, wave.detach().cpu().float().numpy().T, rate, format="WAV", subtype="FLOAT")
     try:
-        new.write_bytes(content.getbuffer())
-        os.replace(new, target)
+        with replacing(Path(path)) as new:
+            new.write_bytes(content.getbuffer())
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
 
 

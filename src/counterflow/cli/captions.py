@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ __all__ = ["captions", "ctm", "textgrid"]
 
 
 def ctm(name: str, words: Sequence[Word]) -> str:
-    """A line for each word: file, channel, start, duration, word."""
-    return "".join(f"{name} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n" for word in words)
+    """A line for each word: file, channel, start, duration, word. Blanks part these, so that a name can have none."""
+    file = "_".join(name.split())
+    return "".join(f"{file} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n" for word in words)
 
 
 def captions(words: Sequence[Word], *, vtt: bool) -> str:
@@ -22,7 +24,10 @@ def captions(words: Sequence[Word], *, vtt: bool) -> str:
     for count, line in enumerate(_lines(words), 1):
         times = " --> ".join(_clock(seconds, "." if vtt else ",") for seconds in (line[0].start, line[-1].end))
         number = "" if vtt else f"{count}\n"
-        found.append(f"{number}{times}\n{' '.join(word.text for word in line)}\n\n")
+        text = " ".join(word.text for word in line)
+        if vtt:  # where & and < begin what is not text
+            text = html.escape(text, quote=False)
+        found.append(f"{number}{times}\n{text}\n\n")
     return "".join(found)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 from counterflow.exceptions import DataError, InputError
+from counterflow.files import replacing
 from counterflow.seeding import numpy_generator
 
 __all__ = ["speak_corpus"]
@@ -63,7 +63,6 @@ def speak_corpus(folder: Path, count: int, seed: int) -> list[tuple[str, str]]:
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("file", "text"))
     rows.writerows(found)
-    new = folder / f".transcripts.csv.{os.getpid()}"
-    new.write_text(table.getvalue(), "utf-8")
-    os.replace(new, folder / "transcripts.csv")
+    with replacing(folder / "transcripts.csv") as new:
+        new.write_text(table.getvalue(), "utf-8")
     return found

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from counterflow.exceptions import InputError
+from counterflow.files import replacing
 
 __all__ = ["require_json", "require_seed", "require_target", "save_figure", "write_json", "write_target"]
 
@@ -80,17 +80,12 @@ def write_json(target: str, answer: object) -> None:
 
 def write_target(path: Path, content: bytes, name: str = "json") -> None:
     """Write what an option asked for; where the path is a link, what it leads to."""
-    target = path.resolve()
-    new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         if _is_special(path):
             path.write_bytes(content)
             return
-        try:
+        with replacing(path.resolve()) as new:
             new.write_bytes(content)
-            os.replace(new, target)
-        finally:
-            new.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"--{name} {path}: it cannot be written: {error.strerror or error}") from error
 

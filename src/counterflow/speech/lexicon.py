@@ -380,7 +380,8 @@ def _unstressed(phones: Iterable[str]) -> list[str]:
 
 
 def _missing(words: Sequence[str]) -> str:
-    return f"the lexicon lacks {len(words)} words: {', '.join(words)}; add them, or choose oov='skip' or 'spell'"
+    lacks, them = (f"{len(words)} words", "them") if len(words) > 1 else ("a word", "it")
+    return f"the lexicon lacks {lacks}: {', '.join(words)}; add {them}, or choose oov='skip' or 'spell'"
 
 
 def _require_oov(oov: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError
+from counterflow.files import replacing
 
 __all__ = ["Checkpoint", "optimizer_state", "restore"]
 
@@ -100,11 +101,10 @@ class Checkpoint:
             {name: value.detach().cpu().clone().contiguous() for name, value in self._tensors.items()},
             metadata={"state": json.dumps(state)},
         )
-        new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(content)
-            os.replace(new, self._path)
+            with replacing(self._path) as new:
+                new.write_bytes(content)
         except OSError as error:
             raise InputError(f"{self._path} cannot be written: {error.strerror or error}; name another file") from error
 

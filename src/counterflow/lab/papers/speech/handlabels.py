@@ -69,7 +69,7 @@ def align_labeled(trial: Trial) -> Outcome:
         found: list[Sequence[Segment]] = []
         for index in judged:
             _, states, _, pattern = aligned(fitted, corpus, index)
-            found.append(segments(pattern, states, corpus.lexicon.phones)[1])
+            found.append(segments(pattern, states, corpus.lexicon.phones, shift=settings["shift"])[1])
         error = boundary_error(found, [labels[index] for index in judged])
         for part in ("mean", "median", "bias", "within", "count"):
             metrics[f"{name} {part}"] = [float(getattr(error, part))]

@@ -136,14 +136,14 @@ def speed_trial(profile: Profile) -> Trial:
 
 
 def hand_trials(profile: Profile) -> list[Trial]:
-    """Alignments beside labels by hand."""
+    """Alignments beside labels by hand; ``shift`` is half of what a window is longer than a step, in seconds."""
     size = SIZE[profile]
     return [
         Trial(
             KEY,
             f"hand {model}",
             (0,),
-            {"utterances": 24 if profile == "smoke" else None, "passes": size.passes, **config},
+            {"utterances": 24 if profile == "smoke" else None, "passes": size.passes, "shift": 0.0075, **config},
             data=("emodb",),
             expected_seconds=1.5 * size.seconds * WEIGHT[model],
         )
