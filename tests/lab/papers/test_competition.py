@@ -215,7 +215,7 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
     results = judge(claims_of("competition"), experiment.measure(profile, records), missing="no trial measures it")
     assert [r.id for r in results if r.reason == "no trial measures it"] == []
     verdicts = {r.id: r.verdict for r in results}
-    wanted = ["t1.lwta", "t1.one", "t4.order.lwta.relu.r0.02m0.9", "fig3b.last"]
+    wanted = ["t1.lwta", "t1.one", "t4.order.lwta.relu.r0.02m0.5", "fig3b.last"]
     if profile != "smoke":
         cited = {"t2.maxout", *(f"t3.{n}" for n in ("pretrained_34", "relu", "pretrained_36", "stochastic", "maxout"))}
         assert {r.id for r in results if r.verdict == "not run"} == cited
