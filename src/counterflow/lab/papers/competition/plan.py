@@ -310,8 +310,8 @@ FORGETTING: Mapping[Profile, Memory] = {
     "laptop": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 60.0),
     "paper": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 60.0),
 }
-# Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table. Steps in the end
-# are rate / (1 - momentum) long: 0.17, 0.1 and 0.04. At 0.2 (rate 0.1, momentum 0.5), which was to be judged, competing
+# Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table. Steps become
+# rate / (1 - momentum) long: 0.17, 0.1 and 0.04. At 0.2 (rate 0.1, momentum 0.5), which was to be judged, competing
 # nets mostly diverged on the second task; at 0.17 some do.
 CELLS: tuple[tuple[float, float], ...] = ((0.05, 0.7), (0.02, 0.8), (0.02, 0.5))
 MAIN = CELLS[0]
