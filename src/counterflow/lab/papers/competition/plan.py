@@ -310,9 +310,9 @@ FORGETTING: Mapping[Profile, Memory] = {
     "laptop": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 60.0),
     "paper": Memory(1000, 60_000, 10_000, 30, tuple(range(10)), 60.0),
 }
-# Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table. It is the one with
-# the longest steps, rate / (1 - momentum), at which competing nets do not diverge: in it steps are 0.1 long. At 0.2 (rate
-# 0.1, momentum 0.5) they mostly did so on the second task, at 0.17 some do.
+# Rates and momenta are not in the paper. The first cell is judged with all seeds; all are in the table. Its steps,
+# 0.1 = rate / (1 - momentum) long, were the longest that was tried at which competing nets do not diverge: at 0.2
+# (rate 0.1, momentum 0.5) they mostly did on the second task, at 0.17 some do.
 CELLS: tuple[tuple[float, float], ...] = ((0.02, 0.8), (0.05, 0.7), (0.02, 0.5))
 MAIN = CELLS[0]
 FEWER: Mapping[Profile, int] = {"smoke": 2, "laptop": 3, "paper": 10}  # seeds of the other cells
