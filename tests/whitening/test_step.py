@@ -98,10 +98,8 @@ def test_one_step_is_the_gradient_times_the_inverse_covariance(form, bias, size)
         c = stats[name].mean(0) if bias else torch.zeros(layer.in_features, dtype=torch.float64)
         about = stats[name] - c
         sigma = about.T @ about / len(about)
-        # The gradient on centered inputs, from the layer's error, which plain autograd gives.
-        seen_error = torch.autograd.grad(F.cross_entropy(bare(x), t), layer.weight)[0]
         total = layer.bias.grad if bias else torch.zeros(layer.out_features, dtype=torch.float64)
-        gradient = seen_error - total[:, None] * c
+        gradient = layer.weight.grad - total[:, None] * c  # on centered inputs
         delta = -eta * gradient @ torch.linalg.inv(sigma + EPSILON * torch.eye(len(c), dtype=torch.float64))
         mine = h.fold().get_submodule(name)
         torch.testing.assert_close(mine.weight - layer.weight, delta, rtol=1e-10, atol=1e-12)
@@ -237,6 +235,36 @@ def test_directions_that_an_optimizer_keeps_are_carried_and_sizes_are_not(make, 
     torch.testing.assert_close(canonical(), before, rtol=1e-10, atol=1e-12)
     assert all(torch.equal(state[name], value) for name, value in zip(sizes, kept, strict=True))
     assert h.table()["2"].why == ""
+
+
+GATHERED = {
+    "linear": (lambda: nn.Linear(5, 3), (16, 5)),
+    "convolution": (lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1), (4, 4, 5, 5)),
+    "attention": (lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True), (4, 3, 4)),
+}
+
+
+@pytest.mark.parametrize(("make", "shape"), GATHERED.values(), ids=GATHERED)
+def test_gradients_that_wait_for_a_step_are_carried_too(make, shape):
+    """Between backward pass and step, `project` and `undo` leave the gradients that the pass would give now."""
+    torch.manual_seed(0)
+    net, x = make().double(), torch.randn(shape, dtype=torch.float64) + 0.5
+    bare = copy.deepcopy(net)
+    h = cf.whiten(net, sgd(net), loader=[x], epsilon=EPSILON, form="explicit")
+
+    def gradients(module: nn.Module) -> list[Tensor]:
+        module.zero_grad()
+        module(x).sin().sum().backward()
+        return [p.grad for p in module.parameters()]
+
+    before = [g.clone() for g in gradients(net)]
+    h._loader = [2.0 * x - 1.0]
+    h.project()
+    carried = [p.grad.clone() for p in net.parameters()]
+    assert any(float((a - b).abs().max()) > 0.01 for a, b in zip(carried, before, strict=True))
+    torch.testing.assert_close(carried, gradients(net), rtol=1e-8, atol=1e-10)
+    h.undo()
+    torch.testing.assert_close([p.grad for p in net.parameters()], gradients(bare), rtol=1e-8, atol=1e-10)
 
 
 def test_momentum_that_is_left_in_the_old_basis_is_another_trajectory(monkeypatch):

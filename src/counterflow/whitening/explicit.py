@@ -8,7 +8,10 @@ For optimizers that are not linear in their gradients (Adam, RMSprop, ...). At a
 and everything that the optimizer keeps as a *direction in parameter space* (momentum, Adam's first moment) goes the
 same way, so that it points to the same change of the function as before. Second moments are kept as they are, as are
 delta-bar-delta's gains: averaged squares have no image under a rotation, and on white inputs all directions have about
-the same.
+the same. A gradient that still waits for its step is no direction: it goes by the inverse, with :math:`g` that of d,
+
+.. math::
+    G' = \bigl(G - g\,(U(c' - c))^T\bigr) (U U'^{-1})^{-T}.
 
 A convolution whitens channels, :math:`U h`, before its own padding and kernel, and takes
 :math:`\sum_k V_k U c` from its output, so that zero padding stays zero before centering.
@@ -24,7 +27,7 @@ from torch import Tensor, nn
 
 from counterflow.whitening.layers import Layer, tensor_of
 
-__all__ = ["Project", "Recenter", "carry", "carry_state"]
+__all__ = ["Project", "Recenter", "carry", "carry_gradient", "carry_state"]
 
 # What optimizers of torch (and those named after them), and `DeltaBarDelta`, keep by parameter: directions, and sizes.
 _DIRECTIONS = ("momentum_buffer", "exp_avg", "grad_avg", "prev", "trace", "velocity")
@@ -46,16 +49,18 @@ class Project:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
         basis, mean, weight = (tensor_of(module, name) for name in ("whiten_basis", "whiten_mean", "weight"))
-        if x.is_nested:  # PyTorch's transformer encoder makes such in eval mode, and they know few operations
-            white = F.linear(x.to(basis.dtype), basis[0], -basis[0] @ mean[0])
-        elif self.groups is None:
-            white = (x - mean[0]) @ basis[0].T
-        else:
-            unbatched = x.ndim < weight.ndim
-            batch = (x[None] if unbatched else x).to(basis.dtype)
-            channels = batch.reshape(len(batch), self.groups, -1, *batch.shape[2:])
-            white = torch.einsum("gmn,bgn...->bgm...", basis, channels).flatten(1, 2)
-            white = white[0] if unbatched else white
+        # What differs little between inputs is made large here, and bfloat16 would have rounded it off.
+        with torch.autocast(x.device.type, enabled=False):
+            if x.is_nested:  # PyTorch's transformer encoder makes such in eval mode, and they know few operations
+                white = F.linear(x.to(basis.dtype), basis[0], -basis[0] @ mean[0])
+            elif self.groups is None:
+                white = (x.to(basis.dtype) - mean[0]) @ basis[0].T
+            else:
+                unbatched = x.ndim < weight.ndim
+                batch = (x[None] if unbatched else x).to(basis.dtype)
+                channels = batch.reshape(len(batch), self.groups, -1, *batch.shape[2:])
+                white = torch.einsum("gmn,bgn...->bgm...", basis, channels).flatten(1, 2)
+                white = white[0] if unbatched else white
         return (white.to(weight.dtype), *rest), {}
 
 
@@ -65,7 +70,8 @@ class Recenter:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         basis, mean, weight = (tensor_of(module, name) for name in ("whiten_basis", "whiten_mean", "weight"))
         kernel = weight.flatten(2).sum(2).to(mean.dtype).reshape(len(mean), -1, mean.shape[1])
-        share = torch.einsum("gmn,gnk,gk->gm", kernel, basis, mean).flatten()
+        with torch.autocast(weight.device.type, enabled=False):
+            share = torch.einsum("gmn,gnk,gk->gm", kernel, basis, mean).flatten()
         spatial = (1,) * (weight.ndim - 2)
         return output - share.reshape(-1, *spatial).to(output.dtype)
 
@@ -85,6 +91,28 @@ def carry(layer: Layer, first: Tensor, second: Tensor | None, change: Tensor, sh
         if second is not None:  # while `old`, which may be a view of `first`, still is
             second.add_(torch.einsum("gmnk,gn->gm", old, shift).reshape(second.shape).to(second.dtype))
         first.copy_(torch.einsum("gmnk,gnp->gmpk", old, change).reshape(first.shape))
+
+
+def carry_gradient(layer: Layer, change: Tensor, shift: Tensor) -> None:
+    """Take the gradient of V into another basis, so that a step taken now is one of that basis; that of d stays.
+
+    Args:
+        layer: In the explicit form.
+        change: As in `carry`.
+        shift: As in `carry`.
+    """
+    weight, bias = layer.parameters
+    if weight.grad is None:
+        return
+    own = layer.own(weight.grad)
+    gradient = layer.kernel(own)
+    if bias is not None and bias.grad is not None:
+        errors = layer.own_bias(bias.grad).double().reshape(layer.groups, layer.outputs, 1)
+        gradient = gradient - (errors * shift[:, None])[..., None]
+    columns = gradient.transpose(1, 2)
+    carried = torch.linalg.solve(change, columns.flatten(2)).reshape(columns.shape).transpose(1, 2)
+    with torch.no_grad():
+        own.copy_(carried.reshape(own.shape))
 
 
 def carry_state(layer: Layer, optimizer: torch.optim.Optimizer, change: Tensor, shift: Tensor) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from counterflow.backward.reduce import sum_over_ranks, world_size
 from counterflow.whitening.basis import Basis, BasisKind, Ridge, drift, whitening_basis
-from counterflow.whitening.explicit import carry, carry_state
+from counterflow.whitening.explicit import carry, carry_gradient, carry_state
 from counterflow.whitening.layers import Layer, Layers
 from counterflow.whitening.statistics import Moments, moments
 
@@ -207,6 +207,7 @@ def _move(layer: Layer, optimizer: torch.optim.Optimizer | None, matrix: Tensor,
     mean = mean.to(layer.wide).double()  # as the buffer will hold it
     change, shift = now @ inverse, torch.einsum("gmn,gn->gm", now, mean - layer["mean"].double())
     carry(layer, layer.weight, layer.bias, change, shift)
+    carry_gradient(layer, change, shift)
     unknown = [] if optimizer is None else carry_state(layer, optimizer, change, shift)
     if unknown:
         names = " and ".join(map(repr, unknown))
