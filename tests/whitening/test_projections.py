@@ -70,7 +70,7 @@ def mixed(module: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor) -> Ten
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("sizes", [None, (4, 5)], ids=["packed weights", "three weights"])
-def test_attention(sizes, bias, batch_first):
+def test_attentions_gradients_are_the_closed_form(sizes, bias, batch_first):
     kdim, vdim = sizes or (6, 6)
     module = nn.MultiheadAttention(6, 2, bias=bias, batch_first=batch_first, kdim=kdim, vdim=vdim).double()
     q, k, v = randn(7, 3, 6), randn(7, 4, kdim), randn(7, 4, vdim)  # keys of another length than queries
@@ -114,7 +114,7 @@ def first_levels(module: nn.RNNBase, x, hx=None) -> list[Tensor]:
     "options",
     [{}, {"bias": False}, {"bidirectional": True, "batch_first": True}, {"num_layers": 3, "bidirectional": True}],
 )
-def test_recurrent_layers(kind, options):
+def test_a_recurrent_layers_gradients_are_the_closed_form(kind, options):
     module = kind(4, 3, **options).double()
     x = randn(6, 5, 4)
     module, bare, _ = whitened_gradients(module, lambda m: m(x))
@@ -136,7 +136,7 @@ def assert_recurrent(module: nn.RNNBase, bare: nn.RNNBase, x: Tensor, given: lis
             torch.testing.assert_close(getattr(module, f"bias_{own}").grad, total, rtol=1e-9, atol=1e-10)
 
 
-def test_packed_sequences_with_an_initial_state():
+def test_the_closed_form_of_packed_sequences_with_an_initial_state():
     module = nn.LSTM(4, 3, num_layers=2).double()
     x = pack_sequence([randn(2, 4), randn(5, 4), randn(3, 4)], enforce_sorted=False)
     hx = randn(2, 3, 3), randn(2, 3, 3)
@@ -144,11 +144,31 @@ def test_packed_sequences_with_an_initial_state():
     assert_recurrent(module, bare, x.data, first_levels(bare, x, hx))
 
 
-def test_a_sequence_without_a_batch():
+def test_the_closed_form_of_a_sequence_without_a_batch():
     module = nn.LSTM(4, 3, num_layers=2).double()
     x, hx = randn(5, 4), (randn(2, 3), randn(2, 3))
     module, bare, _ = whitened_gradients(module, lambda m: m(input=x, hx=hx))
     assert_recurrent(module, bare, x, first_levels(bare, x, hx))
+
+
+@pytest.mark.parametrize("layer", [nn.GRU(4, 3, num_layers=2), nn.MultiheadAttention(4, 2)], ids=["GRU", "attention"])
+def test_a_sequence_without_a_batch_is_one_example(layer):
+    h = cf.whiten(layer, sgd(layer))
+    x = torch.randn(5, 4)
+    output_of(layer(x) if isinstance(layer, nn.GRU) else layer(x, x, x)).sum().backward()
+    assert {tuple(each["count"].tolist()) for each in h._layers} == {(5, 1)}  # time steps, examples
+
+
+def test_a_bias_that_another_layer_has_too_leaves_both_alone():
+    model = nn.ModuleList([nn.GRU(4, 3), nn.GRU(4, 3)])
+    model[1].bias_ih_l0 = model[0].bias_ih_l0
+    table = cf.whiten(model, sgd(model)).table()
+    assert (
+        table["0.ih_l0"].why
+        == table["1.ih_l0"].why
+        == ("it shares a parameter with another module, whose inputs are others")
+    )
+    assert [row.layer for row in table if row.done != "left alone"] == ["0.hh_l0", "1.hh_l0"]
 
 
 def test_a_call_that_raises_leaves_the_weights_proper():
@@ -276,7 +296,7 @@ def test_other_optimizers_have_them_in_the_explicit_form():
 
 @pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("optimize", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_autocast(optimize):
+def test_training_under_autocast_projects_and_stays_finite(optimize):
     torch.manual_seed(0)
     model = Reader()
     optimizer = optimize(model)
@@ -306,7 +326,7 @@ def test_looking_inside_draws_no_random_number():
     assert torch.equal(torch.stack(outputs[0]), torch.stack(outputs[1]))
 
 
-def test_statistics_from_a_loader():
+def test_a_loaders_statistics_are_those_of_all_time_steps():
     module = nn.GRU(4, 3).double()
     x = randn(6, 5, 4)
     h = cf.whiten(module, sgd(module), loader=[x], epsilon=EPSILON)
@@ -316,22 +336,23 @@ def test_statistics_from_a_loader():
     assert [row.layer for row in h.table()] == ["ih_l0", "hh_l0"]
 
 
-def test_options_that_need_each_samples_error_leave_them_alone():
+@pytest.mark.parametrize("options", [{"diagonal": True}, {"errors": 0.1}], ids=["diagonal", "errors"])
+def test_options_that_need_each_samples_error_leave_them_alone(options):
     model = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2))
-    h = cf.whiten(model, sgd(model), diagonal=True)
+    h = cf.whiten(model, sgd(model), **options)
     assert [row.done for row in h.table()] == ["not projected yet", "left alone", "left alone"]
     assert h.table()["1.out_proj"].why.startswith("diagonal and errors need each sample's error")
 
 
 def test_adaptive_looks_at_each_projection():
-    module = nn.GRU(4, 3).double()
-    x = randn(6, 5, 4)
-    h = cf.whiten(module, sgd(module), loader=[x], adaptive=0.5)
-    h._loader = [x + 5.0 * torch.randn(4, dtype=torch.float64) * randn(6, 5, 1)]
-    h._schedule.step = 7
-    h.project()
-    assert h.table()["ih_l0"].values["projected"] == 7
-    h._schedule.step = 8
-    h.project()
-    assert [row.values["projected"] for row in h.table()] == [7, h.table()["hh_l0"].values["projected"]]
-    assert h.table()["ih_l0"].values["drift"] == pytest.approx(0.0, abs=1e-9)
+    module = nn.MultiheadAttention(4, 2, batch_first=True).double()
+    given = {name: randn(6, 5, 4) for name in ("query", "key", "value")}
+    h = cf.whiten(module, sgd(module), loader=[given], adaptive=0.5)
+    h._loader = [{**given, "query": 5.0 * given["query"]}]
+    for step in (7, 8):
+        h._schedule.step = step
+        h.project()
+        table = h.table()
+        assert [table[name].values["projected"] for name in "qkv"] == [7, 0, 0]
+        assert [table[name].values["drift"] for name in "qkv"] == pytest.approx([0.0] * 3, abs=1e-9)
+        assert table["k"].why == "kept its basis, since it has not drifted"

@@ -336,6 +336,21 @@ def test_batches_of_one_constant_and_deficient_inputs_train(make):
     assert h.table()["0"].values["projected"] == 20
 
 
+@pytest.mark.parametrize("make", [lambda: nn.Linear(5, 4), lambda: nn.Conv1d(3, 4, 2)], ids=["linear", "convolution"])
+def test_a_call_without_a_batch_gathers_as_a_batch_of_one(make):
+    """Inputs and errors; the convolution has as many positions as outputs, so that a mixed-up dimension would fit."""
+    torch.manual_seed(0)
+    model = make()
+    cf.whiten(model, sgd(model), errors=0.1, samples=9)
+    twin = copy.deepcopy(model)
+    x = X[:3]
+    model(x if isinstance(model, nn.Conv1d) else x[0]).square().sum().backward()
+    twin(x[None] if isinstance(model, nn.Conv1d) else x[:1]).square().sum().backward()
+    assert int(model.whiten_error_count[1]) == 1
+    for (name, value), wanted in zip(model.named_buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(value, wanted, msg=name)
+
+
 def test_an_empty_batch_is_no_bad_batch():
     model = net()
     h = cf.whiten(model, sgd(model))
@@ -532,6 +547,7 @@ def test_numbers_in_a_loaders_dictionary_are_no_examples():
         ({"loader": [3]}, "loader must give tensors"),
         ({"loader": [{"input": [1.0]}]}, "loader must give tensors"),
         ({"loader": 3}, "loader must be an iterable of batches, such as a DataLoader, got int"),
+        ({"loader": X}, "but a tensor gives one example at a time"),
         ({"loader": [X], "errors": 0.1}, "leave loader out"),
     ],
 )
@@ -559,6 +575,10 @@ def test_a_model_that_cannot_be_used_is_said_in_a_line():
     cf.whiten(model, sgd(model))
     with pytest.raises(InputError, match="whitened already"):
         cf.whiten(model, sgd(model))
+    recurrent = nn.Sequential(nn.LSTM(3, 2))
+    cf.whiten(recurrent, sgd(recurrent))
+    with pytest.raises(InputError, match="this LSTM is whitened already"):
+        cf.whiten(recurrent[0], sgd(recurrent))
     with pytest.raises(InputError, match="nothing has been gathered"):
         cf.whiten(net2 := net(), sgd(net2)).project()
 
@@ -638,8 +658,13 @@ def test_training_under_autocast_whitens_in_full_precision(make):
         loss.backward()
         optimizer.step()
     assert h.table()["0"].values["projected"] == 14
-    assert {b.dtype for name, b in model.named_buffers() if b.is_floating_point()} == {torch.float32}
     assert all(bool(p.isfinite().all()) for p in model.parameters())
+    # To seven digits, where bfloat16 has two: the last two batches, and what was made of them.
+    last = X[12 * 16 :][:32].double()
+    wanted = torch.linalg.inv(torch.cov(last.T, correction=0) + 0.01 * torch.eye(5, dtype=torch.float64))
+    first = model[0]
+    metric = first.whiten_metric[0] if make is sgd else first.whiten_basis[0].T @ first.whiten_basis[0]
+    torch.testing.assert_close(metric.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_waterfall_schedule_is_torchs_own():

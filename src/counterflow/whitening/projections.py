@@ -103,7 +103,9 @@ class Part(Layer):
             x = x.data
         elif x.is_nested:
             x = torch.cat(x.unbind())
-        elif x.ndim == 3 and not module.batch_first:
+        elif x.ndim == 2:  # one example without a batch dimension
+            x = x[None]
+        elif not module.batch_first:
             x = x.transpose(0, 1)
         rows: Tensor = x if self.columns is None else x[..., slice(*self.columns)]
         return rows
@@ -259,7 +261,7 @@ def _why_not_part(part: Part, groups: Mapping[int, Mapping[str, Any]], counts: M
         return "its weight is frozen"
     if id(weight) not in groups:
         return "its weight is not in the optimizer"
-    if counts[id(weight)] > 1:
+    if any(counts[id(p)] > 1 for p in (weight, bias) if p is not None):
         return "it shares a parameter with another module, whose inputs are others"
     part.centered = bias is not None and bias.requires_grad and id(bias) in groups
     if not part.centered:

@@ -53,7 +53,8 @@ class _Gather(Function):
         with torch.no_grad():
             _gather(x, error, *ctx.layer, *ctx.state[:4])
             if len(ctx.state) > 4:
-                _gather(error, error, *ctx.layer, *ctx.state[4:])
+                errors = error[None] if error.ndim < x.ndim else error  # of a call without a batch dimension
+                _gather(errors, errors, *ctx.layer, *ctx.state[4:])
         return (error, None, None, *(None for _ in ctx.state))
 
 

@@ -254,6 +254,8 @@ def whiten(
             raise InputError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
     if loader is not None and not isinstance(loader, Iterable):
         raise InputError(f"loader must be an iterable of batches, such as a DataLoader, got {type(loader).__name__}")
+    if isinstance(loader, torch.Tensor):
+        raise InputError("loader must be an iterable of batches, but a tensor gives one example at a time; pass [x]")
     if errors is not None and loader is not None:
         raise InputError(
             "errors are whitened by those of backward passes, which a loader has none of; leave loader out"
@@ -320,7 +322,7 @@ def _check(
         raise InputError(
             f"model is a {type(model).__name__} already; call whiten before torch.compile and DistributedDataParallel"
         )
-    if any(name.rpartition(".")[2] == CLOCK or "whiten_mean" in name for name, _ in model.named_buffers()):
+    if any(name.rpartition(".")[2].startswith("whiten_") for name, _ in model.named_buffers()):
         raise InputError(f"this {type(model).__name__} is whitened already; undo() that first")
     for name, count in (("every", every), ("samples", samples)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
