@@ -237,7 +237,7 @@ def test_measuring_normalized_and_shared_layers() -> None:
 
 
 @pytest.mark.parametrize("attenuation", ["weights", None])
-def test_a_measured_variance_needs_no_bound(attenuation: Any) -> None:
+def test_a_measured_variance_takes_no_other_attenuation_beside_it(attenuation: Any) -> None:
     with pytest.raises(InputError, match="takes the place of the bound in attenuation="):
         cf.temper(nn.Linear(2, 2), torch.randn(3, 2), loss="mse_loss", attenuation=attenuation, variance="measured")
     with pytest.raises(InputError, match="variance must be 'bound' or 'measured', got 'online'"):

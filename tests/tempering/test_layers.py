@@ -40,6 +40,14 @@ def test_bounds_are_found_numerically() -> None:
     assert bounds(torch.exp) == bounds(torch.square) == bounds(torch.log) == Bounds(None, None)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan, True, "1"])
+def test_bounds_are_numbers_above_zero(value: Any) -> None:
+    with pytest.raises(InputError, match="Bounds: slope must be a number > 0 or None, got "):
+        Bounds(slope=value)
+    with pytest.raises(InputError, match="Bounds: power must be a number > 0 or None, got "):
+        Bounds(slope=1.0, power=value)
+
+
 def test_fan_outs_of_a_branch_and_a_skip() -> None:
     table = cf.temper(Branched(), torch.randn(20, 5), loss="mse_loss").table()
     # The stem feeds left (6), right (3) and, by the skip, join (4).
@@ -77,7 +85,7 @@ def test_local_code_outputs_spare_the_layer_below() -> None:
         assert set(column(h.table(), "attenuation").values()) == {1.0}
 
 
-def test_a_convolution() -> None:
+def test_fans_of_a_convolution_count_kernel_groups_and_stride() -> None:
     model = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Tanh(), nn.Conv2d(4, 6, 4, stride=2), nn.Flatten())
     x = torch.ones(3, 2, 9, 9)
     table = cf.temper(model, x, loss="mse_loss").table()
@@ -173,7 +181,7 @@ def test_frozen_parameters_are_left_out() -> None:
     assert {id(p) for g in h.param_groups(lr=0.1) for p in g["params"]} == {id(p) for p in model[2].parameters()}
 
 
-def test_a_layer_called_twice() -> None:
+def test_a_layer_called_twice_goes_by_its_stronger_input() -> None:
     class Twins(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -189,7 +197,7 @@ def test_a_layer_called_twice() -> None:
     assert column(table, "fan-out") == {"leg": 2, "head": 0}
 
 
-def test_weights_without_a_module() -> None:
+def test_bare_parameters_are_layers_too() -> None:
     class Bare(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -274,6 +282,7 @@ def test_an_unknown_function_asks_for_its_bounds() -> None:
         ({"input_power": {"1": 4.0}}, InputError, "no weights of its own"),
         ({"activations": {"tanh_": Bounds(slope=1.0)}}, InputError, r"activations\['tanh_'\]: .* it calls .*tanh"),
         ({"input_power": {"0": 0.0}}, InputError, "must be a number > 0"),
+        ({"input_power": {"0": True}}, InputError, "must be a number > 0, got True"),
         ({"activations": {"tanh": 1.0}}, InputError, "Bounds"),
         ({"bias_rate": "none"}, InputError, "'local' or 'global'"),
         ({"sample_input": [1.0]}, InputError, "sample_input must be a tensor"),

@@ -149,7 +149,7 @@ def test_averaging_over_ranks_is_counted(loss: str, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(gradient(4), 4 * gradient(1))
 
 
-def test_bias_rates() -> None:
+def test_a_local_bias_rate_leaves_the_global_one_out() -> None:
     x = torch.eye(8)
     model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
     rates = {}

@@ -42,7 +42,8 @@ class Bounds:
     def __post_init__(self) -> None:
         for name in ("slope", "power"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and math.isfinite(value) and value > 0):
                 raise InputError(f"Bounds: {name} must be a number > 0 or None, got {value!r}")
 
 

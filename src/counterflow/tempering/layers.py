@@ -133,7 +133,8 @@ def read_layers(trace: Trace, loss: Loss, local: bool, stated: Mapping[str, floa
 def _stated_powers(model: nn.Module, stated: Mapping[str, float], known: set[str]) -> dict[str, float]:
     powers: dict[str, float] = {}
     for pattern, value in stated.items():
-        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and value > 0):
             raise InputError(f"input_power[{pattern!r}] must be a number > 0, got {value!r}")
         names = {name for name, _ in select(model, pattern)}
         if not names & known:
