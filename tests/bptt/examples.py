@@ -55,7 +55,8 @@ class Normed(nn.Module):
         return state, state
 
 
-def zeros(*shape: int) -> Tensor:
+def learned(*shape: int) -> Tensor:
+    """Numbers whose gradient is wanted."""
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
@@ -70,18 +71,18 @@ class Case:
     def make(self) -> tuple[nn.Module, Tensor, Any]:
         torch.manual_seed(3)
         core = self.core().double()
-        return core, zeros(BATCH, TIME, WIDTH), self.state()
+        return core, learned(BATCH, TIME, WIDTH), self.state()
 
 
 def stacked_state() -> dict[str, Any]:
-    return {"low": (zeros(BATCH, 5), zeros(BATCH, 5)), "high": [zeros(BATCH, 3)]}
+    return {"low": (learned(BATCH, 5), learned(BATCH, 5)), "high": [learned(BATCH, 3)]}
 
 
 CASES = [
-    Case("LSTMCell", lambda: nn.LSTMCell(WIDTH, 5), lambda: (zeros(BATCH, 5), zeros(BATCH, 5))),
-    Case("GRUCell", lambda: nn.GRUCell(WIDTH, 5), lambda: zeros(BATCH, 5)),
-    Case("RNNCell", lambda: nn.RNNCell(WIDTH, 5), lambda: zeros(BATCH, 5)),
-    Case("own", Leaky, lambda: (zeros(BATCH, WIDTH), torch.zeros((), dtype=torch.long))),
+    Case("LSTMCell", lambda: nn.LSTMCell(WIDTH, 5), lambda: (learned(BATCH, 5), learned(BATCH, 5))),
+    Case("GRUCell", lambda: nn.GRUCell(WIDTH, 5), lambda: learned(BATCH, 5)),
+    Case("RNNCell", lambda: nn.RNNCell(WIDTH, 5), lambda: learned(BATCH, 5)),
+    Case("own", Leaky, lambda: (learned(BATCH, WIDTH), torch.zeros((), dtype=torch.long))),
     Case("stacked", Stacked, stacked_state),
     Case("dropout", lambda: Stacked(0.4), stacked_state),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,11 +82,6 @@ def peak_of(core: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch, state: 
         del y, final
         torch.autograd.backward(loss, inputs=leaves)
     return ledger.peak
-
-
-def cell_state(cell: nn.RNNCellBase) -> Any:
-    zeros = torch.zeros(BATCH, HIDDEN)
-    return (zeros, zeros.clone()) if isinstance(cell, nn.LSTMCell) else zeros
 
 
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
@@ -203,6 +198,13 @@ def test_long_sequences_are_planned_at_once() -> None:
         assert choice.plan.forwards_per_step < 3
 
 
+def test_a_strategy_that_needs_more_than_the_slots_that_were_given_says_so() -> None:
+    cell, x = nn.GRUCell(WIDTH, HIDDEN), torch.randn(BATCH, TIME, WIDTH)
+    with pytest.raises(InputError, match=f"strategy='full' needs {TIME} slots .*, got slots=5"):
+        unroll(cell, x, slots=5, strategy="full")
+    unroll(cell, x, slots=TIME + 5, strategy="full")
+
+
 def test_a_strategy_that_does_not_fit_says_so() -> None:
     sizes = Sizes(hidden=1000, internal=4500, shared=3500, gradient=1000)
     with pytest.raises(InputError, match="strategy='full' needs"):
@@ -232,13 +234,30 @@ def test_a_chunk_is_chosen_within_the_budget(chunk: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("64MiB", 2**26), ("1 kB", 1000), ("1.5GiB", 3 * 2**29), ("12", 12), ("3b", 3), (17, 17), ("2tb", 2 * 10**12)],
+    [
+        ("64MiB", 2**26),
+        ("1 kB", 1000),
+        ("1.5GiB", 3 * 2**29),
+        ("12", 12),
+        ("3b", 3),
+        (17, 17),
+        ("2tb", 2 * 10**12),
+        ("1.1B", 1),
+    ],
 )
 def test_budgets_are_read(text: str | int, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "-1MiB", "1e3", "4 parsecs", 0, -5, 1.5, None, True])
+def test_a_budget_that_no_number_of_the_machine_holds_is_as_good_as_enough() -> None:
+    assert parse_bytes("9" * 400) == int("9" * 400)
+    sizes = Sizes(hidden=1000, internal=4500, shared=3500, gradient=1000)
+    for strategy in (None, "hidden", "mixed"):
+        choice = choose(30, sizes, 10**400, strategy=strategy)  # type: ignore[arg-type]
+        assert choice.plan.forwards == (59 if strategy == "hidden" else 30)
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "-1MiB", "1e3", "4 parsecs", "0.9B", "٣KiB", 0, -5, 1.5, None, True])
 def test_what_is_no_budget_is_refused(text: Any) -> None:
     with pytest.raises(InputError, match="budget must be"):
         parse_bytes(text)
@@ -250,8 +269,7 @@ def test_sizes_are_written_so_that_they_fit() -> None:
 
 
 def test_gradients_do_not_depend_on_the_budget() -> None:
-    cell: Callable[[], nn.Module] = lambda: nn.LSTMCell(WIDTH, HIDDEN)  # noqa: E731
-    core, x = cell().double(), torch.randn(BATCH, TIME, WIDTH, dtype=torch.float64)
+    core, x = nn.LSTMCell(WIDTH, HIDDEN).double(), torch.randn(BATCH, TIME, WIDTH, dtype=torch.float64)
     state = (torch.zeros(BATCH, HIDDEN, dtype=torch.float64),) * 2
     expected = torch.autograd.grad(loop(core, x, state)[0].square().sum(), list(core.parameters()))
     for budget in ("64KiB", "200KiB", "1MiB", "1GiB"):

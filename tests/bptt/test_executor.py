@@ -25,10 +25,10 @@ from .examples import (
     Stacked,
     assert_close,
     gradients,
+    learned,
     loop,
     wanted,
     weighted,
-    zeros,
 )
 
 PLANS = [("hidden", 1), ("hidden", 3), ("hidden", TIME), ("internal", 2), ("internal", TIME), ("mixed", 9.5)]
@@ -72,8 +72,8 @@ def test_equals_a_plain_loop(case: Case, strategy: str, slots: float) -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_fused_layers_run_in_chunks(kind: type[nn.RNNBase], batch_first: bool, layers: int) -> None:
     layer = kind(WIDTH, 5, num_layers=layers, batch_first=batch_first).double()
-    x = zeros(*((BATCH, TIME) if batch_first else (TIME, BATCH)), WIDTH)
-    state = tuple(zeros(layers, BATCH, 5) for _ in range(2)) if kind is nn.LSTM else zeros(layers, BATCH, 5)
+    x = learned(*((BATCH, TIME) if batch_first else (TIME, BATCH)), WIDTH)
+    state = tuple(learned(layers, BATCH, 5) for _ in range(2)) if kind is nn.LSTM else learned(layers, BATCH, 5)
     leaves = wanted(layer, x, state)
     outputs, final = layer(x, state)
     expected = gradients(weighted(outputs, final), leaves)
@@ -89,7 +89,7 @@ def test_fused_layers_run_in_chunks(kind: type[nn.RNNBase], batch_first: bool, l
 
 def test_dropout_between_layers_is_drawn_again() -> None:
     layer = nn.GRU(WIDTH, 5, num_layers=3, dropout=0.5, batch_first=True).double()
-    x = zeros(BATCH, TIME, WIDTH)
+    x = learned(BATCH, TIME, WIDTH)
     torch.manual_seed(1)
     state, parts = None, []
     for part in x.split(3, 1):
@@ -226,8 +226,8 @@ def test_integer_inputs_and_pytrees_of_inputs() -> None:
             state = self.cell(self.embedding(x["token"]) + x["offset"], state)
             return state.argmax(-1), state
 
-    core, state = Reader().double(), zeros(BATCH, 5)
-    tokens, offset = torch.randint(7, (BATCH, TIME)), zeros(BATCH, TIME, WIDTH)
+    core, state = Reader().double(), learned(BATCH, 5)
+    tokens, offset = torch.randint(7, (BATCH, TIME)), learned(BATCH, TIME, WIDTH)
     leaves = wanted(core, offset, state)
     final = state
     outputs = []
@@ -244,7 +244,7 @@ def test_integer_inputs_and_pytrees_of_inputs() -> None:
 def test_a_loss_in_every_step(fused: bool) -> None:
     head, target = nn.Linear(5, 2).double(), torch.randn(BATCH, TIME, 2, dtype=torch.float64)
     core = nn.GRU(WIDTH, 5, batch_first=True).double() if fused else nn.GRUCell(WIDTH, 5).double()
-    x, state = zeros(BATCH, TIME, WIDTH), zeros(*((1,) if fused else ()), BATCH, 5)
+    x, state = learned(BATCH, TIME, WIDTH), learned(*((1,) if fused else ()), BATCH, 5)
     leaves = [*wanted(core, x, state), *head.parameters()]
 
     def loss_fn(t: int, y: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ def test_hooks_on_parameters_see_the_whole_gradient_once() -> None:
 
 def test_a_leaf_from_outside_is_served() -> None:
     cell, x, state = CASES[1].make()
-    gain = zeros(WIDTH)
+    gain = learned(WIDTH)
 
     def core(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         state = cell(gain * x, state)
@@ -310,7 +310,7 @@ def test_a_leaf_from_outside_is_served() -> None:
 
 def test_a_tensor_from_outside_with_a_history_is_refused_by_name() -> None:
     cell, x, state = CASES[1].make()
-    context = zeros(WIDTH).exp()
+    context = learned(WIDTH).exp()
     with pytest.raises(UnsupportedError, match="uses 'context'"):
         unroll(lambda x, state: 2 * (cell(context * x, state),), x, state, slots=3)
 
@@ -319,7 +319,7 @@ def test_batch_normalization_is_updated_once_a_step() -> None:
     torch.manual_seed(0)
     plain, core = Normed().double(), Normed().double()
     core.load_state_dict(plain.state_dict())
-    x, state = zeros(BATCH, TIME, WIDTH), zeros(BATCH, WIDTH)
+    x, state = learned(BATCH, TIME, WIDTH), learned(BATCH, WIDTH)
     expected = gradients(weighted(*loop(plain, x, state)), wanted(plain, x, state))
     loss = weighted(*unroll(core, x, state, slots=2, strategy="hidden"))
     for _ in range(2):
@@ -457,9 +457,18 @@ def test_arguments_that_cannot_be_used(error: type[Exception], match: str, optio
         unroll(cell, x, **options)
 
 
-def test_what_is_wrong_is_wrong_without_gradients_too() -> None:
-    with torch.no_grad(), pytest.raises(InputError, match="budget must be bytes"):
-        unroll(nn.GRUCell(WIDTH, 5), torch.randn(BATCH, TIME, WIDTH), budget="much")
+@pytest.mark.parametrize(
+    ("match", "options"),
+    [
+        ("budget must be bytes", {"budget": "much"}),
+        ("strategy must be one of hidden.*, or None, got 'best'", {"slots": 2, "strategy": "best"}),
+        (r"slots must be a number, got \[2\]", {"slots": [2]}),
+    ],
+)
+def test_what_is_wrong_is_wrong_without_gradients_too(match: str, options: dict[str, Any]) -> None:
+    for learns in (False, True):
+        with torch.set_grad_enabled(learns), pytest.raises(InputError, match=match):
+            unroll(nn.GRUCell(WIDTH, 5), torch.randn(BATCH, TIME, WIDTH), **options)
 
 
 def test_a_fused_layer_takes_one_tensor() -> None:

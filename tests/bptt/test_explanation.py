@@ -95,6 +95,12 @@ def test_measured_times_take_the_place_of_the_assumed_ones_and_change_nothing_el
     assert "measured" in table.note
 
 
+def test_times_are_measured_where_nothing_learns_too():
+    table = cf.bptt.explain(lambda x, state: (x, state), torch.zeros(4, 9, 6), (), budgets=["1MiB"], timed=True)
+    assert table.times.forward > 0
+    assert [option.slowdown for option in table] == [1.0]
+
+
 def test_a_fused_layer_is_planned_in_chunks():
     layer, x = nn.LSTM(64, 64, batch_first=True), torch.zeros(16, 64, 64)
     table = cf.bptt.explain(layer, x, budgets=["1MiB", "2MiB"])
@@ -112,17 +118,22 @@ def test_a_budget_too_small_names_the_smallest_that_works():
     assert cf.bptt.explain(core, _stream, steps=50, budgets=[smallest]).options[0].memory <= smallest
 
 
-def test_bad_input_is_one_line():
-    with pytest.raises(InputError, match="budgets is empty"):
-        cf.bptt.explain(_cell(), _stream, steps=50, budgets=[])
-    with pytest.raises(InputError, match="state=None"):
-        cf.bptt.explain(_cell(), (torch.zeros(4, 50, 6),))
-    with pytest.raises(InputError, match="chunk"):
-        cf.bptt.explain(_cell(), _stream, steps=50, chunk=3)
-    with pytest.raises(InputError, match="steps="):
-        cf.bptt.explain(_cell(), _stream)
-    with pytest.raises(InputError, match="which a budget rules, got 'full'"):
-        cf.bptt.explain(_cell(), _stream, steps=50, strategy="full")
+@pytest.mark.parametrize(
+    ("inputs", "options", "match"),
+    [
+        (_stream, {"steps": 50, "budgets": []}, "budgets is empty"),
+        (_stream, {"steps": 50, "budgets": "64MiB"}, "budgets must be several, .*, got '64MiB'"),
+        (_stream, {"steps": 50, "budgets": 4096}, "budgets must be several, .*, got 4096"),
+        ((torch.zeros(4, 50, 6),), {}, "state=None"),
+        (_stream, {"steps": 50, "chunk": 3}, "chunk"),
+        (_stream, {}, "steps="),
+        (_stream, {"steps": 50, "strategy": "full"}, "which a budget rules, got 'full'"),
+    ],
+)
+def test_bad_input_is_one_line(inputs, options, match):
+    with pytest.raises(InputError, match=match) as caught:
+        cf.bptt.explain(_cell(), inputs, **options)
+    assert "\n" not in str(caught.value)
 
 
 def test_it_shows_itself_as_text_as_html_and_as_a_dictionary():

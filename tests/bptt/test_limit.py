@@ -15,7 +15,7 @@ import counterflow as cf
 from counterflow.bptt import limit
 from counterflow.exceptions import InputError, UnsupportedError
 
-from .examples import Gradients, assert_close, gradients, weighted, zeros
+from .examples import Gradients, assert_close, gradients, learned, weighted
 
 BATCH, TIME, WIDTH = 3, 23, 4
 
@@ -92,7 +92,7 @@ def test_the_table_says_what_was_done_and_what_was_not() -> None:
 
 def test_states_packed_sequences_and_single_examples() -> None:
     layer = nn.GRU(WIDTH, 5).double()
-    x, state, lengths = zeros(TIME, BATCH, WIDTH), zeros(1, BATCH, 5), torch.tensor([TIME, 4, 9])
+    x, state, lengths = learned(TIME, BATCH, WIDTH), learned(1, BATCH, 5), torch.tensor([TIME, 4, 9])
 
     def run() -> list[tuple[tuple[Any, ...], Gradients]]:
         packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
@@ -133,9 +133,10 @@ def test_a_copy_and_a_pickled_model_are_limited_by_themselves() -> None:
     assert "forward" not in vars(twin.lstm)
 
 
-def test_a_share_that_is_too_small_names_the_smallest() -> None:
+@pytest.mark.parametrize("budget", [1, "2KiB"])  # of one byte, most layers would have none
+def test_a_share_that_is_too_small_names_the_smallest(budget: str | int) -> None:
     model = reader()
-    limit(model, "2KiB")
+    limit(model, budget)
     with pytest.raises(InputError, match="too small for one internal state"):
         model(torch.randint(9, (BATCH, TIME)))
 

@@ -22,9 +22,9 @@ from .examples import (
     assert_close,
     call,
     gradients,
+    learned,
     wanted,
     weighted,
-    zeros,
 )
 
 LENGTHS = torch.tensor([4, TIME, 1])
@@ -80,7 +80,7 @@ def _row(tree: Any, row: int) -> Any:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_fused_layers_end_with_their_rows(kind: type[nn.RNNBase], chunk: int, batch_first: bool) -> None:
     layer = kind(WIDTH, 5, num_layers=2, batch_first=batch_first).double()
-    x = zeros(*((BATCH, TIME) if batch_first else (TIME, BATCH)), WIDTH)
+    x = learned(*((BATCH, TIME) if batch_first else (TIME, BATCH)), WIDTH)
     leaves = wanted(layer, x)
     packed = pack_padded_sequence(x, LENGTHS, batch_first=batch_first, enforce_sorted=False)
     outputs, ends = layer(packed)
@@ -100,7 +100,7 @@ def test_packed_sequences_go_in_and_come_out(kind: type[nn.Module], enforce_sort
         core = nn.LSTMCell(WIDTH, 5).double()
         core.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
     lengths = LENGTHS.sort(descending=True).values if enforce_sorted else LENGTHS
-    x = zeros(BATCH, TIME, WIDTH)
+    x = learned(BATCH, TIME, WIDTH)
 
     def pack() -> PackedSequence:
         return pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=enforce_sorted)

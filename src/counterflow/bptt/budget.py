@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
@@ -41,7 +42,7 @@ def parse_bytes(budget: str | int) -> int:
             ``MB``, ``GB``, ``TB`` (powers of 1000), in capitals or not.
 
     Raises:
-        InputError: If it is neither, or not positive.
+        InputError: If it is neither, or less than a byte.
 
     Example:
         >>> parse_bytes("64MiB"), parse_bytes("1.5 GB"), parse_bytes(4096)
@@ -50,15 +51,15 @@ def parse_bytes(budget: str | int) -> int:
     if isinstance(budget, bool) or not isinstance(budget, str | int):
         raise InputError(f"budget must be bytes or a string such as '64MiB', got {budget!r}")
     if isinstance(budget, int):
-        number, unit = float(budget), ""
+        size = budget
     else:
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", budget)
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", budget, re.ASCII)
         if match is None or match[2].upper() not in _UNITS:
             raise InputError(f"budget must be bytes or a string such as '64MiB', got {budget!r}")
-        number, unit = float(match[1]), match[2].upper()
-    if number <= 0:
-        raise InputError(f"budget must be positive, got {budget!r}")
-    return budget if isinstance(budget, int) else int(number * _UNITS[unit])
+        size = int(Fraction(match[1]) * _UNITS[match[2].upper()])  # no float, which a long number overflows
+    if size < 1:
+        raise InputError(f"budget must be a byte or more, got {budget!r}")
+    return size
 
 
 def format_bytes(size: int) -> str:

@@ -99,9 +99,8 @@ def cheapest(steps: int, room: int, strategies: Sequence[Strategy], sizes: Sizes
 
 
 @functools.lru_cache(maxsize=256)  # training asks for the same plan in every iteration
-def _plan(steps: int, slots: Fraction | float, strategy: Strategy, sizes: Sizes) -> Plan:
-    given = slots if strategy in ("hidden", "internal", "mixed", "chen-recursive") else None
-    return make_plan(steps, given, strategy, internal_cost=sizes.alpha, shared_cost=sizes.beta)  # type: ignore[arg-type]
+def _plan(steps: int, slots: Fraction | float | None, strategy: Strategy, sizes: Sizes) -> Plan:
+    return make_plan(steps, slots, strategy, internal_cost=sizes.alpha, shared_cost=sizes.beta)  # type: ignore[arg-type]
 
 
 def _within(steps: int, room: int, strategy: Strategy, sizes: Sizes) -> Plan | None:
@@ -116,11 +115,11 @@ def _within(steps: int, room: int, strategy: Strategy, sizes: Sizes) -> Plan | N
             "mixed": Fraction(room - room // 10**5, unit),
         }[strategy]
         return _plan(steps, slots, strategy, sizes) if slots >= 1 else None
-    plan = make_plan(steps, None, strategy, internal_cost=sizes.alpha, shared_cost=sizes.beta)
+    plan = _plan(steps, None, strategy, sizes)
     if stack_bytes(plan, sizes) > room:
         return None
-    # The start state is one of its slots, as of the hidden strategy's.
-    return _plan(steps, 1 + room // sizes.stored, strategy, sizes)
+    # More slots are of use to one strategy only; the start state is one of them, as of the hidden strategy's.
+    return _plan(steps, 1 + room // sizes.stored, strategy, sizes) if strategy == "chen-recursive" else plan
 
 
 def least_mixed(sizes: Sizes) -> int:

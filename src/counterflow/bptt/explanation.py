@@ -255,6 +255,8 @@ def explain(
         raise InputError(
             f"strategy must be 'hidden', 'internal', 'mixed' or None, which a budget rules, got {strategy!r}"
         )
+    if isinstance(budgets, str | int):
+        raise InputError(f"budgets must be several, in a list such as ['16MiB', '64MiB'], got {budgets!r}")
     adapted = adapt(core)
     if batch_first is None:
         batch_first = adapted.fused is None or adapted.fused.batch_first
@@ -329,17 +331,26 @@ def _measured(steps: Steps) -> StepTimes:
     wanted = [leaf for leaf in (*weights, *begin, *fed) if leaf.requires_grad]
     best = [math.inf] * 3
     for _ in range(_REPEATS):
-        marks = [time.perf_counter()]
+        marks = [_now(devices)]
         with torch.no_grad():
             steps.run(0, list(inputs), list(steps.state))
-        marks.append(time.perf_counter())
+        marks.append(_now(devices))
         with torch.enable_grad():
             outputs, ends, loss = steps.run(0, list(fed), list(begin))
-        marks.append(time.perf_counter())
+        marks.append(_now(devices))
         roots = [y for y in (*ends, *((loss,) if loss is not None else outputs)) if y.requires_grad]
-        torch.autograd.grad(roots, wanted, [torch.ones_like(root) for root in roots], allow_unused=True)
-        marks.append(time.perf_counter())
+        if roots:  # none where nothing learns
+            torch.autograd.grad(roots, wanted, [torch.ones_like(root) for root in roots], allow_unused=True)
+        marks.append(_now(devices))
         best = [min(known, stop - start) for known, start, stop in zip(best, marks, marks[1:], strict=False)]
     set_generator_states(devices, generators)
     buffers.restore()
     return StepTimes(*best)
+
+
+def _now(devices: Sequence[torch.device]) -> float:
+    """Seconds, once these devices have done what they were given; a graphics card answers before that."""
+    for device in devices:
+        if device.type != "cpu":
+            torch.get_device_module(device).synchronize(device)
+    return time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from counterflow.bptt.budget import format_bytes, parse_bytes
 from counterflow.bptt.cores import Core, why_not
-from counterflow.bptt.plans import Strategy
+from counterflow.bptt.plans import Strategy, check_strategy
 from counterflow.bptt.unrolling import Chunk, Request, run
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, reset_compiler
@@ -60,8 +60,7 @@ def limit(model: nn.Module, budget: str | int, *, chunk: Chunk = "auto", strateg
     total = parse_bytes(budget)
     if chunk is None or (chunk != "auto" and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1)):
         raise InputError(f"chunk must be 'auto' or a whole number from 1 on, got {chunk!r}")
-    if strategy is not None and strategy not in get_args(Strategy):
-        raise InputError(f"strategy must be one of {', '.join(get_args(Strategy))}, or None, got {strategy!r}")
+    check_strategy(strategy)
     rows: list[Row] = []
     layers: list[tuple[int, nn.RNNBase]] = []
     for name, module in model.named_modules():
@@ -77,7 +76,7 @@ def limit(model: nn.Module, budget: str | int, *, chunk: Chunk = "auto", strateg
     whole = sum(_weight(layer) for _, layer in layers)
     limited = []
     for index, layer in layers:
-        replaced = _Limited(layer, total * _weight(layer) // whole, chunk, strategy)
+        replaced = _Limited(layer, max(1, total * _weight(layer) // whole), chunk, strategy)
         layer.forward = replaced.forward  # a bound method is copied with what it is bound to
         limited.append((index, replaced))
 

@@ -41,7 +41,7 @@ from counterflow.bptt.actions import (
 )
 from counterflow.exceptions import InputError
 
-__all__ = ["Plan", "Strategy", "plan"]
+__all__ = ["Plan", "Strategy", "check_strategy", "plan"]
 
 Strategy = Literal["hidden", "internal", "mixed", "constant", "every-hidden", "full", "chen-sqrt", "chen-recursive"]
 
@@ -380,8 +380,15 @@ def _needed(steps: int, strategy: Strategy, beta: Fraction) -> Fraction | None:
     return Fraction(fixed[strategy]) if strategy in fixed else None
 
 
+def check_strategy(strategy: object) -> None:
+    """Raise if there is no such strategy; None leaves the choice to the budget."""
+    if strategy is not None and strategy not in get_args(Strategy):
+        raise InputError(f"strategy must be one of {', '.join(get_args(Strategy))}, or None, got {strategy!r}")
+
+
 def _number(name: str, value: float, least: float) -> Fraction:
-    if isinstance(value, bool) or not isinstance(value, int | float | Fraction) or not math.isfinite(value):
+    number = isinstance(value, int | float | Fraction) and not isinstance(value, bool)
+    if not number or (isinstance(value, float) and not math.isfinite(value)):
         raise InputError(f"{name} must be a number >= {least:g}, got {value!r}")
     if value < least:
         raise InputError(f"{name} must be >= {least:g}, got {value!r}")
@@ -389,4 +396,5 @@ def _number(name: str, value: float, least: float) -> Fraction:
 
 
 def _tidy(value: Fraction) -> float:
-    return int(value) if value == int(value) else float(value)
+    # From 2^53 on a float holds no fractions, and later overflows.
+    return int(value) if value == int(value) or value >= 2**53 else float(value)

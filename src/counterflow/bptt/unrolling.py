@@ -18,7 +18,7 @@ from counterflow.bptt.chunks import check_chunk, choose_chunk, remembered
 from counterflow.bptt.cores import Core, adapt, modules_of, name_of, tensors_of
 from counterflow.bptt.executor import First, Run, follow
 from counterflow.bptt.graphs import Internal, Meter, sequence_number, walk
-from counterflow.bptt.plans import Plan, Strategy
+from counterflow.bptt.plans import Plan, Strategy, check_strategy
 from counterflow.bptt.resident import Ceiling
 from counterflow.bptt.steps import LossFn, Steps, check_lengths, record_first, zeros_for
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
@@ -146,7 +146,10 @@ def _run(request: Request) -> Outcome:
     if request.plan is not None and request.strategy is not None:
         raise InputError(f"strategy={request.strategy!r}: the plan that was given has one, {request.plan.strategy!r}")
     if request.budget is not None:
-        parse_bytes(request.budget)  # without gradients nobody else would look at it
+        parse_bytes(request.budget)  # without gradients nobody else would look at these
+    check_strategy(request.strategy)
+    if request.slots is not None and (isinstance(request.slots, bool) or not isinstance(request.slots, int | float)):
+        raise InputError(f"slots must be a number, got {request.slots!r}")
     core = adapt(request.core)
     packed = request.inputs if isinstance(request.inputs, PackedSequence) else None
     if packed is not None:
