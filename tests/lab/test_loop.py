@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,3 +134,21 @@ def test_freed_memory_is_kept_and_its_pages_are_not_fetched_again() -> None:
     run = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, check=True, text=True)
     given_back, kept = map(int, run.stdout.split())
     assert kept < given_back / 5
+
+
+@pytest.mark.parametrize(("most", "kept"), [(2**30, True), (2**25, True), (0, False)])
+def test_an_older_allocator_keeps_what_it_may(monkeypatch: pytest.MonkeyPatch, most: int, kept: bool) -> None:
+    held: dict[int, int] = {}
+
+    def mallopt(option: int, value: int) -> int:
+        if option == -3 and value > most:
+            return 0
+        held[option] = value
+        return 1
+
+    monkeypatch.setattr(loop.sys, "platform", "linux")
+    monkeypatch.setattr(loop.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    assert loop.keep_freed_memory() is kept
+    assert held == {-1: 2**30, **({-3: most} if kept else {})}
+    monkeypatch.setattr(loop.sys, "platform", "darwin")
+    assert loop.keep_freed_memory() is False

@@ -60,17 +60,21 @@ class Batches:
         return self._order[place * self.size : (place + 1) * self.size]
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """Have glibc keep memory that is freed, for as long as this process runs; elsewhere nothing happens.
 
     A small batch's gradients are as large as the model. Where their pages go back to the system after every update and
     are fetched anew, that is a third of the update.
+
+    Returns:
+        Whether it does.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-            mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    # Before glibc 2.35 the second may be 32 MiB at most, and a greater one would leave it at 128 KiB.
+    return bool(mallopt(trim, 2**30)) and bool(mallopt(mmap, 2**30) or mallopt(mmap, 2**25))
 
 
 def points(updates: int, count: int) -> list[int]:
