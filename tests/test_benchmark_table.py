@@ -72,6 +72,17 @@ def test_the_number_decides_where_the_record_does_not(table: Any) -> None:
     assert held("a step", 1.0, "at most", None, True).verdict == ""
 
 
+def test_quartiles_of_turns_do_not_stand_beside_a_ratio_of_medians(table: Any) -> None:
+    read = table.BENCHMARKS["choice"].read
+    row = {"members": 5, "batch": 128, "format": "channels last", "bar": 0.65, "bytes": 1, "naive bytes": 2}
+    row |= {"ratio": 0.4, "low": 0.5, "high": 0.6}
+    peer = {"peer": "theirs", "members": 5, "ratio": 1.0, "low": 1.1, "high": 1.2}
+    turns = {"ratios": "turn by turn"}
+    assert [each.spread for each in read({"rows": [row], "peer": peer})] == [None, None, None]
+    spreads = [each.spread for each in read({"rows": [row | turns], "peer": peer | turns})]
+    assert spreads == [(0.5, 0.6), None, (1.1, 1.2)]
+
+
 def test_the_terminals_table_has_every_row_and_the_counts(table: Any) -> None:
     found = table.measured()
     text = table.plain_text(found)
@@ -84,3 +95,13 @@ def test_the_terminals_table_has_every_row_and_the_counts(table: Any) -> None:
 def test_a_file_without_the_marks_is_refused(table: Any) -> None:
     with pytest.raises(ValueError, match="there is no place for the table"):
         table.with_block("# A readme\n", "| a |")
+
+
+def test_a_file_that_is_not_there_is_named(
+    table: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["table.py", "--readme", str(tmp_path / "none.md")])
+    with pytest.raises(SystemExit) as raised:
+        table.main()
+    assert raised.value.code == 2
+    assert "there is no such file" in capsys.readouterr().err

@@ -36,10 +36,11 @@ def benchmark_of_density() -> str:
         table(heads, rows),
         f"Estimated floor of products and exponentials alone, in ms: {floors}.",
         f"Time grows with the power of: {powers}.",
-        f"Kept for going back: at most {cost['kept at most']:.2f} of the posteriors (at most 2: {MET[cost['pass']]}).",
-        f"The first call with cached kernels: {cold['seconds']:.2f} s (at most 0.3: {MET[cold['pass']]}), of which "
-        f"numba loads for {cold['numba loads']:.2f} s, once in a process; imports before it take "
-        f"{cold['imports']:.2f} s.",
+        f"Kept for going back: at most {cost['kept at most']:.2f} of the posteriors (at most {cost['bar']:g}: "
+        f"{MET[cost['pass']]}).",
+        f"The first call with cached kernels: {cold['seconds']:.2f} s (at most {cold['bar']:g}: "
+        f"{MET[cold['pass']]}), of which numba loads for {cold['numba loads']:.2f} s, once in a process; imports "
+        f"before it take {cold['imports']:.2f} s.",
     ]
     if "dynamax" in cold:
         theirs = cold["dynamax"]

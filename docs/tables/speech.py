@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .markup import MET, record, table
 
 
 def benchmark_of_speech() -> str:
     """What ``benchmarks/speech.py`` found when its committed results were made."""
     found = record("speech")
+
+    def over(row: dict[str, Any]) -> str:
+        spread = f" ({row['low']:.4g} to {row['high']:.4g})" if "low" in row else ""
+        return f"{row['ratio']:.4g}{spread}"
+
     ways = [
         (
             row["way"],
             f"{row['microseconds']:.4g}",
-            f"{row['ratio']:.4g}",
+            over(row),
             "" if row["bar"] is None else f"{row['bar']:g}",
             MET[row["pass"]],
         )
         for row in found["parts"]["alignment"]
         if "missing" not in row
     ]
+    # Records were once made otherwise.
+    taken = any("low" in row for row in found["parts"]["alignment"])
+    turns = "what is compared taking turns" if taken else "what is compared one after the other"
     banks = [
         (row["bank"], f"{row['parameters']:,}", f"{row['milliseconds']:.1f}", MET[row["pass"]])
         for row in found["parts"]["predictors"]
@@ -29,7 +39,7 @@ def benchmark_of_speech() -> str:
     ]
     return "\n\n".join(
         [
-            f"Medians within one run, {found['threads']} thread, torch {found['torch']}.",
+            f"Medians within one run, {found['threads']} thread, torch {found['torch']}, {turns}.",
             table(("way to align", "microseconds", "over the bare call", "at least", "target"), ways),
             table(("predictors, 10 s of speech", "parameters", "ms", "target"), banks),
             table(("words", "seconds of speech", "real-time factor", "target"), words),
