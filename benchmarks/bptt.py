@@ -14,7 +14,8 @@ overhead An iteration over what its plan says from measured step times: (F - n) 
 peer     At equal memory beside torch.utils.checkpoint with sqrt(t) segments, and at budgets below all that any number
          of segments can reach.
 solvers  The time to make a plan and list its actions, beside checkpoint-schedules and pyrevolve, which are in
-         counterflow[peers] and used nowhere else. Their counts of forward operations are printed beside ours.
+         counterflow[peers] and used nowhere else. Each once, since some of them keep what they computed, after a small
+         problem that loads modules and kernels. Their counts of forward operations are printed beside ours.
 table    The mixed strategy's table for 10,000 steps and 1,000 slots, at whole and fractional costs of an internal
          state. The bar is 5 s.
 chunks   Fused chunks within 10% of the memory of one call of nn.LSTM, over that call. The bar is 1.4.
@@ -22,8 +23,8 @@ long     100,000 steps, inputs streamed from disk (a file is written to FOLDER: 
          backpropagation through time cannot do in this memory. Its gradient is compared with full backpropagation on a
          prefix; the floor beside its time is the plan's cost in measured step times. Some twenty minutes.
 
-Times are processor seconds of one thread, medians over repeats that run what is compared in turns, so that only their
-ratios mean something.
+Times are processor seconds of one thread, and only their ratios mean something: medians over repeats that run what is
+compared in turns. Solvers, tables and the long run are timed once.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ import gc
 import importlib.util
 import json
 import math
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,9 @@ from counterflow.lab.papers.bptt.timing import plain
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import bars
+from common.command import folder, output, status_of
+from common.measuring import in_turns, ratio
+from common.records import read_record, write_record
 
 WIDTH, BATCH, STEPS = 256, 64, 1000
 MEBI = 2**20
@@ -103,21 +108,6 @@ class Net:
     def seconds_plain(self) -> float:
         """Of one iteration of plain backpropagation through time."""
         return self.seconds(lambda: plain(self.core, self.x, self.start))
-
-
-def in_turns(repeats: int, ways: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Seconds of each, taken in turns, whichever comes first changing from round to round."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    names = [*ways]
-    for number in range(repeats):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            found[name].append(ways[name]())
-    return found
-
-
-def ratio(above: list[float], below: list[float]) -> dict[str, float]:
-    low, middle, high = np.quantile(np.array(above) / np.array(below), (0.25, 0.5, 0.75))
-    return {"ratio": float(middle), "low": float(low), "high": float(high)}
 
 
 def promise() -> Iterator[dict[str, Any]]:
@@ -210,7 +200,7 @@ def step_times(net: Net, repeats: int) -> tuple[float, float, float]:
             state = tuple(end.detach() for end in ends)
         return time.process_time() - began
 
-    found = in_turns(repeats, {"bare": bare, "plain": net.seconds_plain, "in turn": in_turn})
+    found = in_turns({"bare": bare, "plain": net.seconds_plain, "in turn": in_turn}, repeats)
     times = [float(np.median(found[name])) / net.steps for name in ("bare", "plain", "in turn")]
     return times[0], times[1], times[2]
 
@@ -274,8 +264,8 @@ def peer(repeats: int = 5) -> Iterator[dict[str, Any]]:
     least = min(keep(length).peak for length in (8, 16, 24, 48))
     for budget in (root.peak, least // 2, least // 8):
         ours = net.kept_within(budget=budget)
-        found = in_turns(repeats, {"ours": partial(net.seconds_within, budget=budget), "theirs": theirs})
-        timed = ratio(found["ours"], found["theirs"])
+        found = in_turns({"ours": partial(net.seconds_within, budget=budget), "theirs": theirs}, repeats)
+        over = ratio(found["ours"], found["theirs"])
         yield {
             "budget": budget,
             "kept": ours.peak,
@@ -283,14 +273,13 @@ def peer(repeats: int = 5) -> Iterator[dict[str, Any]]:
             "segments keep": root.peak,
             "segments call": root.calls,
             "least of segments": least,
-            **timed,
-            "pass": ours.peak <= budget and (budget < root.peak or timed["ratio"] <= bars.SEGMENTS),
+            **over,
+            "pass": ours.peak <= budget and (budget < root.peak or over["ratio"] <= bars.SEGMENTS),
         }
 
 
-def solvers() -> Iterator[dict[str, Any]]:
-    bptt.plan(10, 5, internal_cost=2)  # numba is loaded once
-    for steps, slots in ((1000, 50), (10_000, 100)):
+def solvers(sizes: Sequence[tuple[int, int]] = ((1000, 50), (10_000, 100))) -> Iterator[dict[str, Any]]:
+    for steps, slots in sizes:
         ways: dict[str, Callable[[int, int], int]] = {
             f"counterflow, {strategy}": partial(_listed, strategy) for strategy in ("hidden", "internal", "mixed")
         }
@@ -299,15 +288,12 @@ def solvers() -> Iterator[dict[str, Any]]:
         if importlib.util.find_spec("checkpoint_schedules") is not None and steps <= 1000:  # minutes beyond
             ways |= {f"checkpoint-schedules, {name}": partial(_schedule, name) for name in SCHEDULES}
         for name, way in ways.items():
+            way(20, 5)  # modules and kernels are loaded
             began = time.process_time()
             forwards = way(steps, slots)
-            yield {
-                "solver": name,
-                "steps": steps,
-                "slots": slots,
-                "forwards": forwards,
-                "seconds": time.process_time() - began,
-            }
+            seconds = time.process_time() - began
+            found = {"solver": name, "steps": steps, "slots": slots, "forwards": forwards}
+            yield {**found, "seconds": seconds, "warm": True}
     for package in ("pyrevolve", "checkpoint_schedules"):
         if importlib.util.find_spec(package) is None:
             yield {"solver": package, "missing": "pip install 'counterflow[peers]'"}
@@ -372,8 +358,8 @@ def chunks(repeats: int = 5) -> Iterator[dict[str, Any]]:
     net.seconds_within(budget=budget, chunk=option.chunk)
     del net.core.forward
     ways = {"fused": lambda: net.seconds(lambda: whole(net.core)), "ours": partial(net.seconds_within, budget=budget)}
-    found = in_turns(repeats + 1, ways)
-    timed = ratio(found["ours"][1:], found["fused"][1:])
+    found = in_turns(ways, repeats, warm=1)
+    over = ratio(found["ours"], found["fused"])
     yield {
         "one call keeps": everything,
         "budget": budget,
@@ -382,8 +368,8 @@ def chunks(repeats: int = 5) -> Iterator[dict[str, Any]]:
         "planned": option.forwards,
         "executed": ledger.calls,
         "forwards a step": option.forwards_per_step,
-        **timed,
-        "pass": timed["ratio"] <= bars.CHUNKS and ledger.peak <= budget,
+        **over,
+        "pass": over["ratio"] <= bars.CHUNKS and ledger.peak <= budget,
     }
 
 
@@ -438,8 +424,16 @@ def stream(folder: Path) -> dict[str, Any]:
 def long(folder: Path) -> Iterator[dict[str, Any]]:
     """The run that plain backpropagation through time cannot do."""
     path = folder / INPUTS
+    try:
+        yield long_run(folder)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def long_run(folder: Path) -> dict[str, Any]:
+    """Its row; the inputs stay in the folder."""
     generator = np.random.default_rng(0)
-    stored = np.memmap(path, np.float32, "w+", shape=(LONG_STEPS, BATCH, WIDTH))
+    stored = np.memmap(folder / INPUTS, np.float32, "w+", shape=(LONG_STEPS, BATCH, WIDTH))
     for first in range(0, LONG_STEPS, 1000):
         part = stored[first : first + 1000]
         part[:] = generator.standard_normal(part.shape, np.float32)
@@ -457,8 +451,7 @@ def long(folder: Path) -> Iterator[dict[str, Any]]:
     print(f"long: {option.forwards} forward operations to run", file=sys.stderr, flush=True)
     run = streamed_apart(folder)
     floor = (option.forwards - LONG_STEPS) * bare + LONG_STEPS * whole
-    path.unlink()
-    yield {
+    return {
         "steps": LONG_STEPS,
         "batch": BATCH,
         "budget": LONG_BUDGET,
@@ -502,8 +495,8 @@ def show(value: object) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=[*PARTS], metavar="PART", help="these parts (default all)")
-    parser.add_argument("--json", metavar="FILE", help="put the results in there, beside those of other parts")
-    parser.add_argument("--long", type=Path, metavar="FOLDER", help="the long run too; its inputs are written there")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there, beside those of others")
+    parser.add_argument("--long", type=folder, metavar="FOLDER", help="the long run too; its inputs are written there")
     parser.add_argument("--resident", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--stream", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -514,13 +507,14 @@ def main() -> int:
     if arguments.stream is not None:
         print(json.dumps(stream(arguments.stream)))
         return 0
-    if arguments.long is not None and not arguments.long.is_dir():
-        parser.error(f"--long {arguments.long}: there is no such folder; make it first")
+    if arguments.long is not None:
+        needed, free = 4 * LONG_STEPS * BATCH * WIDTH, shutil.disk_usage(arguments.long).free
+        if free < needed:
+            parser.error(f"--long {arguments.long}: {free / 1e9:.1f} GB are free, and {needed / 1e9:.1f} are needed")
     wanted = {name: PARTS[name] for name in (PARTS if arguments.only is None else arguments.only)}
     if arguments.long is not None:
         wanted["long"] = partial(long, arguments.long)
-    target = Path(arguments.json) if arguments.json else None
-    found: dict[str, Any] = json.loads(target.read_text()) if target is not None and target.exists() else {"parts": {}}
+    found: dict[str, Any] = {"parts": {}, **read_record(arguments.json)}
     print(f"LSTM {WIDTH}, batch {BATCH}, {STEPS} steps, one thread, torch {torch.__version__}")
     for name, part in wanted.items():
         rows = []
@@ -531,13 +525,10 @@ def main() -> int:
             verdict = {True: "  pass", False: "  MISS", None: ""}[row.get("pass")]
             print("  " + ", ".join(f"{key} {show(value)}" for key, value in told.items()) + verdict, flush=True)
         found["parts"][name] = rows
-        if target is not None:
-            found |= {"threads": 1, "torch": torch.__version__, "steps": STEPS, "width": WIDTH, "batch": BATCH}
-            partial_file = target.with_name(target.name + ".new")
-            partial_file.write_text(json.dumps(found, indent=1) + "\n")
-            partial_file.replace(target)
+        found |= {"threads": 1, "torch": torch.__version__, "steps": STEPS, "width": WIDTH, "batch": BATCH}
+        write_record(arguments.json, found)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

@@ -11,8 +11,8 @@ floor is (F + (F + B) / M) / (F + B) for measured times F without a graph and B 
 pictures and weights as they come and in the channels-last format, in which the forward pass is a smaller part of the
 whole: max pooling is several times as fast in it. Rows in the JSON file that are not run again stay.
 
-The peer is torchensemble's VotingClassifier, a plain ensemble that owns its loop, over ours with k = M in a plain loop:
-an epoch each, SGD, the same DataLoader. It declares torchvision, which it does not need here:
+The peer is torchensemble's VotingClassifier, a plain ensemble that owns its loop: an epoch of ours with k = M in a
+plain loop over one of its fit(), SGD, the same DataLoader. It declares torchvision, which it does not need here:
 `pip install --no-deps torchensemble`. If it is missing it is left out, and said so.
 """
 
@@ -22,9 +22,8 @@ import argparse
 import itertools
 import json
 import logging
-import os
+import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,13 @@ from torch.profiler import ProfilerActivity, profile
 import counterflow as cf
 from counterflow.lab.papers.choice.nets import quick
 
+sys.path.insert(0, str(Path(__file__).parent))
+from common.command import output, positive, status_of
+from common.measuring import in_turns, ratio, timed
+from common.records import read_record, write_record
+
 BARS = {(5, 128): 0.65, (5, 350): 0.56, (10, 128): 0.57, (10, 350): 0.50}
+PEER = "torchensemble VotingClassifier"
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
@@ -90,26 +95,8 @@ def floor(members: int, batch: int, form: str, repeats: int) -> float:
         with torch.no_grad():
             net(x)
 
-    times = in_turn({"both": both, "forward": forward}, repeats)
-    share = float(np.median(times["forward"]) / np.median(times["both"]))
-    return share + 1 / members
-
-
-def in_turn(calls: dict[str, Callable[[], object]], repeats: int, warm: int = 2) -> dict[str, list[float]]:
-    """Processor times of calls that take turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats + warm):
-        for name, call in calls.items():
-            began = time.process_time()
-            call()
-            times[name].append(time.process_time() - began)
-    return {name: each[warm:] for name, each in times.items()}
-
-
-def quartiles(times: dict[str, list[float]], of: str, over: str) -> dict[str, float]:
-    """The median of the ratios of turns, and their quartiles."""
-    ratios = np.array(times[of]) / np.array(times[over])
-    return dict(zip(("low", "ratio", "high"), np.quantile(ratios, (0.25, 0.5, 0.75)).tolist(), strict=True))
+    times = in_turns({"both": timed(both), "forward": timed(forward)}, repeats, warm=2)
+    return ratio(times["forward"], times["both"])["ratio"] + 1 / members
 
 
 def peak(call: Callable[[], object]) -> int:
@@ -130,11 +117,11 @@ def peak(call: Callable[[], object]) -> int:
 def case(members: int, batch: int, form: str, repeats: int) -> dict[str, Any]:
     """One row."""
     steps = steps_of(members, batch, form)
-    times = in_turn(steps, repeats)
+    times = in_turns({name: timed(step) for name, step in steps.items()}, repeats, warm=2)
     memory = {name: peak(steps[name]) for name in ("naive", "ours")}
     row: dict[str, Any] = {"members": members, "batch": batch, "format": form, "bar": BARS.get((members, batch))}
-    row |= {"naive ms": 1e3 * float(np.median(times["naive"])), "again": quartiles(times, "again", "naive")["ratio"]}
-    row |= quartiles(times, "ours", "naive")
+    row |= {"naive ms": 1e3 * float(np.median(times["naive"])), "again": ratio(times["again"], times["naive"])["ratio"]}
+    row |= {**ratio(times["ours"], times["naive"]), "ratios": "turn by turn"}
     row |= {"floor": floor(members, batch, form, repeats), "naive bytes": memory["naive"], "bytes": memory["ours"]}
     met = memory["ours"] <= memory["naive"] and (row["bar"] is None or row["ratio"] <= row["bar"])
     return row | {"pass": met}
@@ -142,7 +129,7 @@ def case(members: int, batch: int, form: str, repeats: int) -> dict[str, Any]:
 
 def peer(repeats: int, members: int = 5, batch: int = 128, batches: int = 4) -> dict[str, Any]:
     """A plain ensemble's epoch beside that of torchensemble."""
-    row: dict[str, Any] = {"peer": "torchensemble VotingClassifier", "members": members, "batch": batch}
+    row: dict[str, Any] = {"peer": PEER, "members": members, "batch": batch}
     try:
         from torchensemble import VotingClassifier
     except ImportError:
@@ -159,49 +146,50 @@ def peer(repeats: int, members: int = 5, batch: int = 128, batches: int = 4) -> 
             optimizer.step()
 
     logging.disable(logging.INFO)  # it tells of every member
+    model = VotingClassifier(estimator=quick(0), n_estimators=members, cuda=False)
+    model.set_optimizer("SGD", lr=1e-3, momentum=0.9)
 
     def theirs() -> None:
-        model = VotingClassifier(estimator=quick(0), n_estimators=members, cuda=False)
-        model.set_optimizer("SGD", lr=1e-3, momentum=0.9)
         model.fit(loader, epochs=1, save_model=False, log_interval=10**9)
 
-    times = in_turn({"ours": epoch, "theirs": theirs}, repeats, warm=1)
-    return row | quartiles(times, "ours", "theirs")
+    times = in_turns({"ours": timed(epoch), "theirs": timed(theirs)}, repeats, warm=1)
+    return row | {**ratio(times["ours"], times["theirs"]), "ratios": "turn by turn"}
 
 
-def write(target: Path | None, rows: list[dict[str, Any]], beside: dict[str, Any] | None) -> None:
-    """Replace the file."""
-    if target is not None:
-        new = target.with_name(target.name + ".new")
-        content = {"threads": 1, "torch": torch.__version__, "rows": rows, "peer": beside}
-        new.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(new, target)
+def merged(rows: list[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows with one that has been measured, in the place of an older one of the same case."""
+
+    def case_of(each: dict[str, Any]) -> tuple[Any, ...]:
+        return each["format"], each["members"], each["batch"]
+
+    return [*(each for each in rows if case_of(each) != case_of(row)), row]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="put the results in there")
-    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="steps of each kind (default 15)")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there, beside those of others")
+    parser.add_argument("--repeats", type=positive, default=15, metavar="N", help="steps of each kind (default 15)")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="memory formats (both)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    target = Path(arguments.json) if arguments.json else None
-    kept = json.loads(target.read_text())["rows"] if target is not None and target.exists() else []
-    rows = [row for row in kept if row["format"] not in arguments.formats]
+    unknown = {"peer": PEER, "members": 5, "batch": 128, "missing": "not measured yet"}
+    found = {"rows": [], "peer": unknown, **read_record(arguments.json)}
+    found |= {"threads": 1, "torch": torch.__version__}
     for form, (members, batch) in itertools.product(arguments.formats, BARS):
         row = case(members, batch, form, arguments.repeats)
-        rows.append(row)
+        found["rows"] = merged(found["rows"], row)
+        write_record(arguments.json, found)  # what is not measured again stays, and what is done is kept
         told = f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f}), floor {row['floor']:.2f}"
         memory = f"{row['bytes'] / 2**20:.0f} MiB over {row['naive bytes'] / 2**20:.0f}"
         verdict = "pass" if row["pass"] else "MISS"
         what = f"M={members:<3} batch {batch:<4} {form:14}"
         print(f"{what} {told}, again {row['again']:.2f}; {memory}  {verdict}", flush=True)
-        write(target, rows, None)
     beside = peer(max(arguments.repeats // 3, 1))
     print(f"{beside['peer']}: {beside.get('missing') or format(beside['ratio'], '.2f')}")
-    write(target, rows, beside)
+    found["peer"] = beside
+    write_record(arguments.json, found)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

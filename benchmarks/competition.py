@@ -14,12 +14,8 @@ backward, ReLU reads 8 and writes 4, and we read 5 and write 4.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
-import json
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +25,13 @@ import torch
 from torch import nn
 
 from counterflow import LocalWinnerTakeAll
+from counterflow.lab.loop import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import bars
+from common.command import output, positive, status_of
+from common.measuring import in_turns, timed
+from common.records import write_record
 
 FLOOR = (4 + 4 + 1 + 4 + 1 + 4) / (4 + 4 + 8 + 4)
 
@@ -48,14 +48,6 @@ def convolutional(act: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Unflatten(1, (1, 28, 28)), *maps, *head)
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed: else whichever net's gradients lie last in memory pays for their pages anew."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-
-
 NETS = {"perceptron": perceptron, "convolutional": convolutional}
 
 
@@ -69,26 +61,20 @@ def ratios(name: str, batch: int, compiled: bool, repeats: int) -> dict[str, Any
     }
     torch.manual_seed(0)
     x, y = torch.rand(batch, 784), torch.randint(10, (batch,))
-    steps: dict[str, Callable[[], None]] = {}
+    steps: dict[str, Callable[[], float]] = {}
     for kind, act in kinds.items():
         torch.manual_seed(0)
         model = NETS[name](act)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-        run: Any = torch.compile(model) if compiled else model
+        net: Any = torch.compile(model) if compiled else model
 
-        def step(run: Any = run, optimizer: torch.optim.Optimizer = optimizer) -> None:
+        def step(net: Any = net, optimizer: torch.optim.Optimizer = optimizer) -> None:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(run(x), y).backward()
+            nn.functional.cross_entropy(net(x), y).backward()
             optimizer.step()
 
-        steps[kind] = step
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _ in range(repeats + 5):
-        for kind, step in steps.items():
-            began = time.process_time()
-            step()
-            times[kind].append(time.process_time() - began)
-    median = {kind: float(np.median(each[5:])) for kind, each in times.items()}
+        steps[kind] = timed(step)
+    median = {kind: float(np.median(each)) for kind, each in in_turns(steps, repeats, warm=5).items()}
     targets = bars.COMPETITION.get((name, batch, "compiled" if compiled else "plain"), {})
     row: dict[str, Any] = {"net": name, "batch": batch, "compiled": compiled, "relu ms": 1e3 * median["relu"]}
     row |= {kind: median[kind] / median["relu"] for kind in ("again", "2", "4")}
@@ -109,11 +95,11 @@ def rows(repeats: int) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="put the results in there")
-    parser.add_argument("--repeats", type=int, default=60, metavar="N", help="steps of each net (default 60)")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there")
+    parser.add_argument("--repeats", type=positive, default=60, metavar="N", help="steps of each net (default 60)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    keep_freed_memory()  # else whichever net's gradients lie last in memory pays for their pages anew
     found = []
     print(f"floor of the elementwise passes, in bytes: {FLOOR:.2f}")
     for row in rows(arguments.repeats):
@@ -124,14 +110,9 @@ def main() -> int:
         )
         form = "compiled" if row["compiled"] else ""
         print(f"{row['net']:14} batch {row['batch']:<4} {form:9} {told}{verdict}", flush=True)
-    if arguments.json:
-        target = Path(arguments.json)
-        new = target.with_name(target.name + ".new")
-        content = {"threads": 1, "torch": torch.__version__, "floor": FLOOR, "rows": found}
-        new.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(new, target)
+    write_record(arguments.json, {"threads": 1, "torch": torch.__version__, "floor": FLOOR, "rows": found})
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

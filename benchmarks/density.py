@@ -1,6 +1,6 @@
 """Hidden Markov models as layers: forward and all gradients, beside dynamax, hmmlearn, pomegranate and a torch loop.
 
-    python benchmarks/density.py [--only one|paper|cost|cold] [--rounds N] [--json FILE] [--plot PNG]
+    python benchmarks/density.py [--only one|paper|cost|cold ...] [--rounds N] [--json FILE] [--plot PNG]
 
 one    One model of S = 3, 10, 50 states, 32 sequences of 200 frames of 13 features, float64: likelihood and gradients
        to all parameters. Beside it jitted dynamax (warm; what its compilation takes stands beside), a torch loop over
@@ -13,7 +13,7 @@ cost   Time over frames, models and sequences, and what is kept for going back, 
 cold   The first call in a fresh process whose kernels are cached, without imports (at most 0.3 s). Beside it, the part
        of it that numba loads for its first kernel of any kind, what the imports take, and the same of dynamax.
 
-Times are processor time of one thread, all in turns within one run, the least of a few calls in each: ratios are
+Times are processor time of one core, all in turns within one run, the least of a few calls in each round: ratios are
 medians over the rounds, with their quartiles. The same ratio by the clock on the wall stands beside, which others on
 the machine disturb. A peer that is not installed is said to be missing.
 """
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -37,11 +36,16 @@ from torch import Tensor
 
 from counterflow.density import GaussianHMM
 
+sys.path.insert(0, str(Path(__file__).parent))
+from common import measuring
+from common.command import output, positive, status_of
+from common.records import read_record, write_record
+
 FLOOR = {3: 0.5, 10: 1.0, 50: 7.0}
 LOOP_BAR = {3: 12.0, 10: 12.0, 50: 30.0}
 COLD_BAR, MEMORY_BAR = 0.3, 2.0
 ALWAYS_COLD = ("torch loop", "pomegranate")  # seconds a call, of which nothing is compiled or kept
-TURN = 0.1  # processor seconds of one work in a round
+TURN = 0.1  # processor seconds that the slowest work has in a round, unless one call takes longer
 
 
 class Times(NamedTuple):
@@ -54,32 +58,36 @@ class Times(NamedTuple):
 def in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
     """Seconds of each work, one round after the other, after a call that warms up.
 
-    In a round a short work is called up to ten times, and its least time counts: others on the machine only add to it.
+    In a round works that are short are called up to ten times, in turns, and the least time of each counts: others on
+    the machine only add to it. All are called equally often, since the least of more calls would be less.
     """
     seconds = {name: Times([], []) for name in works}
     # A peer may have changed it; another thread that waits for work spends processor time, which would count here.
     torch.set_num_threads(1)
-    for number in range(rounds + 1):
-        for name, work in works.items():
-            if not number and name in ALWAYS_COLD:
-                continue
-            calls: list[tuple[float, float]] = []
-            while len(calls) < (10 if number else 1) and sum(each[0] for each in calls) < TURN:
+    for name, work in works.items():
+        if name not in ALWAYS_COLD:
+            work()
+    for _ in range(rounds):
+        calls: dict[str, Times] = {name: Times([], []) for name in works}
+        for _ in range(10):
+            for name, work in works.items():
                 began = time.process_time(), time.perf_counter()
                 work()
-                calls.append((time.process_time() - began[0], time.perf_counter() - began[1]))
-            if number:
-                for clock, took in zip(seconds[name], zip(*calls, strict=True), strict=True):
-                    clock.append(min(took))
+                calls[name].processor.append(time.process_time() - began[0])
+                calls[name].wall.append(time.perf_counter() - began[1])
+            if max(sum(each.processor) for each in calls.values()) >= TURN:
+                break
+        for name, each in calls.items():
+            seconds[name].processor.append(min(each.processor))
+            seconds[name].wall.append(min(each.wall))
     return seconds
 
 
 def ratio(other: Times, ours: Times, bar: float) -> dict[str, Any]:
     """How many times faster ours is, round by round."""
-    each, wall = (np.array(a) / np.array(b) for a, b in zip(other, ours, strict=True))
-    low, middle, high = np.quantile(each, [0.25, 0.5, 0.75]).tolist()
-    found = {"ratio": middle, "low": low, "high": high, "wall": float(np.median(wall))}
-    return {**found, "bar": bar, "pass": middle >= bar}
+    found = measuring.ratio(other.processor, ours.processor)
+    wall = measuring.ratio(other.wall, ours.wall)["ratio"]
+    return {**found, "wall": wall, "bar": bar, "pass": found["ratio"] >= bar}
 
 
 def milliseconds(seconds: Mapping[str, Times]) -> dict[str, float]:
@@ -387,7 +395,8 @@ def show(found: dict[str, Any]) -> str:
         powers = ", ".join(f"{what} {power:.2f}" for what, power in found["cost"]["powers"].items())
         met = "met" if found["cost"]["pass"] else "MISSED"
         lines.append(f"cost grows with the power of: {powers}")
-        lines.append(f"kept for going back: {found['cost']['kept at most']:.2f} posteriors; at most 2: {met}")
+        most, bar = found["cost"]["kept at most"], found["cost"]["bar"]
+        lines.append(f"kept for going back: {most:.2f} posteriors; at most {bar:g}: {met}")
     if "cold" in found:
         met = "met" if found["cold"]["pass"] else "MISSED"
         lines.append(f"the first call, kernels cached: {found['cold']['seconds']:.3f} s; at most {COLD_BAR}: {met}")
@@ -402,15 +411,26 @@ def show(found: dict[str, Any]) -> str:
 def main() -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("one", "paper", "cost", "cold"), action="append")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument(
+        "--only", choices=("one", "paper", "cost", "cold"), action="append", help="this part; may be given again"
+    )
+    parser.add_argument("--rounds", type=positive, default=7, metavar="N", help="of all works (default 7)")
+    parser.add_argument(
+        "--json", metavar="FILE", type=output, help="put the results in there, beside those of other parts"
+    )
+    parser.add_argument("--plot", metavar="PNG", type=output, help="draw the part `cost` into there")
     parser.add_argument("--machine", default="", help="what is to be said of the machine, in a sentence")
     options = parser.parse_args()
+    if options.plot is not None and options.only is not None and "cost" not in options.only:
+        parser.error("--plot draws the part cost, which --only leaves out")
+    record = {"machine": "", **read_record(options.json)}
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        # Jax's threads heed no option of a thread's number, and processor time counts them all.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     parts = options.only or ["one", "paper", "cost", "cold"]
-    found: dict[str, Any] = {"torch": torch.__version__.split("+")[0], "threads": 1, "machine": options.machine}
+    found: dict[str, Any] = {"torch": torch.__version__.split("+")[0], "threads": 1}
+    found |= {"machine": options.machine} if options.machine else {}
     makers: dict[str, Callable[[], Any]] = {
         "one": lambda: one(options.rounds),
         "paper": lambda: paper(options.rounds),
@@ -419,15 +439,13 @@ def main() -> int:
     }
     for part in parts:
         found[part] = makers[part]()
+        record |= found
+        write_record(options.json, record)
     print(show(found))
-    if options.plot is not None and "cost" in found:
+    if options.plot is not None:
         draw(found["cost"], options.plot)
-    if options.json is not None:
-        new = options.json.with_name(options.json.name + ".new")
-        new.write_text(json.dumps(found, indent=1) + "\n")
-        os.replace(new, options.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

@@ -12,10 +12,8 @@ The real-time factor is the time over that of the samples at 16 kHz.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import json
-import os
-import time
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,15 +21,21 @@ from typing import Any
 
 import numba
 import numpy as np
-import padasip
 import torch
 
 from counterflow.analog import ChipPerceptron, DeviceModel
+from counterflow.lab.loop import keep_freed_memory
 from counterflow.noise_control import LMS, NLMS, RLS, FilteredX, Perceptron, Volterra
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common.command import output, positive, status_of
+from common.measuring import in_turns, timed
+from common.records import write_record
 
 TAPS, HIDDEN, RATE = 25, 10, 16_000
 BARS = {"updates": 800e6, "autograd": 1500.0, "lms": 150.0, "nlms": 250.0, "rls": 50.0, "chip": 5.0}
 SAMPLES = 40_000
+MET = {True: "  pass", False: "  MISS", None: ""}
 
 
 def task(samples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,23 +45,10 @@ def task(samples: int) -> tuple[np.ndarray, np.ndarray]:
     return x, u - 0.2 * u**3 + 0.01 * draw.standard_normal(samples)
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed: else every run pays for the pages of its arrays anew."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-
-
 def best_times(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Least seconds of each, all taking turns; the first turn, in which code is compiled, does not count."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats + 1):
-        for name, work in works.items():
-            began = time.process_time()
-            work()
-            times[name].append(time.process_time() - began)
-    return {name: min(each[1:]) for name, each in times.items()}
+    times = in_turns({name: timed(work) for name, work in works.items()}, repeats, warm=1)
+    return {name: min(each) for name, each in times.items()}
 
 
 def autograd(x: np.ndarray, d: np.ndarray) -> None:
@@ -102,7 +93,11 @@ def keep(answers: dict[str, np.ndarray], name: str, work: Callable[[], np.ndarra
 
 
 def filters(repeats: int, samples: int = SAMPLES // 2) -> list[dict[str, Any]]:
-    """Each linear filter beside padasip's."""
+    """Each linear filter beside padasip's; none where it is not installed."""
+    if importlib.util.find_spec("padasip") is None:
+        return []
+    import padasip
+
     rows = []
     for name, taps, mine, theirs, settings in (
         ("lms", 25, lambda: LMS(25, 0.01), padasip.filters.FilterLMS, {"mu": 0.01}),
@@ -212,27 +207,36 @@ def scaling(repeats: int, samples: int = SAMPLES) -> list[dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="put the results in there")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="turns of each (default 20)")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there")
+    parser.add_argument("--repeats", type=positive, default=20, metavar="N", help="turns of each (default 20)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    keep_freed_memory()  # else every run pays for the pages of its arrays anew
     machine = f"{processor()}, one thread"
     print(machine)
     learned = perceptron(arguments.repeats)
     print(
         f"perceptron 25-10-1: {learned['updates'] / 1e6:.0f} million connection updates a second, "
-        f"{learned['autograd']:.0f} times autograd, real-time factor {learned['real-time factor']:.4f}"
+        f"{learned['autograd']:.0f} times autograd, real-time factor {learned['real-time factor']:.4f}; at least "
+        f"{BARS['updates'] / 1e6:.0f} million{MET[learned['pass']['updates']]}, {BARS['autograd']:.0f} times"
+        f"{MET[learned['pass']['autograd']]}"
     )
     linear = filters(arguments.repeats)
+    missing = [] if linear else ["padasip is not installed, and is left out: pip install padasip"]
+    for text in missing:
+        print(text, file=sys.stderr)
     for row in linear:
         print(
             f"{row['filter']:5} {row['taps']} taps: {row['ratio']:.0f} times padasip (at least {row['bar']:.0f}), "
-            f"{row['apart']:.1e} apart, real-time factor {row['real-time factor']:.5f}"
+            f"{row['apart']:.1e} apart, real-time factor {row['real-time factor']:.5f}{MET[row['pass']]}"
         )
     chips = chip(arguments.repeats)
     for row in chips:
-        print(f"chip, {row['device']}: {row['ratio']:.2f} times the perceptron, {row['nanoseconds']:.0f} ns")
+        bar = "" if row["bar"] is None else f" (at most {row['bar']:g})"
+        print(
+            f"chip, {row['device']}: {row['ratio']:.2f} times the perceptron{bar}, "
+            f"{row['nanoseconds']:.0f} ns{MET[row['pass']]}"
+        )
     rest = others(arguments.repeats)
     for row in rest:
         print(f"{row['controller']}: {row['nanoseconds']:.0f} ns, real-time factor {row['real-time factor']:.5f}")
@@ -242,15 +246,11 @@ def main() -> int:
             f"{row['samples']} samples, {row['connections']} connections: "
             f"{row['nanoseconds a sample']:.0f} ns a sample, {row['picoseconds a connection']:.0f} ps a connection"
         )
-    if arguments.json:
-        target = Path(arguments.json)
-        new = target.with_name(target.name + ".new")
-        content = {
-            "machine": machine, "numba": numba.__version__, "torch": torch.__version__, "bars": BARS,
-            "perceptron": learned, "filters": linear, "chip": chips, "others": rest, "scaling": grown,
-        }  # fmt: skip
-        new.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(new, target)
+    content = {
+        "machine": machine, "numba": numba.__version__, "torch": torch.__version__, "bars": BARS,
+        "perceptron": learned, "filters": linear, "chip": chips, "others": rest, "scaling": grown, "missing": missing,
+    }  # fmt: skip
+    write_record(arguments.json, content)
     return 0
 
 
@@ -265,4 +265,4 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

@@ -7,7 +7,8 @@ thread. Steps with and without the probe take turns, so that what else the machi
 processor time of this process. `k` is what the probe chose by itself ("every k-th step is looked at"); a round is k
 steps of each kind, or more.
 
-The floor is what no probe of every layer can go below: the time to read each error once from memory.
+The floor adds to every k-th step the time to read each error once from memory. Only where errors are still in the
+processor's cache can a probe of every layer be below it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ import torch
 from torch import nn
 
 import counterflow as cf
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common.command import output, status_of
+from common.measuring import ratio
+from common.records import write_record
 
 WIDTHS = (512, 256, 128, 64)
 LAYERS, BATCH, BAR = 10, 128, 1.10
@@ -72,17 +78,17 @@ def measure(width: int, seconds: float, bandwidth: float) -> dict[str, Any]:
                 without = seconds_of(plain, times)
                 pairs.append((without, seconds_of(probed, times)))
     bare, watched = np.array(pairs).T
-    low, middle, high = np.quantile(watched / bare, (0.25, 0.5, 0.75))
+    found = ratio(watched, bare)
     read = LAYERS * BATCH * width * 4 / bandwidth
     return {
         "width": width,
         "k": seen.every,
         "step_ms": float(np.median(bare) * 1e3),
-        "ratio": float(middle),
-        "quartiles": [float(low), float(high)],
+        "ratio": found["ratio"],
+        "quartiles": [found["low"], found["high"]],
         "rounds": len(pairs),
         "floor": float(1 + read / np.median(bare) / seen.every),
-        "pass": bool(middle < BAR),
+        "pass": found["ratio"] < BAR,
     }
 
 
@@ -95,18 +101,18 @@ def read_bandwidth() -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="write the results there too; - is standard output")
+    parser.add_argument("--json", metavar="FILE", type=output, help="write the results there too; - is standard output")
     parser.add_argument("--seconds", type=float, default=8.0, help="for each width (default 8)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bandwidth = read_bandwidth()
-    out = sys.stderr if arguments.json == "-" else sys.stdout
+    out = sys.stderr if arguments.json == Path("-") else sys.stdout
     print(
         f"{LAYERS} layers, batch {BATCH}, {torch.get_num_threads()} thread, torch {torch.__version__}; "
         f"memory is read at {bandwidth / 1e9:.1f} GB/s",
         file=out,
     )
-    print("width  plain step  k   step with probe / plain step      floor   under 1.10", file=out)
+    print(f"width  plain step  k   step with probe / plain step      floor   under {BAR:.2f}", file=out)
     results = []
     for width in WIDTHS:
         result = measure(width, arguments.seconds, bandwidth)
@@ -118,14 +124,13 @@ def main() -> int:
             file=out,
             flush=True,
         )
-    if arguments.json:
-        text = json.dumps({"threads": 1, "bandwidth": bandwidth, "bar": BAR, "results": results}, indent=1)
-        if arguments.json == "-":
-            print(text)
-        else:
-            Path(arguments.json).write_text(text + "\n")
+    record = {"threads": 1, "torch": torch.__version__, "bandwidth": bandwidth, "bar": BAR, "results": results}
+    if arguments.json == Path("-"):
+        print(json.dumps(record, indent=1))
+    else:
+        write_record(arguments.json, record)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

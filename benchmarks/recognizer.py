@@ -6,16 +6,16 @@ Word errors with a loop of words and with the bigram of the training texts. On A
 speakers; grammar scale and word penalty are the best for the 12 others, one pair for each grammar; its 10 test speakers
 are asked once. an4-all learns from all 64 with the pairs of such a run. On the prompts each of five folds is recognized
 by models of the others, with the pair that AN4's speakers chose. Seconds are of one thread's processor time, features
-not counted. The bars were set before the code. Kinds are numbered as they were tried, each for all tasks: mixtures of
-Gaussians, then the classifier, then both combined with phones in context, which is the default. What a kind is made of
-was chosen on AN4's choosing speakers, too.
+not counted; a real-time factor is that of the search alone. The bars were set before the code. Kinds are numbered as
+they were tried, each for all tasks: mixtures of Gaussians, then the classifier, then both combined with phones in
+context, which is the default. What a kind is made of was chosen on AN4's choosing speakers, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +26,11 @@ from torch import Tensor
 
 from counterflow.lab.papers.speech.corpora import FOLDS, Corpus, load
 from counterflow.lab.papers.speech.listening import errors_of
-from counterflow.speech import (
-    Decoder,
-    Grammar,
-    ModelKind,
-    Recognizer,
-)
+from counterflow.speech import Decoder, Grammar, ModelKind, Recognizer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common.command import output, status_of
+from common.records import read_record, write_record
 
 ATTEMPTS: dict[ModelKind, int] = {"gaussians": 1, "classifier": 2, "combined": 3}
 GRIDS = {
@@ -146,12 +145,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", choices=("an4", "an4-all", "prompts"))
     parser.add_argument("--kind", choices=tuple(ATTEMPTS), default="combined")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="put the results in there, beside those of others")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there, beside those of others")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    every: dict[str, Any] = {}
-    if arguments.json and arguments.json.exists():
-        every = json.loads(arguments.json.read_text())
+    every = read_record(arguments.json)
     if arguments.corpus == "an4":
         found = an4(arguments.kind)
     else:
@@ -172,12 +169,9 @@ def main() -> int:
         "torch": torch.__version__,
     }
     print(json.dumps(found["errors"]), found["pass"])
-    if arguments.json:
-        new = arguments.json.with_name(arguments.json.name + ".new")
-        new.write_text(json.dumps({**every, f"{arguments.corpus} {arguments.kind}": found}, indent=1) + "\n")
-        os.replace(new, arguments.json)
+    write_record(arguments.json, {**every, f"{arguments.corpus} {arguments.kind}": found})
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

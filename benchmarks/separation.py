@@ -1,6 +1,6 @@
 """Blind separation of rooms beside pyroomacoustics: how far SDR improves, and the time of the iterations.
 
-    python benchmarks/separation.py [--json FILE] [--rooms N] [--peers auxiva,ilrma,fastmnmf]
+    python benchmarks/separation.py [--json FILE] [--rooms N] [--peers auxiva,ilrma,fastmnmf] [--only NAMES]
 
 Mixtures of 10 s and two channels at 16 kHz: microphones 10 cm apart, sources 1 m away, reverberation .1 and .3 s; a
 voice against an engine and babble at 5 dB, and against another voice at 0 dB. All methods get the same short-time
@@ -28,11 +28,13 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from common.command import output, positive, status_of
 from common.racing import Kept
 from counterflow.audio import Room, ShortTime, images, snr_gain
 from counterflow.separation import FrequencyICA, OnlineIVA, auxiliary_iva, separate
 
 RATE, SECONDS = 16000, 10
+OURS, PEERS = ("iva", "natural gradient", "on line"), ("auxiva", "ilrma", "fastmnmf")
 TRANSFORM = ShortTime(2048, 512, "hann")
 REVERBERATIONS = (0.1, 0.3)
 CONDITIONS = {"engine": 5.0, "babble": 5.0, "voice": 0.0}
@@ -103,17 +105,31 @@ def peers() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     }
 
 
+def names_of(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """The type of an option that lists methods, with commas between."""
+
+    def parse(text: str) -> list[str]:
+        names = [name for name in text.split(",") if name]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
+        return names
+
+    return parse
+
+
 def one(seed: int, reverberation: float, condition: str, method: str) -> dict[str, Any]:
     """SDR improvement of one method in one room, and seconds of its iterations and of the whole file."""
     truth = drawn(seed, reverberation, condition)
     mixture = truth.sum(0)
     samples = mixture.shape[1]
+    peer = None if method in OURS else peers()[method]  # imported before it is timed, as ours is compiled
     began = time.process_time()
     spectrum = TRANSFORM(mixture)
     if method == "on line":
         found = separate(mixture, RATE, online=True, transform=TRANSFORM)
         iterations = time.process_time() - began
-    elif method in ("iva", "natural gradient"):
+    elif peer is None:
         start = time.process_time()
         if method == "natural gradient":
             matrices = FrequencyICA(score="vector", permutation="none", iterations=100).fit(spectrum).matrices()
@@ -126,7 +142,7 @@ def one(seed: int, reverberation: float, condition: str, method: str) -> dict[st
         x = np.ascontiguousarray(spectrum.permute(2, 1, 0).numpy())
         np.random.seed(0)
         start = time.process_time()
-        y = peers()[method](x)
+        y = peer(x)
         iterations = time.process_time() - start
         separated = torch.from_numpy(np.ascontiguousarray(y.transpose(2, 1, 0))).to(spectrum.dtype)
         found = TRANSFORM.inverse(separated, samples)
@@ -134,9 +150,6 @@ def one(seed: int, reverberation: float, condition: str, method: str) -> dict[st
     before = heard(seed, reverberation, condition)
     gain = sdr(truth[:, 0], found) - before
     return {"gain": gain, "iterations": iterations, "whole": whole, "validation": f"{gain:.2f} dB, {iterations:.3f} s"}
-
-
-OURS = ("iva", "natural gradient", "on line")
 
 
 def summary(runs: dict[str, dict[str, Any]], rooms: int, others: list[str]) -> dict[str, Any]:
@@ -178,37 +191,48 @@ def bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # whitening and scale are counted with ours, as scale is with theirs
     faster = float(np.median([m["auxiva"]["iterations"] / m["iva"]["iterations"] for m in with_all]))
     whole = max(m["iva"]["real-time factor"] for m in with_all)
-    online = max(m["on line"]["real-time factor"] for m in with_all if "on line" in m)
-    return [
+    online = [m["on line"]["real-time factor"] for m in with_all if "on line" in m]
+    found = [
         {"target": "least median over AuxIVA's (dB, at least 0)", "value": over, "pass": over >= 0},
         {"target": "least median over the best of all (dB, at least -0.5)", "value": best, "pass": best >= -BEHIND},
         {"target": "worst room (dB, at least -1)", "value": worst, "pass": worst >= WORST},
         {"target": "times as fast as AuxIVA (at least 10)", "value": faster, "pass": faster >= FASTER},
         {"target": "real-time factor of a whole file (at most 0.01)", "value": whole, "pass": whole <= WHOLE},
-        {"target": "real-time factor on line (below 0.5)", "value": online, "pass": online < ON_LINE},
     ]
+    if online:
+        target = "real-time factor on line (below 0.5)"
+        found.append({"target": target, "value": max(online), "pass": max(online) < ON_LINE})
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="put the results in there, and go on from what it holds")
-    parser.add_argument("--rooms", type=int, default=20, metavar="N", help="rooms of each condition (default 20)")
-    parser.add_argument("--peers", default="auxiva,ilrma,fastmnmf", metavar="NAMES", help="with commas between")
-    parser.add_argument("--only", default="", metavar="NAMES", help="run these now, and leave what is kept of others")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there, and go on from it")
+    parser.add_argument("--rooms", type=positive, default=20, metavar="N", help="of each condition (default 20)")
+    parser.add_argument(
+        "--peers", type=names_of(PEERS), default=[*PEERS], metavar="NAMES", help="with commas between (default all)"
+    )
+    parser.add_argument(
+        "--only",
+        type=names_of((*OURS, *PEERS)),
+        default=[],
+        metavar="NAMES",
+        help="run these now, and leave what is kept of others",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    others = [name for name in arguments.peers.split(",") if name]
     auxiliary_iva(torch.randn(2, 9, 20, dtype=torch.complex64))  # compiled before it is timed
     OnlineIVA(9, 2).process(torch.randn(2, 9, 20, dtype=torch.complex64))
-    chosen = [name for name in arguments.only.split(",") if name] or [*OURS, *others]
-    kept = Kept(Path(arguments.json) if arguments.json else None)
+    chosen = arguments.only or [*OURS, *arguments.peers]
+    kept = Kept(arguments.json)
     for room in range(arguments.rooms):
         for reverberation in REVERBERATIONS:
             for condition in CONDITIONS:
                 for method in chosen:
                     key = f"{method} {condition} {reverberation} {room}"
                     kept.run(key, lambda r=room, t=reverberation, c=condition, m=method: one(r, t, c, m))  # type: ignore[misc]
-    found = summary(kept.content["runs"], arguments.rooms, sorted({*others, *_others(kept)}))
+    there = {key.split()[0] for key in kept.content["runs"]}
+    found = summary(kept.content["runs"], arguments.rooms, sorted(name for name in PEERS if name in there))
     kept.content |= {"threads": 1, "torch": torch.__version__, "rooms": arguments.rooms, **found}
     kept.write()
     for row in found["rows"]:
@@ -223,9 +247,5 @@ def main() -> int:
     return 0
 
 
-def _others(kept: Kept) -> set[str]:
-    return {key.split()[0] for key in kept.content["runs"]} & set(peers())
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

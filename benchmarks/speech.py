@@ -6,19 +6,18 @@ Alignment is of 300 frames with 60 states in a left-right chain, as a bare call 
 librosa's and hmmlearn's Viterbi decoders (which know dense transitions), librosa's dynamic time warping on the same
 matrix, and a recursion that goes through the rows in NumPy or in torch. Predictors are 40 phonemes of three, and two
 states a phoneme as networks of their own or under hidden control, on 10 s of speech. Recognition is a loop of random
-words of four phones over random costs, without features: seconds of processor over seconds of speech. Medians of one
-thread, all within one run. Bars are those that were set before the code was written.
+words of four phones over random costs, without features: seconds of processor over seconds of speech. Times are
+processor time of one thread, medians; what is compared takes turns, and a ratio is the median of the turns' ratios.
+Bars are those that were set before the code was written.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +28,26 @@ from counterflow.speech import Decoder, Grammar, Lexicon, Phoneme, PredictorBank
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import bars
+from common.command import output, positive, status_of
+from common.measuring import in_turns, ratio, timed
+from common.records import write_record
 
 # How many times as fast the bare call has to be.
 BARS = {"librosa viterbi": 100, "hmmlearn": 100, "numpy rows": 100, "torch rows": 500, "librosa dtw": 20}
 
 
-def median_time(call: Callable[[], object], repeats: int) -> float:
-    """Seconds of processor time for a call."""
+def enough(call: Callable[[], object]) -> int:
+    """How many calls, after one that warms up, the clock can tell apart from none: 5 ms."""
     call()
-    inner = 1
-    while True:  # the clock is coarse
-        began = time.process_time()
-        for _ in range(inner):
-            call()
-        if time.process_time() - began > 0.005:
-            break
-        inner *= 2
-    found = []
-    for _ in range(repeats):
-        began = time.process_time()
-        for _ in range(inner):
-            call()
-        found.append((time.process_time() - began) / inner)
-    return float(np.median(found))
+    count = 1
+    while count * timed(call, count)() <= 0.005:
+        count *= 2
+    return count
+
+
+def seconds_of(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of processor time for a call of each, in turns."""
+    return in_turns({name: timed(call, enough(call)) for name, call in calls.items()}, repeats)
 
 
 def numpy_rows(costs: np.ndarray) -> np.ndarray:
@@ -93,8 +89,6 @@ def trace(moved: np.ndarray) -> np.ndarray:
 
 def alignment(repeats: int, frames: int = 300, states: int = 60) -> list[dict[str, Any]]:
     """Our bare call beside the others; those that find the same path are checked to do so."""
-    import librosa
-
     costs = np.random.default_rng(0).random((frames, states), dtype=np.float32)
     table, sizes = costs[None], (np.array([frames]), np.array([states]))
     path = np.empty((1, frames), np.int64)
@@ -108,12 +102,16 @@ def alignment(repeats: int, frames: int = 300, states: int = 60) -> list[dict[st
         "best_path": lambda: best_path(whole),
         "numpy rows": lambda: numpy_rows(costs),
         "torch rows": lambda: torch_rows(whole[0]),
-        "librosa viterbi": lambda: librosa.sequence.viterbi(likelihood, step, p_init=first),
-        "librosa dtw": lambda: librosa.sequence.dtw(
-            C=costs.T, step_sizes_sigma=np.array([[0, 1], [1, 1]]), backtrack=True
-        ),
     }
     missing = []
+    try:
+        from librosa import sequence
+    except ImportError as error:
+        missing.append(f"librosa: {error}")
+    else:
+        moves = np.array([[0, 1], [1, 1]])
+        calls["librosa viterbi"] = lambda: sequence.viterbi(likelihood, step, p_init=first)
+        calls["librosa dtw"] = lambda: sequence.dtw(C=costs.T, step_sizes_sigma=moves, backtrack=True)
     try:
         from hmmlearn import _hmmc
     except ImportError as error:
@@ -126,12 +124,13 @@ def alignment(repeats: int, frames: int = 300, states: int = 60) -> list[dict[st
         calls["bare"]()
         for name in ("numpy rows", "torch rows"):
             assert np.array_equal(calls[name](), path[0]), name
-        times = {name: median_time(call, repeats) for name, call in calls.items()}
+        times = seconds_of(calls, repeats)
     rows = []
     for name, seconds in times.items():
-        ratio = seconds / times["bare"]
-        met = ratio >= BARS[name] if name in BARS else None
-        rows.append({"way": name, "microseconds": 1e6 * seconds, "ratio": ratio, "bar": BARS.get(name), "pass": met})
+        found = ratio(seconds, times["bare"])
+        met = found["ratio"] >= BARS[name] if name in BARS else None
+        row = {"way": name, "microseconds": 1e6 * float(np.median(seconds)), **found}
+        rows.append({**row, "bar": BARS.get(name), "pass": met})
     return rows + [{"way": text, "missing": True} for text in missing]
 
 
@@ -146,12 +145,13 @@ def predictors(repeats: int, frames: int = 1000) -> list[dict[str, Any]]:
         "one network, 80 states": PredictorBank(1, 16, states=80),
         "40 phonemes of 3, linear": PredictorBank(120, 16, kind="linear"),
     }
+    times = seconds_of({name: partial(bank.costs, x) for name, bank in banks.items()}, repeats)
     rows = []
     for name, bank in banks.items():
-        seconds = median_time(lambda bank=bank: bank.costs(x), repeats)  # type: ignore[misc]
-        met = 1e3 * seconds < bars.PREDICTORS_MS if name == "40 phonemes of 3" else None
+        milliseconds = 1e3 * float(np.median(times[name]))
+        met = milliseconds < bars.PREDICTORS_MS if name == "40 phonemes of 3" else None
         size = sum(each.numel() for each in bank.parameters())
-        rows.append({"bank": name, "parameters": size, "milliseconds": 1e3 * seconds, "pass": met})
+        rows.append({"bank": name, "parameters": size, "milliseconds": milliseconds, "pass": met})
     return rows
 
 
@@ -161,16 +161,19 @@ SIZES = ((50, 10), (100, 10), (200, 10), (400, 10), (100, 5), (100, 20), (100, 4
 def recognition(repeats: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, Any]]:
     """The One-Stage algorithm over vocabularies and durations."""
     random = np.random.default_rng(0)
-    rows = []
+    calls = {}
     for words, seconds in sizes:
         phones = [[f"p{phone}" for phone in random.integers(39, size=4)] for _ in range(words)]
         lexicon = Lexicon({f"w{number}": [each] for number, each in enumerate(phones)})
         phoneme = Phoneme(3, 3, skip=False)
         decoder = Decoder(lexicon, Grammar.loop(lexicon.pronunciations), phoneme)
         costs = torch.from_numpy(random.random((100 * seconds, 3 * len(lexicon.phones))))
-        took = median_time(lambda decoder=decoder, costs=costs: decoder.decode(costs), repeats)  # type: ignore[misc]
-        met = took / seconds <= bars.REAL_TIME if (words, seconds) == (100, 10) else None
-        rows.append({"words": words, "seconds": seconds, "real-time factor": took / seconds, "pass": met})
+        calls[f"{words} words, {seconds} s"] = partial(decoder.decode, costs)
+    rows = []
+    for (words, seconds), took in zip(sizes, seconds_of(calls, repeats).values(), strict=True):
+        factor = float(np.median(took)) / seconds
+        met = factor <= bars.REAL_TIME if (words, seconds) == (100, 10) else None
+        rows.append({"words": words, "seconds": seconds, "real-time factor": factor, "pass": met})
     return rows
 
 
@@ -209,9 +212,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="put the results in there")
-    parser.add_argument("--plot", metavar="PNG", type=Path, help="draw how recognition grows into there")
-    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="measurements of each (default 15)")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there")
+    parser.add_argument("--plot", metavar="PNG", type=output, help="draw how recognition grows into there")
+    parser.add_argument("--repeats", type=positive, default=15, metavar="N", help="measurements of each (default 15)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
@@ -230,15 +233,10 @@ def main() -> int:
     print("growth", ", ".join(f"{along} {power:.2f}" for along, power in powers.items()))
     if arguments.plot:
         draw(found["recognition"], arguments.plot)
-    if arguments.json:
-        target = Path(arguments.json)
-        new = target.with_name(target.name + ".new")
-        new.write_text(
-            json.dumps({"threads": 1, "torch": torch.__version__, "parts": found, "growth": powers}, indent=1) + "\n"
-        )
-        os.replace(new, target)
+    content = {"threads": 1, "torch": torch.__version__, "parts": found, "growth": powers}
+    write_record(arguments.json, content)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

@@ -18,7 +18,7 @@ import argparse
 import itertools
 import json
 import math
-import os
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -48,6 +48,11 @@ from counterflow.speech import (
     train_gaussians,
     train_predictors,
 )
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common.command import output, positive, status_of
+from common.measuring import in_turns, timed
+from common.records import read_record, write_record
 
 REAL_TIME = 0.03
 FASTER = 2.0
@@ -81,20 +86,18 @@ def peer(lexicon: Lexicon, texts: Sequence[Sequence[str]]) -> Callable[[Tensor],
     """A decoder of pocketsphinx with a lexicon and a bigram of texts."""
     import pocketsphinx
 
-    folder = Path(tempfile.mkdtemp())
     lines = [
         f"{word}{'' if not number else f'({number + 1})'} {' '.join(phones)}"
         for word, several in lexicon.pronunciations.items()
         for number, phones in enumerate(several)
     ]
-    (folder / "words.dic").write_text("\n".join(lines) + "\n")
-    (folder / "texts.lm").write_text(arpa(texts, [*lexicon.pronunciations]))
-    decoder = pocketsphinx.Decoder(
-        hmm=pocketsphinx.get_model_path("en-us/en-us"),
-        lm=str(folder / "texts.lm"),
-        dict=str(folder / "words.dic"),
-        loglevel="FATAL",
-    )
+    with tempfile.TemporaryDirectory() as folder:  # both files are read when the decoder is made
+        known, grammar = Path(folder) / "words.dic", Path(folder) / "texts.lm"
+        known.write_text("\n".join(lines) + "\n")
+        grammar.write_text(arpa(texts, [*lexicon.pronunciations]))
+        decoder = pocketsphinx.Decoder(
+            hmm=pocketsphinx.get_model_path("en-us/en-us"), lm=str(grammar), dict=str(known), loglevel="FATAL"
+        )
 
     def hear(wave: Tensor) -> list[str]:
         samples = (wave.numpy() * 32767).clip(-32768, 32767).astype(np.int16)
@@ -110,18 +113,6 @@ def peer(lexicon: Lexicon, texts: Sequence[Sequence[str]]) -> Callable[[Tensor],
 def errors(said: Sequence[Sequence[str]], heard: Sequence[Sequence[str]]) -> float:
     """Word error in percent."""
     return 100.0 - errors_of(said, heard).accuracy
-
-
-def timed(ways: dict[str, Callable[[Tensor], list[str]]], waves: Sequence[Tensor], rounds: int) -> dict[str, float]:
-    """Median seconds of processor time for all waves, the ways in turn."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, hear in ways.items():
-            began = time.process_time()
-            for wave in waves:
-                hear(wave)
-            found[name].append(time.process_time() - began)
-    return {name: float(np.median(each)) for name, each in found.items()}
 
 
 def files(rounds: int) -> dict[str, Any]:
@@ -157,8 +148,9 @@ def files(rounds: int) -> dict[str, Any]:
             "training files": errors([clips[n].words for n in learned], [heard[n] for n in learned]),
             "test files": errors([clips[n].words for n in judged], [heard[n] for n in judged]),
         }
-    for name, taken in timed(ways, waves, rounds).items():
-        rows[name]["real-time factor"] = taken / lasts
+    works = {name: timed(lambda hear=hear: [hear(wave) for wave in waves]) for name, hear in ways.items()}  # type: ignore[misc]
+    for name, taken in in_turns(works, rounds).items():
+        rows[name]["real-time factor"] = float(np.median(taken)) / lasts
     ratio = rows["pocketsphinx"]["real-time factor"] / rows["ours"]["real-time factor"]
     return {
         "files": [len(learned), len(judged)], "words": len(words), "seconds of speech": lasts,
@@ -222,24 +214,19 @@ def hour() -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("files", "hour"))
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of all files (default 3)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="put the results in there, beside those of others")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="of all files (default 3)")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there, beside those of others")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
-    if arguments.json and arguments.json.exists():
-        found = json.loads(arguments.json.read_text())
+    found = read_record(arguments.json)
     for part in ("files", "hour"):
         if arguments.only in (None, part):
             found[part] = files(arguments.rounds) if part == "files" else hour()
             print(json.dumps(found[part], indent=1))
-    if arguments.json:
-        found |= {"threads": 1, "torch": torch.__version__}
-        new = arguments.json.with_name(arguments.json.name + ".new")
-        new.write_text(json.dumps(found, indent=1) + "\n")
-        os.replace(new, arguments.json)
+            found |= {"threads": 1, "torch": torch.__version__}
+            write_record(arguments.json, found)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

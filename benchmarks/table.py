@@ -9,13 +9,15 @@ the same records.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from common.command import status_of
 from common.ratios import BENCHMARKS, Ratio, kept, measured
+from counterflow.exceptions import InputError
+from counterflow.files import replacing
 
 BEGIN, END = "<!-- benchmarks: written by `make bench` -->", "<!-- end of benchmarks -->"
 
@@ -54,12 +56,12 @@ def with_block(text: str, block: str) -> str:
     """The text with the block between its two marks.
 
     Raises:
-        ValueError: The marks are not there.
+        InputError: The marks are not there.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"there is no place for the table: put the lines {BEGIN!r} and {END!r} into the file")
+        raise InputError(f"there is no place for the table: put the lines {BEGIN!r} and {END!r} into the file")
     return f"{before}{begin}\n\n{block}\n\n{end}{after}"
 
 
@@ -67,15 +69,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readme", metavar="FILE", type=Path, help="write this file's part on speed, too")
     arguments = parser.parse_args()
+    if arguments.readme and not arguments.readme.is_file():
+        parser.error(f"--readme {arguments.readme}: there is no such file")
     found = measured()
     print(plain_text(found))
     if arguments.readme:
         text = with_block(arguments.readme.read_text("utf-8"), readme_block(found))
-        new = arguments.readme.with_name(arguments.readme.name + ".new")
-        new.write_text(text, "utf-8")
-        os.replace(new, arguments.readme)
+        with replacing(arguments.readme) as new:
+            new.write_text(text, "utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(status_of(main))

@@ -1,6 +1,6 @@
 """Tempering beyond its paper: does the treatment help today's nets? Beside plain SGD, Adam and mup, on three tasks.
 
-    python benchmarks/tempering.py [--task NAME] [--json FILE] [--pictures DIR]
+    python benchmarks/tempering.py [--task NAME ...] [--json FILE] [--pictures DIR]
 
 Tasks: a deep tanh auto-encoder, a deep ReLU classifier and a small transformer that reads a picture row by row, on
 10,000 pictures of MNIST, in mini-batches of 128, on one thread.
@@ -27,7 +27,6 @@ import importlib.util
 import itertools
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +42,9 @@ import counterflow as cf
 from counterflow.lab.data import mnist
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common.racing import Kept, next_rate
+from common.command import folder, output, status_of
+from common.measuring import in_turns, timed
+from common.racing import Kept, averages, next_rate
 
 BATCH, STEPS = 128, 500
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
@@ -226,15 +227,8 @@ def train(task: Task, treatment: str, rate: float, seed: int, data: Pictures, st
             result["test"] = loss_of(task, model, *data.test).item()
             if task.make is not autoencoder:
                 result["error"] = (model(data.test[0]).argmax(1) != data.test[1]).float().mean().item()
-    result["curve"] = [float(f"{value:.5g}") for value in averages(losses)]
+    result["curve"] = averages(losses, WINDOW)
     return result
-
-
-def averages(losses: Sequence[float]) -> list[float]:
-    """The mean over each `WINDOW` steps, or over all where there are fewer."""
-    size = min(WINDOW, len(losses))
-    whole = len(losses) // size * size
-    return list(np.asarray(losses[:whole]).reshape(-1, size).mean(1))
 
 
 def middle_of(task: Task, treatment: str) -> float:
@@ -297,8 +291,8 @@ def ratios(found: Mapping[str, Any], treatment: str, plain: str) -> dict[str, An
 
 
 def step_seconds(task: Task, treatments: Sequence[str], data: Pictures, rounds: int) -> dict[str, float]:
-    """Median processor time of a training step, the treatments taking turns."""
-    steps: dict[str, Callable[[], None]] = {}
+    """Median processor time of a training step, the treatments taking turns; a fifth of the rounds does not count."""
+    steps: dict[str, Callable[[], float]] = {}
     x, labels = data.train[0][:BATCH], data.train[1][:BATCH]
     for treatment in treatments:
         model, optimizer = prepare(task, treatment, middle_of(task, treatment) / 100, 0, x)
@@ -308,24 +302,19 @@ def step_seconds(task: Task, treatments: Sequence[str], data: Pictures, rounds: 
             loss_of(task, model, x, labels).backward()
             optimizer.step()
 
-        steps[treatment] = step
-    times: dict[str, list[float]] = {treatment: [] for treatment in treatments}
-    for _ in range(rounds):
-        for treatment, step in steps.items():
-            began = time.process_time()
-            step()
-            times[treatment].append(time.process_time() - began)
-    return {treatment: float(np.median(values[rounds // 5 :])) for treatment, values in times.items()}
+        steps[treatment] = timed(step)
+    times = in_turns(steps, rounds - rounds // 5, warm=rounds // 5)
+    return {treatment: float(np.median(values)) for treatment, values in times.items()}
 
 
-def draw_errors(task: Task, name: str, data: Pictures, folder: Path) -> None:
+def draw_errors(task: Task, name: str, data: Pictures, where: Path) -> None:
     """The probe's picture of the error's path in the untrained net, plain and tempered."""
     x, labels = data.train[0][:BATCH], data.train[1][:BATCH]
     for treatment, word in (("SGD", "plain"), ("tempering", "tempered")):
         model, _ = prepare(task, treatment, 1e-9, 1, x)
         with cf.probe(model) as seen:
             loss_of(task, model, x, labels).backward()
-        seen.plot(folder / f"tempering-{name}-{word}.png")
+        seen.plot(where / f"tempering-{name}-{word}.png")
 
 
 def trivial_loss(task: Task, data: Pictures) -> float:
@@ -368,13 +357,11 @@ def show(task: Task, found: Mapping[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(TASKS), action="append", help="only this one; may be given again")
-    parser.add_argument("--json", metavar="FILE", help="where results are kept, and taken up again")
-    parser.add_argument("--pictures", metavar="DIR", help="draw the error's path before and after, into this folder")
+    parser.add_argument("--json", metavar="FILE", type=output, help="where results are kept, and taken up again")
+    parser.add_argument(
+        "--pictures", metavar="DIR", type=folder, help="draw the error's path before and after, into this folder"
+    )
     arguments = parser.parse_args()
-    for path in (arguments.pictures, Path(arguments.json).parent if arguments.json else None):
-        if path is not None and not Path(path).is_dir():
-            print(f"error: there is no folder {path}; make it first", file=sys.stderr)
-            return 2
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     data = pictures()
@@ -382,7 +369,7 @@ def main() -> int:
     if importlib.util.find_spec("mup") is None:
         print("mup is not installed, and is left out: pip install --no-deps mup", file=sys.stderr)
         treatments.remove("mup")
-    kept = Kept(Path(arguments.json) if arguments.json else None)
+    kept = Kept(arguments.json)
     for name in arguments.task or TASKS:
         task = TASKS[name]
         found = compare(task, treatments, data, STEPS, kept)
@@ -405,9 +392,9 @@ def main() -> int:
         kept.write()
         print(show(task, result), flush=True)
         if arguments.pictures:
-            draw_errors(task, name, data, Path(arguments.pictures))
+            draw_errors(task, name, data, arguments.pictures)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

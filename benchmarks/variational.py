@@ -29,13 +29,9 @@ the results say so.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import importlib.util
 import itertools
-import json
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +43,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import counterflow as cf
+from counterflow.lab.loop import keep_freed_memory
 from counterflow.variational import loops
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common.command import output, positive, status_of
+from common.measuring import in_turns, ratio, timed
+from common.records import write_record
 
 SIZES: Sequence[int] = (784, 1000, 1000, 10)
 BATCH, DATA_SIZE = 128, 60_000
@@ -177,14 +179,6 @@ def step_of(net: nn.Module, loss: Loss, with_loops: bool = True) -> Callable[[],
     return step
 
 
-def keep_memory() -> bool:
-    """Have glibc keep what is freed; whether it could be told so."""
-    with contextlib.suppress(OSError, AttributeError):
-        option = ctypes.CDLL("libc.so.6").mallopt  # -1: trim threshold, -2: padding at the top, -3: threshold of mmap
-        return all([option(-1, 2**31 - 1), option(-2, 2**28), option(-3, 2**30)])
-    return False
-
-
 def in_blocks(repeats: int, rows: int = 250) -> float:
     """What the gradient of type B's weights takes in blocks of rows, over making it whole: the median of ratios."""
     size = 1000
@@ -202,25 +196,19 @@ def in_blocks(repeats: int, rows: int = 250) -> float:
             torch.mm(error[:, those].mT, x, out=whole[those])
             whole[those].addcmul_(part, weight[those], value=2)
 
-    ratios = []
-    for _ in range(repeats):
-        began = time.process_time()
-        at_once()
-        between = time.process_time()
-        by_rows()
-        ratios.append((time.process_time() - between) / (between - began))
-    return float(np.median(ratios))
+    times = in_turns({"whole": timed(at_once), "blocks": timed(by_rows)}, repeats, warm=2)
+    return ratio(times["blocks"], times["whole"])["ratio"]
 
 
 def measure(repeats: int, told: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """One row a treatment: its time over the plain net's, the median and the quartiles over repeats.
 
     Args:
-        repeats: Steps of each that count; a fifth as many go before.
+        repeats: Steps of each that count; a fifth as many, and two at least, go before.
         told: Is told of packages that are missing.
     """
     x, y = picture_batch()
-    steps: dict[str, Callable[[], None]] = {}
+    steps: dict[str, Callable[[], float]] = {}
     for name, (_, make, package) in TREATMENTS.items():
         if package is not None and importlib.util.find_spec(package) is None:
             told(f"{package} is not installed, and is left out")
@@ -228,40 +216,25 @@ def measure(repeats: int, told: Callable[[str], None] = lambda text: None) -> li
         torch.manual_seed(0)
         with warnings.catch_warnings():  # peers warn of what they import
             warnings.simplefilter("ignore")
-            steps[name] = step_of(*make(x, y), with_loops="without loops" not in name)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = [*steps]
-    early = max(2, repeats // 5)
-    for number in range(early + repeats):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            began = time.process_time()
-            steps[name]()
-            if number >= early:
-                seconds[name].append(time.process_time() - began)
-    base = np.array(seconds["plain"])
+            steps[name] = timed(step_of(*make(x, y), with_loops="without loops" not in name))
+    seconds = in_turns(steps, repeats, warm=max(2, repeats // 5))
     rows = []
     for name, taken in seconds.items():
         bar = TREATMENTS[name][0]
-        low, middle, high = np.quantile(np.array(taken) / base, (0.25, 0.5, 0.75))
-        row = {"treatment": name, "seconds": float(np.median(taken)), "ratio": float(middle)}
-        row |= {"low": float(low), "high": float(high), "bar": bar}
-        rows.append(row | {"pass": None if bar is None else bool(middle <= bar)})
+        found = ratio(taken, seconds["plain"])
+        row = {"treatment": name, "seconds": float(np.median(taken)), **found, "bar": bar}
+        rows.append(row | {"pass": None if bar is None else found["ratio"] <= bar})
     return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=60, metavar="N", help="steps of each (default 60)")
-    parser.add_argument("--json", metavar="FILE", help="where the results are written")
+    parser.add_argument("--repeats", type=positive, default=60, metavar="N", help="steps of each (default 60)")
+    parser.add_argument("--json", metavar="FILE", type=output, help="where the results are written")
     arguments = parser.parse_args()
-    if arguments.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
-    target = Path(arguments.json) if arguments.json else None
-    if target is not None and not target.parent.is_dir():
-        parser.error(f"--json {target}: there is no folder {target.parent}; make it first")
     torch.set_num_threads(1)
     print(f"{'-'.join(map(str, SIZES))}, batch {BATCH}, one thread, torch {torch.__version__}")
-    kept = keep_memory()
+    kept = keep_freed_memory()
     missing: list[str] = []
     rows = measure(arguments.repeats, missing.append)
     for row in rows:
@@ -272,15 +245,12 @@ def main() -> int:
     print(f"  gradients of weights in blocks, over whole ones: {blocks:.2f}")
     for text in dict.fromkeys(missing):
         print(f"  {text}", file=sys.stderr)
-    if target is not None:
-        found = {"threads": 1, "torch": torch.__version__, "sizes": list(SIZES), "batch": BATCH}
-        found |= {"repeats": arguments.repeats, "keeps memory": kept, "rows": rows, "in blocks": blocks}
-        found["missing"] = list(dict.fromkeys(missing))
-        new = target.with_name(target.name + ".new")
-        new.write_text(json.dumps(found, indent=1) + "\n")
-        new.replace(target)
+    found = {"threads": 1, "torch": torch.__version__, "sizes": list(SIZES), "batch": BATCH}
+    found |= {"repeats": arguments.repeats, "keeps memory": kept, "rows": rows, "in blocks": blocks}
+    found["missing"] = list(dict.fromkeys(missing))
+    write_record(arguments.json, found)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

@@ -2,9 +2,9 @@
 
     python benchmarks/whitening.py [--only step|race] [--json FILE]
 
-step  The paper's auto-encoder (784-1000-500-250-30 and back) at batches of 128: processor time of one whole period of
+step  The paper's auto-encoder (784-1000-500-250-30 and back) at batches of 128: processor time of two whole periods of
       T = 1000 updates with whitening, its statistics (N_s = 4096, from training batches) and its eigendecompositions in
-      it, over as many of plain SGD's, in turns. The bar is 1.5. Beside it the floor that counts products alone,
+      them, over as many of plain SGD's, in turns. The bar is 1.5. Beside it the floor that counts products alone,
       [2 n^2 N_s + 9 n^3 + 4 m n^2 + 2 B T n^2] / (6 B n m T) over all layers, which no implementation can be below
       unless it leaves out some of them, and what statistics and projections take.
 race  The loss after equally many updates and after equal time: PRONG (`counterflow.whiten` on SGD with momentum)
@@ -36,6 +36,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ from counterflow.lab.papers.whitening import autoencoder
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import bars
-from common.racing import MORE, RATES, Kept, next_rate
+from common.command import output, status_of
+from common.measuring import in_turns, timed
+from common.racing import MORE, RATES, Kept, averages, next_rate
 
 BATCH, STEPS = 128, 400
 TUNING_SEED, SEEDS = 0, (1, 2, 3)
@@ -340,8 +343,7 @@ def train(
     result |= {"diverged": False, "validation": validation}
     if seed == TUNING_SEED:  # it is judged by its validation loss alone
         return result
-    curve = np.asarray(found[: STEPS // WINDOW * WINDOW]).reshape(-1, min(WINDOW, STEPS)).mean(1)
-    return result | {"curve": [float(f"{v:.5g}") for v in curve]}
+    return result | {"curve": averages(found, WINDOW)}
 
 
 def tuned(task: Task, name: str, method: str, data: Mapping[str, tuple[Tensor, Tensor]], kept: Kept) -> dict[str, Any]:
@@ -377,18 +379,11 @@ def update_seconds(
     task: Task, found: Mapping[str, Any], data: Mapping[str, tuple[Tensor, Tensor]], rounds: int
 ) -> dict[str, float]:
     """Processor seconds of an update, renewals of matrices in it, the methods taking turns of `PRONG_EVERY` updates."""
-    learners = {
-        method: learner(task, method, row["rate"], row[OTHER[method][0]], SEEDS[0], data)[1]
-        for method, row in found.items()
-    }
-    times: dict[str, list[float]] = {method: [] for method in found}
-    for number in range(rounds + 1):
-        for method, losses in learners.items():
-            began = time.process_time()
-            for _ in range(PRONG_EVERY):
-                next(losses)
-            if number:  # the first round has what is done once
-                times[method].append((time.process_time() - began) / PRONG_EVERY)
+    updates = {}
+    for method, row in found.items():
+        losses = learner(task, method, row["rate"], row[OTHER[method][0]], SEEDS[0], data)[1]
+        updates[method] = timed(partial(next, losses), PRONG_EVERY)
+    times = in_turns(updates, rounds, warm=1)  # the first round has what is done once
     return {method: float(np.median(values)) for method, values in times.items()}
 
 
@@ -479,13 +474,10 @@ def show(result: Mapping[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("step", "race"), help="this part alone")
-    parser.add_argument("--json", metavar="FILE", help="where results are kept, and taken up again")
+    parser.add_argument("--json", metavar="FILE", type=output, help="where results are kept, and taken up again")
     arguments = parser.parse_args()
-    if arguments.json and not Path(arguments.json).parent.is_dir():
-        print(f"error: there is no folder {Path(arguments.json).parent}; make it first", file=sys.stderr)
-        return 2
     torch.set_num_threads(1)
-    kept = Kept(Path(arguments.json) if arguments.json else None)
+    kept = Kept(arguments.json)
     kept.content |= {"threads": 1, "torch": torch.__version__, "steps": STEPS, "batch": BATCH, "rates": [RATES, MORE]}
     if arguments.only != "race":
         found = step()
@@ -504,4 +496,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

@@ -63,6 +63,9 @@ def test_solvers_are_compared_on_the_same_problem(bench: Any) -> None:
         assert bench._pyrevolve(100, 10) == ours
     if importlib.util.find_spec("checkpoint_schedules") is not None:
         assert bench._schedule("Multistage", 100, 10) == ours
+    rows = [row for row in bench.solvers([(100, 10)]) if "missing" not in row]
+    assert {row["solver"]: row["forwards"] for row in rows}["counterflow, hidden"] == ours
+    assert all(row["warm"] and row["seconds"] >= 0 for row in rows)
 
 
 def test_the_long_run_streams_from_disk_and_compares_its_prefix(
@@ -72,6 +75,18 @@ def test_the_long_run_streams_from_disk_and_compares_its_prefix(
     (row,) = bench.long(tmp_path)
     assert row["prefix error"] < 1e-5
     assert row["predicted"] <= row["budget"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_inputs_of_a_long_run_that_fails_do_not_stay(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "streamed_apart", fail)
+    with pytest.raises(KeyboardInterrupt):
+        list(bench.long(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

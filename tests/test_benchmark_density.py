@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,39 @@ def test_bars_can_be_missed(bench: Any) -> None:
     assert bench.ratio(slow, fast, 1.5)["pass"]
     assert not bench.ratio(slow, fast, 2.5)["pass"]
     assert bench.ratio(slow, fast, 1.5)["wall"] == 3.0
+
+
+def test_all_works_are_called_equally_often(bench: Any) -> None:
+    calls = {"short": 0, "long": 0}
+
+    def work(name: str, seconds: float) -> None:
+        calls[name] += 1
+        began = time.process_time()
+        while time.process_time() - began < seconds:
+            pass
+
+    bench.in_turns({"short": lambda: work("short", 0.0), "long": lambda: work("long", 0.04)}, rounds=1)
+    assert calls["short"] == calls["long"] == 1 + 3  # one warms up, and three of 40 ms are more than 100
+    calls |= {"short": 0, "long": 0}
+    found = bench.in_turns({name: lambda name=name: work(name, 0.0) for name in calls}, rounds=2)
+    assert calls == {"short": 21, "long": 21}
+    assert all(len(each.processor) == len(each.wall) == 2 for each in found.values())
+
+
+def test_other_parts_of_a_record_stay(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "density.json"
+    target.write_text(json.dumps({"machine": "a quiet one", "paper": {"kept": 1}}))
+    cold = {"seconds": 0.1, "numba loads": 0.0, "bar": 0.3, "pass": True, "imports": 1.0}
+    monkeypatch.setattr(bench, "cold", lambda: cold)
+    monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: None, raising=False)
+    monkeypatch.setattr(sys, "argv", ["density.py", "--only", "cold", "--json", str(target)])
+    threads = torch.get_num_threads()
+    try:
+        assert bench.main() == 0
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(target.read_text())
+    assert (found["machine"], found["paper"], found["cold"]) == ("a quiet one", {"kept": 1}, cold)
 
 
 def test_cost_is_measured_and_drawn(bench: Any, tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ def test_filters_agree_with_padasip_and_the_bars_decide(bench: Any, monkeypatch:
     assert all(row["pass"] for row in bench.filters(1, samples=400))
 
 
+def test_filters_are_left_out_where_padasip_is_missing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    assert bench.filters(1, samples=400) == []
+
+
 def test_the_perceptron_is_timed_beside_autograd(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     row = bench.perceptron(1, samples=260, steps=3)
     assert row["updates"] == pytest.approx(260 * 260)

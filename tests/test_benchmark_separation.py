@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ def test_the_bars_decide(bench: Any) -> None:
     bad["methods"]["on line"]["real-time factor"] = 0.7
     assert [bar["pass"] for bar in bench.bars([good, bad])][:3] == [False] * 3
     assert [bar["pass"] for bar in bench.bars([bad])] == [False] * 6
+
+
+def test_bars_of_what_was_not_measured_are_left_out(bench: Any) -> None:
+    assert len(bench.bars([_row(iva=9.0, auxiva=8.5)])) == 5
+    assert bench.bars([_row(iva=9.0)]) == []
+
+
+def test_a_method_that_is_not_there_is_named(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["separation.py", "--only", "iva,ilrna"])
+    with pytest.raises(SystemExit) as raised:
+        bench.main()
+    assert raised.value.code == 2
+    assert "there is no method 'ilrna'; there are iva," in capsys.readouterr().err
 
 
 @pytest.mark.data

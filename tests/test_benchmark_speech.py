@@ -19,7 +19,9 @@ def bench(script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     peer = types.SimpleNamespace(viterbi=lambda likelihood, step, p_init: None, dtw=lambda **given: None)
     monkeypatch.setitem(sys.modules, "librosa", types.SimpleNamespace(sequence=peer))
     # One call is enough to see that all run.
-    monkeypatch.setattr(module, "median_time", lambda call, repeats: (call(), 1.0)[1])
+    monkeypatch.setattr(
+        module, "seconds_of", lambda calls, repeats: {name: [(call(), 1.0)[1]] for name, call in calls.items()}
+    )
     return module
 
 
@@ -34,6 +36,19 @@ def test_alignments_agree_and_the_bars_decide(bench: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(bench, "numpy_rows", lambda costs: bench.torch_rows(bench.torch.from_numpy(1 - costs)))
     with pytest.raises(AssertionError, match="numpy rows"):
         bench.alignment(1, frames=12, states=5)
+
+
+def test_a_call_is_repeated_until_the_clock_can_tell(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = script(SCRIPT)
+    monkeypatch.setattr(bench, "timed", lambda call, count: lambda: 0.001 if count < 4 else 0.0015)
+    assert bench.enough(lambda: None) == 4
+
+
+def test_a_peer_that_is_missing_is_said(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    rows = bench.alignment(1, frames=12, states=5)
+    assert [row["way"] for row in rows if "librosa" in row["way"] and "missing" in row]
+    assert not {"librosa viterbi", "librosa dtw"} & {row["way"] for row in rows}
 
 
 def test_predictors_and_recognition_are_timed(bench: Any) -> None:

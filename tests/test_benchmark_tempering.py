@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,9 @@ import torch
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "tempering.py"
 
 
-@pytest.fixture(scope="module")
-def bench() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_of_tempering", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def bench(script: Any) -> Any:
+    return script(SCRIPT)
 
 
 def tuned(bench: Any, loss: Any, middle: float = 1.0) -> list[float]:

@@ -49,7 +49,7 @@ def test_rows_hold_ratios_to_the_plain_net_and_say_what_is_missing(
     bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(bench, "keep_memory", lambda: False)  # it would hold for all tests that follow
+    monkeypatch.setattr(bench, "keep_freed_memory", lambda: False)  # it would hold for all tests that follow
     target = tmp_path / "noise.json"
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--repeats", "2", "--json", str(target)])
     threads = torch.get_num_threads()

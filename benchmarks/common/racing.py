@@ -1,14 +1,16 @@
-"""What the benchmarks that compare training methods share: equal tuning budgets, and runs that are kept."""
+"""What the benchmarks that compare training methods share: equal tuning budgets, curves, and runs that are kept."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from .records import read_record, write_record
 
 RATIO = math.sqrt(10)
 RATES, MORE = 5, 2
@@ -31,14 +33,19 @@ def next_rate(tried: Mapping[float, float], middle: float) -> float | None:
     return float(f"{best * (RATIO if best == max(tried) else 1 / RATIO):.4g}")
 
 
+def averages(losses: Sequence[float], window: int) -> list[float]:
+    """The mean over each window of steps, or over all where there are fewer, in five digits."""
+    size = min(window, len(losses))
+    whole = len(losses) // size * size
+    return [float(f"{value:.5g}") for value in np.asarray(losses[:whole]).reshape(-1, size).mean(1)]
+
+
 class Kept:
     """Finished runs, in a file that is replaced whole after each."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.content: dict[str, Any] = {"runs": {}, "tasks": {}}
-        if path is not None and path.exists():
-            self.content |= json.loads(path.read_text())
+        self.content: dict[str, Any] = {"runs": {}, "tasks": {}, **read_record(path)}
 
     def run(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The kept run of that name, or what is made now."""
@@ -52,7 +59,4 @@ class Kept:
 
     def write(self) -> None:
         """Replace the file."""
-        if self.path is not None:
-            new = self.path.with_name(self.path.name + ".new")
-            new.write_text(json.dumps(self.content, indent=None, separators=(",", ":")) + "\n")
-            os.replace(new, self.path)
+        write_record(self.path, self.content, indent=None)
