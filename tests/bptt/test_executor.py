@@ -444,10 +444,12 @@ def test_no_state_and_no_rows(memory: dict[str, Any]) -> None:
         (InputError, "one of budget, slots and plan", {"slots": 2, "budget": "1MiB"}),
         (InputError, "plan is for 5 steps", {"plan": plan(5, 2, "hidden")}),
         (InputError, "has one, 'hidden'", {"plan": plan(TIME, 2, "hidden"), "strategy": "internal"}),
+        (InputError, r"plan must come from bptt\.plan, got 5", {"plan": 5}),
+        (InputError, r"loss_fn must be a function \(t, y_t\) -> loss, got 'mse'", {"slots": 2, "loss_fn": "mse"}),
         (InputError, "chunk=3: GRUCell", {"slots": 2, "chunk": 3}),
         (InputError, "chunk must be", {"slots": 2, "chunk": 0}),
         (InputError, "steps=9", {"slots": 2, "steps": 9}),
-        (InputError, "pytree of tensors, got a int", {"slots": 2, "state": 3}),
+        (InputError, "pytree of tensors, got int in it", {"slots": 2, "state": 3}),
         (ShapeError, "tensor without dimensions", {"slots": 2, "loss_fn": lambda t, y: y}),
     ],
 )
@@ -479,6 +481,10 @@ def test_a_fused_layer_takes_one_tensor() -> None:
         measure(layer, (x, x))
     with pytest.raises(InputError, match="x must be a tensor for GRU"):
         measure(layer, [], torch.zeros(1, BATCH, 5))
+    with pytest.raises(InputError, match="state=None: x must be a tensor for GRU, got NoneType"):
+        measure(layer, None)
+    with pytest.raises(InputError, match=r"GRU takes a tensor, but inputs\(0\) gives something else"):
+        unroll(layer, lambda t: (x[t],), torch.zeros(1, BATCH, 5), steps=TIME, slots=2)
 
 
 @pytest.mark.parametrize(

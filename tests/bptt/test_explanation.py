@@ -101,6 +101,11 @@ def test_times_are_measured_where_nothing_learns_too():
     assert [option.slowdown for option in table] == [1.0]
 
 
+def test_an_empty_batch_takes_no_memory():
+    table = cf.bptt.explain(nn.GRUCell(3, 5), torch.zeros(0, 7, 3))
+    assert (table.smallest, table.options[-1].memory, table.options[-1].slowdown) == (1, 0, 1.0)
+
+
 def test_a_fused_layer_is_planned_in_chunks():
     layer, x = nn.LSTM(64, 64, batch_first=True), torch.zeros(16, 64, 64)
     table = cf.bptt.explain(layer, x, budgets=["1MiB", "2MiB"])

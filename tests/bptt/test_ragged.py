@@ -146,6 +146,7 @@ def test_dropout_and_ragged_rows_together() -> None:
     ("error", "match", "lengths"),
     [
         (ShapeError, "one entry for each of 3 rows", [1, 2]),
+        (ShapeError, r"one entry for each of 3 rows, got shape \(0,\)", []),
         (InputError, f"from 0 to {TIME}", [1, 2, TIME + 1]),
         (InputError, f"from 0 to {TIME}", [1, -2, 3]),
         (InputError, "must be integers", [1.0, 2.0, 3.0]),

@@ -279,6 +279,8 @@ def test_an_unknown_function_asks_for_its_bounds() -> None:
     ("change", "error", "match"),
     [
         ({"input_power": {"nothing": 4.0}}, PatternError, "nothing"),
+        ({"input_power": 4.0}, InputError, "input_power must be a dictionary from layers to numbers, .*, got 4.0"),
+        ({"activations": ["tanh"]}, InputError, r"activations must be a dictionary .*, got \['tanh'\]"),
         ({"input_power": {"1": 4.0}}, InputError, "no weights of its own"),
         ({"activations": {"tanh_": Bounds(slope=1.0)}}, InputError, r"activations\['tanh_'\]: .* it calls .*tanh"),
         ({"input_power": {"0": 0.0}}, InputError, "must be a number > 0"),

@@ -150,7 +150,9 @@ def measure(core: Any, x: Any, state: Any = None, *, loss_fn: Any = None) -> Siz
     """
     adapted = adapt(core)
     leaves = tree_leaves(x)
-    if state is None and leaves and isinstance(leaves[0], Tensor):
+    if state is None:
+        if not leaves or not isinstance(leaves[0], Tensor):
+            raise InputError(f"state=None: x must be a tensor for {adapted.name}, got {type(x).__name__}")
         single = leaves[0].dim() == (1 if adapted.fused is None else 2)
         place = 1 if adapted.fused is not None and not adapted.fused.batch_first else 0
         state = adapted.start(leaves[0], None if single else leaves[0].shape[place])

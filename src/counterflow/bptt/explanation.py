@@ -307,14 +307,14 @@ def _option(choice: Choice, budget: int, chunk: int, times: StepTimes) -> Option
 def _smallest(sizes: Sizes, strategy: Strategy | None) -> int:
     """The smallest budget that works; a strategy that was asked for may need room for one state more."""
     more = {"internal": max(sizes.internal + sizes.generator, 1), "mixed": least_mixed(sizes)}
-    return sizes.smallest + more.get(strategy or "", 0)
+    return max(1, sizes.smallest + more.get(strategy or "", 0))  # an empty batch takes nothing
 
 
 def _range(sizes: Sizes, steps: int, needed: int) -> list[int]:
     """The smallest budget that works, powers of two, and the budget that keeps every step."""
-    everything = sizes.smallest + steps * (sizes.shared + sizes.generator)
+    everything = sizes.smallest + steps * max(1, sizes.shared + sizes.generator)
     if choose(steps, sizes, everything).plan.forwards > steps:  # the plan rounds sizes up
-        everything = sizes.smallest + steps * (sizes.internal + sizes.generator)
+        everything = sizes.smallest + steps * max(1, sizes.internal + sizes.generator)
     powers = range(needed.bit_length(), (everything - 1).bit_length())
     return sorted({needed, *(2**power for power in powers), max(needed, everything)})
 

@@ -156,6 +156,8 @@ class Steps:
             (x,) = inputs
         else:
             parts = [self.stream(t) for t in range(first, stop)]
+            if not all(isinstance(part, Tensor) for part in parts):
+                raise InputError(f"inputs: {self.core.name} takes a tensor, but inputs({first}) gives something else")
             self.dim = min(self.dim, parts[0].dim() - 1)  # first where there is no dimension for the batch
             x = torch.stack(parts, self.dim)
         turned = x.dim() == 3 and self.dim != (1 if layer.batch_first else 0)
@@ -260,6 +262,8 @@ def check_lengths(lengths: Any, batch: int, time_steps: int) -> Tensor:
         tensor = torch.as_tensor(lengths).detach().cpu()
     except (RuntimeError, TypeError, ValueError):
         raise InputError(f"lengths must be integers, one for each row, got {lengths!r}") from None
+    if not tensor.numel():
+        tensor = tensor.long()  # an empty list is one of floats to PyTorch
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"lengths must be integers, got {tensor.dtype}")
     if tensor.shape != (batch,):
@@ -286,6 +290,6 @@ def _scalar(loss: Any) -> Tensor:
 def _check_tensors(name: str, leaves: list[Any]) -> None:
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
-            raise InputError(f"{name} must be a pytree of tensors, got a {type(leaf).__name__} in it")
+            raise InputError(f"{name} must be a pytree of tensors, got {type(leaf).__name__} in it")
         if leaf.is_nested or leaf.layout != torch.strided:
             raise UnsupportedError(f"{name} must be made of dense tensors, got layout {leaf.layout}")

@@ -143,6 +143,10 @@ def _run(request: Request) -> Outcome:
         )
     if sum(each is not None for each in (request.budget, request.slots, request.plan)) != 1:
         raise InputError("unroll needs one of budget, slots and plan, such as budget='64MiB'")
+    if request.plan is not None and not isinstance(request.plan, Plan):
+        raise InputError(f"plan must come from bptt.plan, got {request.plan!r}; or give slots")
+    if request.loss_fn is not None and not callable(request.loss_fn):
+        raise InputError(f"loss_fn must be a function (t, y_t) -> loss, got {request.loss_fn!r}")
     if request.plan is not None and request.strategy is not None:
         raise InputError(f"strategy={request.strategy!r}: the plan that was given has one, {request.plan.strategy!r}")
     if request.budget is not None:

@@ -108,8 +108,13 @@ def checked(activations: Mapping[str, Bounds] | None) -> dict[str, Bounds]:
     """The user's own bounds by function name.
 
     Raises:
-        InputError: If a value is not a `Bounds` with a slope.
+        InputError: If it is no dictionary, or a value is not a `Bounds` with a slope.
     """
+    if activations is not None and not isinstance(activations, Mapping):
+        raise InputError(
+            "activations must be a dictionary from functions to bounds, {'erfinv': tempering.Bounds(slope=2.0)} say, "
+            f"got {activations!r}"
+        )
     given = dict(activations or {})
     for name, value in given.items():
         if not isinstance(value, Bounds) or value.slope is None:

@@ -131,6 +131,8 @@ def read_layers(trace: Trace, loss: Loss, local: bool, stated: Mapping[str, floa
 
 
 def _stated_powers(model: nn.Module, stated: Mapping[str, float], known: set[str]) -> dict[str, float]:
+    if not isinstance(stated, Mapping):
+        raise InputError(f"input_power must be a dictionary from layers to numbers, {{'0': 4.0}} say, got {stated!r}")
     powers: dict[str, float] = {}
     for pattern, value in stated.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)

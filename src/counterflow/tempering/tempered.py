@@ -196,7 +196,7 @@ def temper(
     trace = trace_and_measure(model, sample_input, given)
     _refuse_uncalled(trace)
     local = known.local if local_output is None else local_output
-    layers = read_layers(trace, known, local, input_power or {})
+    layers = read_layers(trace, known, local, {} if input_power is None else input_power)
     phi = output_ratio(layers, known, _cancelled(trace.last_function(), known))
     linked: Linked = {}
     if attenuation is not None:

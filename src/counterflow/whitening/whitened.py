@@ -52,7 +52,8 @@ class WhitenHandle(Handle):
     def project(self) -> None:
         """Give every layer a new basis now: from the loader, or from what has been gathered since the last time.
 
-        The function of the model stays. In a distributed run every rank must call it.
+        The function of the model stays. In a distributed run every rank must call it. Call it after a step, before the
+        next backward pass: gradients that wait for a step in the canonical form stay those of the old basis.
 
         Raises:
             InputError: If the handle is undone, or if there is no loader and nothing has been gathered.
