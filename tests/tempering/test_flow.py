@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import counterflow as cf
-from counterflow.handle import Table
+
+from .tables import column
 
 SUM = "half_squared_error_sum"
-
-
-def column(table: Table, name: str) -> dict[str, Any]:
-    return {row.layer: row.values[name] for row in table}
 
 
 def test_a_sequence_feeds_every_step_once_and_a_context_all_of_them() -> None:

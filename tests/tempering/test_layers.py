@@ -14,19 +14,11 @@ from torch import Tensor, nn
 
 import counterflow as cf
 from counterflow.exceptions import InputError, PatternError, UnsupportedError
-from counterflow.handle import Table
 from counterflow.tempering import Bounds
 from counterflow.tempering.activations import bounds
 
 from .nets import Branched, Classifier, Tied, resnet, transformer
-
-
-def column(table: Table, name: str) -> dict[str, Any]:
-    return {row.layer: row.values[name] for row in table}
-
-
-def done(table: Table) -> dict[str, str]:
-    return {row.layer: row.done for row in table}
+from .tables import column, done
 
 
 def test_bounds_are_found_numerically() -> None:

@@ -17,19 +17,15 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import counterflow as cf
 from counterflow.exceptions import UnsupportedError
-from counterflow.handle import Table
 
 from .nets import Classifier
+from .tables import column
 from .unrolled import Loop, Silent, Whole, assert_close, attenuate, gradients
 
 Array = NDArray[np.float64]
 GATES = {nn.RNNCell: 1, nn.GRUCell: 3, nn.LSTMCell: 4}
 SUM = "half_squared_error_sum"
 FUSED = "what goes back through time inside the fused kernel is not bounded"
-
-
-def column(table: Table, name: str) -> dict[str, Any]:
-    return {row.layer: row.values[name] for row in table}
 
 
 # -- cells in a loop --------------------------------------------------------------------------------------------------
