@@ -44,7 +44,6 @@ from common.records import read_record, write_record
 FLOOR = {3: 0.5, 10: 1.0, 50: 7.0}
 LOOP_BAR = {3: 12.0, 10: 12.0, 50: 30.0}
 COLD_BAR, MEMORY_BAR = 0.3, 2.0
-ALWAYS_COLD = ("torch loop", "pomegranate")  # seconds a call, of which nothing is compiled or kept
 TURN = 0.1  # processor seconds that the slowest work has in a round, unless one call takes longer
 
 
@@ -64,9 +63,8 @@ def in_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     seconds = {name: Times([], []) for name in works}
     # A peer may have changed it; another thread that waits for work spends processor time, which would count here.
     torch.set_num_threads(1)
-    for name, work in works.items():
-        if name not in ALWAYS_COLD:
-            work()
+    for work in works.values():
+        work()
     for _ in range(rounds):
         calls: dict[str, Times] = {name: Times([], []) for name in works}
         for _ in range(10):
