@@ -118,9 +118,9 @@ def errors(said: Sequence[Sequence[str]], heard: Sequence[Sequence[str]]) -> flo
 def files(rounds: int) -> dict[str, Any]:
     """AN4's recordings by ours and by pocketsphinx, and prompts by pocketsphinx."""
     data = an4()
-    assert data.frames is not None
-    texts = [clip.words for clip in data.frames.clips if clip.split == "train"]
-    words = sorted({word for clip in data.frames.clips for word in clip.words})
+    spoken = (data.audio if data.frames is None else data.frames).clips  # the publisher's archives have all as audio
+    texts = [clip.words for clip in spoken if clip.split == "train"]
+    words = sorted({word for clip in spoken for word in clip.words})
     lexicon = Lexicon({word: data.lexicon[word] for word in words})
     clips = data.audio.clips
     waves = [torch.from_numpy(data.audio[index]).float() for index in range(len(clips))]
