@@ -367,6 +367,21 @@ def test_what_is_missing_is_left_out_and_the_rest_is_drawn(profile: Any) -> None
         assert any(m.groups for m in measured.values())
 
 
+def test_claims_are_of_the_seeds_that_all_their_methods_have() -> None:
+    trials = experiment.PAPER.trials("laptop", [])
+    assert experiment.plan.CIFAR["laptop"].seeds == (0, 1, 2)
+    lacking = {"cifar10 independent": {(1,)}, "cifar10 mcl": {(0,), (1,), (2,)}}
+    records = [_record(trial) for trial in trials if trial.seeds not in lacking.get(trial.treatment, ())]
+    measured = experiment.measure("laptop", records)
+    part, whole = measured["fig4a.independent.4"], measured["fig4a.dey.4"]
+    assert [len(group.samples) for group in part.groups] == [2, 2]
+    assert part.reason == "2 of 3 seeds so far"
+    assert [len(group.samples) for group in whole.groups] == [3, 3]
+    assert whole.reason == ""
+    assert len(measured["fig4b.faster"].groups[0].samples) == 2
+    assert not {"fig4a.mcl.4", "cost.mcl"} & set(measured)
+
+
 def test_mcl_that_starts_anew_has_a_line_of_its_own() -> None:
     trials = [trial for trial in experiment.PAPER.trials("paper", []) if trial.treatment.startswith("cifar10")]
     records = [_record(trial) for trial in trials]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from counterflow.lab.trials.record import Record, canonical
 from counterflow.lab.trials.trial import Trial
 
-__all__ = ["find", "identity"]
+__all__ = ["available", "find", "identity"]
 
 
 def find(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record]:
@@ -15,6 +15,12 @@ def find(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record]:
     wanted = dict.fromkeys(map(identity, trials))
     found = {identity(record): record for record in records}
     return [found[name] for name in wanted] if wanted.keys() <= found.keys() else []
+
+
+def available(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record]:
+    """The records of those trials that have one, in the order of the trials."""
+    found = {identity(record): record for record in records}
+    return [found[name] for name in map(identity, trials) if name in found]
 
 
 def identity(one: Trial | Record) -> bytes:

@@ -11,7 +11,18 @@ from typing import Any
 
 from counterflow.lab.papers.choice import captioning, classification, plan, segmentation
 from counterflow.lab.papers.choice.figures import exhibits
-from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, claims_of, find
+from counterflow.lab.trials import (
+    Context,
+    Group,
+    Measurement,
+    Outcome,
+    Paper,
+    Profile,
+    Record,
+    Trial,
+    available,
+    claims_of,
+)
 
 __all__ = ["PAPER"]
 
@@ -33,10 +44,11 @@ class _Found:
 
     def __init__(self, profile: Profile, domain: str, setting: str) -> None:
         self.all: dict[str, Measurement] = {}
+        self.seeds = len(plan.seeds_of(profile, domain))
         self.setting: dict[str, Any] = {"setting": setting, "differs": plan.differs(profile, domain)}
 
     def add(self, claim: str, *terms: tuple[Sequence[Record], str, float], reason: str = "") -> None:
-        """A claim of metrics by name, each with its power; left out until all records are there."""
+        """A claim of metrics by name, each with its power, over the seeds that all of them have, if there are any."""
         of = [(records, lambda record, name=name: record.metrics[name][0], power) for records, name, power in terms]
         self.add_of(claim, *of, reason=reason)
 
@@ -47,17 +59,27 @@ class _Found:
         reason: str = "",
     ) -> None:
         """The same, of whatever is read from a record."""
-        if not all(records for records, _, _ in terms):
+        seeds = set.intersection(*({record.seeds for record in records} for records, _, _ in terms))
+        if not seeds:
             return
         groups = []
+        counted: dict[int, float] = {}
         for records, read, power in terms:
-            samples = [read(record) for record in records]
+            of = [record for record in records if record.seeds in seeds]
+            samples = [read(record) for record in of]
             if any(sample is None for sample in samples):
                 self.all[claim] = Measurement((), reason="a run diverged")
                 return
             groups.append(Group(tuple(map(float, samples)), power))
-        seconds = sum(record.seconds for records in {id(r): r for r, _, _ in terms}.values() for record in records)
-        self.all[claim] = Measurement(tuple(groups), reason=reason, seconds=seconds, **self.setting)
+            counted |= {id(record): record.seconds for record in of}  # a record in two terms once
+        seconds = sum(counted.values())
+        said = self.with_seeds(reason, len(seeds))
+        self.all[claim] = Measurement(tuple(groups), reason=said, seconds=seconds, **self.setting)
+
+    def with_seeds(self, reason: str, there: int) -> str:
+        """A reason, and how many seeds are there yet where it is not all."""
+        missing = f"{there} of {self.seeds} seeds so far" if there < self.seeds else ""
+        return "; ".join(filter(None, (reason, missing)))
 
     def skip(self, claims: Sequence[str], reason: str) -> None:
         """Claims that are not run."""
@@ -79,7 +101,7 @@ def _classification(profile: Profile, records: Sequence[Record]) -> dict[str, Me
     found = _Found(profile, "cifar10", "other data")
 
     def of(method: str, size: int = 0, k: int = 1) -> list[Record]:
-        return find(records, plan.classification_trials(profile, method, size, k))
+        return available(records, plan.classification_trials(profile, method, size, k))
 
     plain, dey, largest = of("independent"), of("dey"), max(sizes.sizes)
     for size in range(2, 7):
@@ -111,12 +133,14 @@ def _classification(profile: Profile, records: Sequence[Record]) -> dict[str, Me
 
 
 def _cost(found: _Found, mcl: Sequence[Record], smcl: Sequence[Record]) -> None:
-    if mcl and smcl:
-        rows = [[float(record.metrics["rows"][0] or 0.0) for record in records] for records in (mcl, smcl)]
-        seconds = [sum(record.seconds for record in records) for records in (mcl, smcl)]
+    pairs = [(a, b) for a in mcl for b in smcl if a.seeds == b.seeds]
+    if pairs:
+        rows = [float(a.metrics["rows"][0] or 0.0) / float(b.metrics["rows"][0] or 0.0) for a, b in pairs]
+        seconds = [sum(records) for records in zip(*((a.seconds, b.seconds) for a, b in pairs), strict=True)]
+        words = f"in time it is {seconds[0] / seconds[1]:.2f} times: sMCL runs losers' rows forward, MCL does not"
         found.all["cost.mcl"] = Measurement(
-            (Group(tuple(a / b for a, b in zip(*rows, strict=True))),),
-            reason=f"in time it is {seconds[0] / seconds[1]:.2f} times: sMCL runs losers' rows forward, MCL does not",
+            (Group(tuple(rows)),),
+            reason=found.with_seeds(words, len(pairs)),
             seconds=sum(seconds),
             **found.setting,
         )
@@ -167,7 +191,7 @@ def _full(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]
     if profile != "paper":
         found.skip(claims, "one run at the published size is for the profile paper")
         return found.all
-    ours, plain = (find(records, plan.full_trials(method)) for method in ("smcl", "independent"))
+    ours, plain = (available(records, plan.full_trials(method)) for method in ("smcl", "independent"))
     if not ours or not plain:
         return {}
     setting: dict[str, Any] = {"setting": "other data", "differs": "JPEG-compressed pictures"}
@@ -188,7 +212,7 @@ def _full(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]
 def _segmentation(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]:
     sizes = plan.SCENES[profile].sizes
     found = _Found(profile, "scenes", "other data")
-    warm, dey, mcl = (find(records, plan.scene_trials(profile, method)) for method in ("warm", "dey", "mcl"))
+    warm, dey, mcl = (available(records, plan.scene_trials(profile, method)) for method in ("warm", "dey", "mcl"))
     largest = sizes[-1]
     for size in range(2, 7):
         if size > largest or size not in sizes:
@@ -216,7 +240,7 @@ def _segmentation(profile: Profile, records: Sequence[Record]) -> dict[str, Meas
     found.add("gain.scenes.independent", *gain)
     found.add("gain.scenes.dey", (warm, f"smcl {largest}", 1.0), (dey, f"dey {largest}", -1.0))
     if 4 in sizes and 4 in plan.CIFAR[profile].sizes:
-        pictures = find(records, plan.classification_trials(profile, "smcl", 4))
+        pictures = available(records, plan.classification_trials(profile, "smcl", 4))
         found.add("fig5b.less", (warm, "share 4", 1.0), (pictures, "share 1", -1.0))
     else:
         found.skip(["fig5b.less"], SIZE)
@@ -227,7 +251,7 @@ def _captions(profile: Profile, records: Sequence[Record]) -> dict[str, Measurem
     sizes = plan.CAPTIONS[profile].sizes
     found = _Found(profile, "captions", "other data")
     found.skip([c.id for c in claims_of(plan.KEY) if c.id.startswith("t1.") and c.kind == "value"], PICTURES)
-    main, dey, mcl = (find(records, plan.caption_trials(profile, method)) for method in ("main", "dey", "mcl"))
+    main, dey, mcl = (available(records, plan.caption_trials(profile, method)) for method in ("main", "dey", "mcl"))
     for size in range(2, 6):
         found.add(f"t1.order.dey_independent.{size}", (dey, f"dey {size}", 1.0), (main, f"independent {size}", -1.0))
         ids = [f"t1.order.{other}.{size}" for other in ("independent", "dey", "mcl", "tuned")]

@@ -10,7 +10,7 @@ import numpy as np
 from counterflow.lab.papers.choice import plan
 from counterflow.lab.report import Exhibit, Figure, TableExhibit
 from counterflow.lab.report.exhibit import Cell
-from counterflow.lab.trials import ClaimResult, Profile, Record, claims_of, find
+from counterflow.lab.trials import ClaimResult, Profile, Record, available, claims_of
 
 __all__ = ["exhibits"]
 
@@ -62,7 +62,7 @@ def _accuracies(profile: Profile, records: Sequence[Record]) -> Points:
     sizes = plan.CIFAR[profile]
 
     def of(method: str, size: int = 0) -> list[Record]:
-        return find(records, plan.classification_trials(profile, method, size))
+        return available(records, plan.classification_trials(profile, method, size))
 
     every = range(1, max(sizes.sizes) + 1)
     return {
@@ -76,7 +76,7 @@ def _accuracies(profile: Profile, records: Sequence[Record]) -> Points:
 
 def _ious(profile: Profile, records: Sequence[Record]) -> Points:
     sizes = plan.SCENES[profile].sizes
-    warm, dey, mcl = (find(records, plan.scene_trials(profile, method)) for method in ("warm", "dey", "mcl"))
+    warm, dey, mcl = (available(records, plan.scene_trials(profile, method)) for method in ("warm", "dey", "mcl"))
     every = range(1, sizes[-1] + 1)
     return {
         "smcl": [(size, _values(warm, f"smcl {size}")) for size in sizes],
@@ -123,14 +123,14 @@ def _oracle_loss(profile: Profile, records: Sequence[Record]) -> Figure | None:
     four = 4 if 4 in plan.CIFAR[profile].sizes else plan.CIFAR[profile].sizes[0]
     for number, (method, size) in enumerate((("smcl", four), ("independent", 0)), 1):
         color = f"var(--series-{1 if method == 'smcl' else 4})"
-        for record in find(records, plan.classification_trials(profile, method, size)):
+        for place, record in enumerate(available(records, plan.classification_trials(profile, method, size))):
             lines.append(
                 {
                     "type": "scatter",
                     "mode": "lines",
                     "name": LABELS[method],
                     "legendgroup": method,
-                    "showlegend": record.seeds[0] == plan.CIFAR[profile].seeds[0],
+                    "showlegend": place == 0,
                     "x": list(record.curves["update"]),
                     "y": list(record.curves["error"]),
                     "line": {"color": color, "dash": "solid" if number == 1 else "dot"},
@@ -155,7 +155,7 @@ def _matrix(profile: Profile, records: Sequence[Record], k: int) -> Figure | Non
     if k not in (1, 4, *plan.CIFAR[profile].ks):
         return None
     method = "independent" if k == 4 else "smcl"
-    runs = find(records, plan.classification_trials(profile, method, 4, k))
+    runs = available(records, plan.classification_trials(profile, method, 4, k))
     if not runs:
         return None
     rows = [list(runs[0].curves[f"class {c}"]) for c in range(10)]
@@ -190,7 +190,7 @@ def _members(profile: Profile, records: Sequence[Record]) -> TableExhibit | None
         ("street scenes", plan.scene_trials(profile, "dey")),
         ("captions", plan.caption_trials(profile, "dey")),
     ):
-        runs = find(records, trials)
+        runs = available(records, trials)
         if runs:
             for name, words in (("mean weight", "mean weight of an example"), ("gradient", "last mean gradient norm")):
                 values = np.array([list(run.curves[name]) for run in runs], float).mean(0)
@@ -210,7 +210,7 @@ def _members(profile: Profile, records: Sequence[Record]) -> TableExhibit | None
 
 def _scenes(profile: Profile, records: Sequence[Record]) -> Figure | None:
     size = plan.SCENES[profile].sizes[-1]
-    runs = find(records, plan.scene_trials(profile, "warm"))
+    runs = available(records, plan.scene_trials(profile, "warm"))
     if not runs:
         return None
     rows = [list(runs[0].curves[f"class {c} of {size}"]) for c in range(len(STREET))]
@@ -223,7 +223,7 @@ def _scenes(profile: Profile, records: Sequence[Record]) -> Figure | None:
 
 def _table(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
     published = {claim.id: claim.value for claim in claims_of(plan.KEY)}
-    main, dey, mcl = (find(records, plan.caption_trials(profile, method)) for method in ("main", "dey", "mcl"))
+    main, dey, mcl = (available(records, plan.caption_trials(profile, method)) for method in ("main", "dey", "mcl"))
     of = {
         "smcl": main,
         "mcl": mcl,

@@ -23,6 +23,7 @@ __all__ = [
     "differs",
     "full_trials",
     "scene_trials",
+    "seeds_of",
     "trials",
 ]
 
@@ -231,6 +232,13 @@ def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
     if profile == "paper":
         found += [trial for method in ("smcl", "independent") for trial in full_trials(method)]
     return found
+
+
+def seeds_of(profile: Profile, domain: str) -> tuple[int, ...]:
+    """The seeds of a domain's trials."""
+    if domain == "cifar10":
+        return CIFAR[profile].seeds
+    return SCENES[profile].seeds if domain == "scenes" else CAPTIONS[profile].seeds
 
 
 def differs(profile: Profile, domain: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from counterflow.lab.loop import keep_freed_memory
 from counterflow.lab.papers.competition import digits, memory, plan, reviews
 from counterflow.lab.papers.competition.figures import exhibits
-from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, find
+from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, available, find
 
 __all__ = ["PAPER"]
 
@@ -132,8 +132,8 @@ def _add_table_3(found: dict[str, Measurement], profile: Profile, records: Seque
     size, reading = plan.CONV[profile], plan.best_decay(profile, records)
     if reading is None:
         return
-    decayed = plan.there(records, plan.conv_trials(profile, reading))
-    plain = plan.there(records, plan.conv_trials(profile, "none"))
+    decayed = available(records, plan.conv_trials(profile, reading))
+    plain = available(records, plan.conv_trials(profile, "none"))
     words = f"{size.epochs[0]} epochs" + (f" of {size.examples:,} pictures" if profile == "smoke" else "")
     setting: dict[str, Any] = {"setting": "smaller", "differs": words}
     why = f"decay {plan.READINGS[reading]:g}: .05 beside the {reading} of a batch's errors, chosen on held-out pictures"
@@ -190,7 +190,7 @@ def _add_table_4(found: dict[str, Measurement], profile: Profile, records: Seque
         setting = {"setting": "smaller", "differs": words}
     for cell in plan.CELLS:
         trials = {a: plan.forgetting_trials(profile, a, cell) for a in plan.ACTIVATIONS}
-        runs = {a: plan.there(records, of) for a, of in trials.items()}
+        runs = {a: available(records, of) for a, of in trials.items()}
 
         def said(activation: str, runs: Any = runs, trials: Any = trials) -> str:
             of = runs[activation]

@@ -11,7 +11,7 @@ from counterflow.lab.papers.competition import plan
 from counterflow.lab.papers.competition.digits import PAIRS
 from counterflow.lab.report import Exhibit, Figure, TableExhibit
 from counterflow.lab.report.exhibit import Cell
-from counterflow.lab.trials import ClaimResult, Profile, Record, find
+from counterflow.lab.trials import ClaimResult, Profile, Record, available, find
 
 __all__ = ["exhibits"]
 
@@ -98,7 +98,7 @@ def _tried(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
 def _table_3(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
     rows: list[list[Cell]] = []
     for reading in (plan.best_decay(profile, records), "none"):
-        runs = [] if reading is None else plan.there(records, plan.conv_trials(profile, reading))
+        runs = [] if reading is None else available(records, plan.conv_trials(profile, reading))
         if runs:
             rows.append([f"{plan.READINGS[reading or 'none']:g}", _spread(_tests(runs)), len(runs)])
     if not rows:
@@ -147,7 +147,7 @@ def _table_4(profile: Profile, records: Sequence[Record], claims: Sequence[Claim
     rows: list[list[Cell]] = []
     for cell in plan.CELLS:
         for activation in plan.ACTIVATIONS:
-            runs = plan.there(records, plan.forgetting_trials(profile, activation, cell))
+            runs = available(records, plan.forgetting_trials(profile, activation, cell))
             if runs:
                 values = {m: [plan.number(run, m) for run in runs] for m in runs[0].metrics}
                 epochs = " and ".join(f"{np.mean(values[f'epochs {task}']):.1f}" for task in ("first", "second"))

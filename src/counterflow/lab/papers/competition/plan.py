@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from counterflow.lab.trials import Json, Profile, Record, Trial, find
+from counterflow.lab.trials import Json, Profile, Record, Trial, available, find
 
 __all__ = [
     "ACTIVATIONS",
@@ -36,18 +36,12 @@ __all__ = [
     "perceptron_trials",
     "rate_trials",
     "text_trials",
-    "there",
     "truth_trials",
 ]
 
 KEY = "competition"
 LIMIT = 15**0.5  # of the norm of a unit's weights: that of Hinton et al. (arXiv:1207.0580), whom the setup follows
 SELECTION = 100  # the seed of runs that choose
-
-
-def there(records: Sequence[Record], trials: Sequence[Trial]) -> list[Record]:
-    """The records of those trials that have one."""
-    return [record for trial in trials for record in find(records, [trial])]
 
 
 def number(record: Record, metric: str) -> float:
@@ -156,7 +150,7 @@ def perceptron_trials(profile: Profile, method: str, rate: float) -> list[Trial]
 def judged(profile: Profile, method: str, records: Sequence[Record]) -> list[Record]:
     """The records of those that are there."""
     rate = best_rate(profile, method, records)
-    return [] if rate is None else there(records, perceptron_trials(profile, method, rate))
+    return [] if rate is None else available(records, perceptron_trials(profile, method, rate))
 
 
 # Table 3
