@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 JOBS ?= 2
+TESTERS ?= 3  # more than there are cores: many tests wait for processes of their own
 
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
 export OMP_NUM_THREADS ?= 1
@@ -26,7 +27,7 @@ demo: $(INSTALLED)  ## Rerun table 2 of the tempering paper (under ten minutes o
 	$(BIN)/counterflow reproduce tempering --profile laptop --jobs $(JOBS) --out counterflow-runs
 
 test: $(INSTALLED) browser lint  ## Format, lint, types, layers, tests and doctests
-	$(BIN)/pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder  # the small modules of src even out the end
+	$(BIN)/pytest -n $(TESTERS) --dist loadscope --no-loadscope-reorder  # the small modules of src even out the end
 
 lint: $(INSTALLED)  ## The same without the tests
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ A convolution whitens channels, :math:`U h`, before its own padding and kernel, 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +33,11 @@ __all__ = ["Project", "Recenter", "carry", "carry_gradient", "carry_state"]
 # What optimizers of torch (and those named after them), and `DeltaBarDelta`, keep by parameter: directions, and sizes.
 _DIRECTIONS = ("momentum_buffer", "exp_avg", "grad_avg", "prev", "trace", "velocity")
 _SIZES = ("exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size", "gain")
+
+
+def _full_precision(kind: str) -> AbstractContextManager[None]:
+    """Without autocast; a context where there is none would stand in the graph from which tempering reads slopes."""
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class Project:
@@ -50,7 +56,7 @@ class Project:
         x, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
         basis, mean, weight = (tensor_of(module, name) for name in ("whiten_basis", "whiten_mean", "weight"))
         # What differs little between inputs is made large here, and bfloat16 would have rounded it off.
-        with torch.autocast(x.device.type, enabled=False):
+        with _full_precision(x.device.type):
             if x.is_nested:  # PyTorch's transformer encoder makes such in eval mode, and they know few operations
                 white = F.linear(x.to(basis.dtype), basis[0], -basis[0] @ mean[0])
             elif self.groups is None:
@@ -70,7 +76,7 @@ class Recenter:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         basis, mean, weight = (tensor_of(module, name) for name in ("whiten_basis", "whiten_mean", "weight"))
         kernel = weight.flatten(2).sum(2).to(mean.dtype).reshape(len(mean), -1, mean.shape[1])
-        with torch.autocast(weight.device.type, enabled=False):
+        with _full_precision(weight.device.type):
             share = torch.einsum("gmn,gnk,gk->gm", kernel, basis, mean).flatten()
         spatial = (1,) * (weight.ndim - 2)
         return output - share.reshape(-1, *spatial).to(output.dtype)
