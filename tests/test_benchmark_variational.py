@@ -52,11 +52,7 @@ def test_rows_hold_ratios_to_the_plain_net_and_say_what_is_missing(
     monkeypatch.setattr(bench, "keep_freed_memory", lambda: False)  # it would hold for all tests that follow
     target = tmp_path / "noise.json"
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--repeats", "2", "--json", str(target)])
-    threads = torch.get_num_threads()
-    try:
-        assert bench.main() == 0
-    finally:
-        torch.set_num_threads(threads)
+    assert bench.main() == 0
     found = json.loads(target.read_text())
     rows = {row["treatment"]: row for row in found["rows"]}
     assert rows["plain"]["ratio"] == 1.0
