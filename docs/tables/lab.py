@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from counterflow.lab import data
-from counterflow.lab.trials import claims_of, load_paper, paper_keys
+from counterflow.lab.trials import claims_of, digest_of, paper_keys
 
 from .markup import DOCS, plain, table
 
@@ -14,8 +14,7 @@ def papers_table() -> str:
     """The papers of the lab."""
     rows = []
     for key in paper_keys():
-        paper = load_paper(key)
-        rows.append((f"``{key}``", plain(paper.citation), str(len(claims_of(key)))))
+        rows.append((f"``{key}``", plain(digest_of(key).citation), str(len(claims_of(key)))))
     return table(("key", "paper", "claims"), rows)
 
 
@@ -31,7 +30,7 @@ def claims_table(key: str) -> str:
 
 def failed_table(key: str) -> str:
     """What did not come out as one paper has it, as ``REPRODUCTION.md`` says; that is written from the records."""
-    title = load_paper(key).title
+    title = digest_of(key).title
     _, _, part = (DOCS.parent / "REPRODUCTION.md").read_text("utf-8").partition(f"\n## {title}\n")
     rows = []
     for line in part.partition("\n## ")[0].splitlines():

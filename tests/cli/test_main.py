@@ -99,19 +99,31 @@ def test_a_refusal_is_read_from_a_box_of_any_style() -> None:
     assert _refusal(colored) == _refusal(plain) == "no 'a'"
 
 
-def test_a_malformed_claim_is_found_before_the_work(
-    tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        (INLINE, "claim a: a: a claim of kind order needs a direction"),
+        (f"title = 'Odd'\n{INLINE}direction = 'less'\n", "Object missing required field `citation`"),
+    ],
+)
+def test_a_malformed_file_of_claims_is_found_before_the_work(
+    tmp_path: Path,
+    trace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    claims: str,
+    message: str,
 ) -> None:
     folder = tmp_path / "papers" / "odd"
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
-    (folder / "published.toml").write_text(INLINE)
+    (folder / "published.toml").write_text(claims)
     (folder / "experiment.py").write_text(
         "import dataclasses, toy_paper; PAPER = dataclasses.replace(toy_paper.PAPER, key='odd')"
     )
     monkeypatch.setattr(counterflow.lab.papers, "__path__", [str(tmp_path / "papers")])
     assert main(["reproduce", "odd", "--out", str(tmp_path / "out")]) == 2
-    assert "published.toml: claim a: a: a claim of kind order needs a direction" in capsys.readouterr().err
+    assert f"published.toml: {message}" in capsys.readouterr().err
     assert trace.read_text() == ""
 
 

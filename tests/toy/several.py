@@ -29,8 +29,6 @@ def paper(key: str) -> Paper:
 
     return Paper(
         key=key,
-        title=key,
-        citation="Nobody (1900)",
         revision=1,
         trials=trials,
         run=run,

@@ -63,8 +63,6 @@ def trace(word: str, name: str) -> None:
 
 PAPER = Paper(
     key="torture",
-    title="Torture",
-    citation="Nobody (1900)",
     revision=1,
     trials=trials,
     run=one,

@@ -126,8 +126,6 @@ def exhibits(
 
 PAPER = Paper(
     key="toy",
-    title="A toy",
-    citation="Nobody (1900)",
     revision=1,
     trials=trials,
     run=run,

@@ -42,19 +42,19 @@ def list_command(*, json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")]
     print("\npapers", file=out)
     papers = []
     try:
-        from counterflow.lab.trials import load_paper, paper_keys
+        from counterflow.lab.trials import digest_of, paper_keys
 
-        papers = [load_paper(key) for key in paper_keys()]
+        papers = [(key, digest_of(key)) for key in paper_keys()]
     except MissingExtraError as error:
         print(f"  {error}", file=out)
     else:
-        _print_rows([(paper.key, paper.title, paper.citation) for paper in papers], out)
+        _print_rows([(key, paper.title, paper.citation) for key, paper in papers], out)
     if json is not None:
         write_json(
             json,
             {
                 "methods": [{"key": key, "site": site, "summary": summary} for key, site, summary in rows],
-                "papers": [{"key": each.key, "title": each.title, "citation": each.citation} for each in papers],
+                "papers": [{"key": key, "title": each.title, "citation": each.citation} for key, each in papers],
             },
         )
     return 0

@@ -27,7 +27,7 @@ from counterflow.lab.trials import (
     Paper,
     Profile,
     Record,
-    claims_of,
+    digest_of,
     load_paper,
     paper_keys,
     read_environments,
@@ -109,7 +109,7 @@ def reproduce_command(
     keys = paper_keys() if key == "all" else (key,)
     papers = [load_paper(name) for name in keys]
     for paper in papers:
-        claims_of(paper.key)  # a malformed claim is found before the work, not after it
+        digest_of(paper.key)  # a malformed file of claims is found before the work, not after it
     require_json(json)
     require_writable(out)
     console = Console(stderr=json == "-")

@@ -44,7 +44,7 @@ def _exhibits(profile, records, results):
     return [TableExhibit("Rates", "All.", ["rate", "n"], [[r.treatment, len(r.seeds)] for r in records])]
 
 
-PAPER = Paper("toy", "A toy", "Nobody, 1995.", 3, _trials, lambda t, c: Outcome({}), _measure, _exhibits)
+PAPER = Paper("toy", 3, _trials, lambda t, c: Outcome({}), _measure, _exhibits)
 CLAIMS = (
     Claim(id="epochs", claim="It takes 100 epochs.", kind="value", value=100.0, margin=1.5),
     Claim(id="never", claim="Nobody measures this.", kind="value", value=1.0, margin=1.5),
@@ -85,7 +85,7 @@ def one_paper(monkeypatch):
     monkeypatch.setattr(gather, "paper_keys", lambda: ("toy",))
     monkeypatch.setattr(gather, "load_paper", lambda key: PAPER)
     monkeypatch.setattr(gather, "claims_of", lambda key: CLAIMS)
-    monkeypatch.setattr(gather, "digest_of", lambda key: Digest("It learns.", ("epochs",)))
+    monkeypatch.setattr(gather, "digest_of", lambda key: Digest("A toy", "Nobody, 1995.", "It learns.", ("epochs",)))
 
 
 @pytest.fixture

@@ -92,6 +92,8 @@ def test_an_unknown_paper_is_refused_with_those_that_are_known(trace: Path) -> N
 @pytest.mark.parametrize("key", paper_keys())
 def test_every_paper_says_what_it_claims_and_which_claims_carry_it(key: str) -> None:
     digest = digest_of(key)
+    assert digest.title
+    assert digest.citation
     assert digest.says.endswith(".")
     assert 4 <= len(digest.headline) <= 7
 
@@ -99,10 +101,11 @@ def test_every_paper_says_what_it_claims_and_which_claims_carry_it(key: str) -> 
 def test_a_headline_of_other_claims_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     claims = path.read_text()
-    path.write_text('says = "It works."\nheadline = ["a"]\n' + claims)
-    assert read_digest(path) == Digest("It works.", ("a",))
+    names = 'title = "A toy"\ncitation = "Nobody, 1900"\n'
+    path.write_text(names + 'says = "It works."\nheadline = ["a"]\n' + claims)
+    assert read_digest(path) == Digest("A toy", "Nobody, 1900", "It works.", ("a",))
     assert len(read_claims(path)) == 1
     for head, message in {'headline = ["b"]': "headline: there is no claim 'b'", "says = 3": "says"}.items():
-        path.write_text(head + "\n" + claims)
+        path.write_text(names + head + "\n" + claims)
         with pytest.raises(InputError, match=message):
             read_digest(path)

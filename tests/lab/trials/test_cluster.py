@@ -176,7 +176,7 @@ def several(tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch) -> tup
         (folder / "__init__.py").touch()
         (folder / "experiment.py").write_text(f"import several\nPAPER = several.paper({key!r})\n")
         claim = 'id = "a"\nclaim = "It is so."\nkind = "bound"\nvalue = 1.0\ndirection = "less"\n'
-        (folder / "published.toml").write_text(f"[[claim]]\n{claim}")
+        (folder / "published.toml").write_text(f'title = "{key}"\ncitation = "Nobody"\n[[claim]]\n{claim}')
     monkeypatch.setattr(counterflow.lab.papers, "__path__", [str(tmp_path / "papers")])
     yield keys
     for module in [module for module in sys.modules if module.startswith("counterflow.lab.papers.several_")]:

@@ -28,8 +28,6 @@ NAMES = "abcdef"
 def paper(one: Callable[[Trial, Context], Outcome]) -> Paper:
     return Paper(
         key="simple",
-        title="Simple",
-        citation="Nobody",
         revision=1,
         trials=lambda profile, records: [Trial("simple", name, (0,)) for name in NAMES],
         run=one,

@@ -45,8 +45,6 @@ def simple(**fields: Any) -> Paper:
     """A paper of two trials, run in this process."""
     defaults: dict[str, Any] = {
         "key": "simple",
-        "title": "Simple",
-        "citation": "Nobody",
         "revision": 1,
         "trials": lambda profile, records: [
             Trial("simple", name, seeds=(0,), settings={"x": 1}, data=("family_relations",)) for name in "ab"

@@ -50,8 +50,8 @@ def assemble(
     digest = digest_of(paper.key)
     return Section(
         key=paper.key,
-        title=paper.title,
-        citation=paper.citation,
+        title=digest.title,
+        citation=digest.citation,
         command=command,
         claims=results,
         # Trials know nothing of the report above them, so a paper's exhibits are typed as objects there.

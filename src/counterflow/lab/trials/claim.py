@@ -121,10 +121,11 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
         InputError: The file is no TOML, or a claim in it is malformed; file, claim and field are named.
     """
     table = _table(path)
-    unknown = sorted(set(table) - {"claim", *msgspec.structs.asdict(Digest())})
+    unknown = sorted(set(table) - {"claim", *Digest.__struct_fields__})
     if unknown or not isinstance(table.get("claim"), list):
         raise InputError(
-            f"{path}: holds says, headline and [[claim]] tables only, not {', '.join(unknown) or 'nothing'}"
+            f"{path}: holds title, citation, says, headline and [[claim]] tables only, "
+            f"not {', '.join(unknown) or 'nothing'}"
         )
     claims: list[Claim] = []
     for position, entry in enumerate(table["claim"]):
@@ -140,13 +141,17 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
 
 
 class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A paper in a few words, for the report's first page.
+    """A paper in a few words, for lists and the report's first page.
 
     Args:
+        title: Short, for tables.
+        citation: One line.
         says: What the paper claims, in a sentence or two of ours.
         headline: The ids of the claims that carry it; all of them if there are none.
     """
 
+    title: str
+    citation: str
     says: str = ""
     headline: tuple[str, ...] = ()
 

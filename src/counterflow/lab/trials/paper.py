@@ -24,14 +24,12 @@ Profile = Literal["smoke", "laptop", "paper"]
 class Paper:
     """A paper: its trials, how one is run, and what its claims are measured from.
 
-    Its folder ``counterflow/lab/papers/<key>/`` holds ``published.toml`` (the claims) and ``experiment.py``,
+    Its folder ``counterflow/lab/papers/<key>/`` holds ``published.toml`` (its title and claims) and ``experiment.py``,
     which names it ``PAPER``. Every function sees the records of finished trials only; of those that failed
     or could not run the lab itself tells the reader.
 
     Args:
         key: The name of its folder, such as ``"tempering"``.
-        title: Short, for tables.
-        citation: One line.
         revision: Bumped by hand when an experiment's meaning changes: records of an earlier one are then
             not used any more.
         trials: From the profile and the records so far to *all* trials known now. Pure. It is called again
@@ -44,8 +42,6 @@ class Paper:
     """
 
     key: str
-    title: str
-    citation: str
     revision: int
     trials: Callable[[Profile, Sequence[Record]], Sequence[Trial]]
     run: Callable[[Trial, Context], Outcome]

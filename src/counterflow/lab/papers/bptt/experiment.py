@@ -197,11 +197,6 @@ def _setting(profile: Profile, record: Record, shorter: str) -> dict[str, Any]:
 
 PAPER = Paper(
     key=KEY,
-    title="Backpropagation through time under a memory budget",
-    citation=(
-        "A. Gruslys, R. Munos, I. Danihelka, M. Lanctot, A. Graves, Memory-Efficient Backpropagation Through Time, "
-        "Advances in Neural Information Processing Systems 29, 2016"
-    ),
     revision=1,
     trials=trials,
     run=run,

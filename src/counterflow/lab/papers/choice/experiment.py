@@ -294,11 +294,6 @@ def _captions(profile: Profile, records: Sequence[Record]) -> dict[str, Measurem
 
 PAPER = Paper(
     key=plan.KEY,
-    title="Multiple choice learning",
-    citation=(
-        "S. Lee, S. Purushwalkam, M. Cogswell, V. Ranjan, D. Crandall, D. Batra, Stochastic Multiple Choice Learning "
-        "for Training Diverse Deep Ensembles, Advances in Neural Information Processing Systems 29, 2016"
-    ),
     revision=2,
     trials=plan.trials,
     run=run,

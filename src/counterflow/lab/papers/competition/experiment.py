@@ -258,11 +258,6 @@ def _add_figure_3(found: dict[str, Measurement], profile: Profile, records: Sequ
 
 PAPER = Paper(
     key=plan.KEY,
-    title="Local winner-take-all",
-    citation=(
-        "R. K. Srivastava, J. Masci, S. Kazerounian, F. Gomez, J. Schmidhuber, Compete to Compute, Advances in Neural "
-        "Information Processing Systems 26, 2013"
-    ),
     revision=1,
     trials=trials,
     run=run,

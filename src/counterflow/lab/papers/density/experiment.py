@@ -208,11 +208,6 @@ def _add_speed(found: dict[str, Measurement], profile: Profile, there: Mapping[b
 
 PAPER = Paper(
     key=plan.KEY,
-    title="Relative density nets",
-    citation=(
-        "A. D. Brown, G. E. Hinton, Relative Density Nets: A New Way to Combine Backpropagation with HMMs, Advances in "
-        "Neural Information Processing Systems 14, 2001"
-    ),
     revision=1,
     trials=trials,
     run=run,

@@ -164,11 +164,6 @@ def _add_hardware(found: dict[str, Measurement]) -> None:
 
 PAPER = Paper(
     key=plan.KEY,
-    title="Active noise cancelling on analog chips",
-    citation=(
-        "J.-W. Cho, S.-Y. Lee, Active Noise Canceling using Analog Neuro-Chip with On-Chip Learning Capability, "
-        "Advances in Neural Information Processing Systems 11, 1998"
-    ),
     revision=1,
     trials=trials,
     run=run,

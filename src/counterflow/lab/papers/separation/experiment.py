@@ -133,11 +133,6 @@ def _passes(curve: Sequence[float | None]) -> float:
 
 PAPER = Paper(
     key=plan.KEY,
-    title="ICA and top-down attention",
-    citation=(
-        "U.-M. Bae, S.-Y. Lee, Combining ICA and Top-Down Attention for Robust Speech Recognition, Advances in Neural "
-        "Information Processing Systems 13, 2000"
-    ),
     revision=1,
     trials=trials,
     run=run,

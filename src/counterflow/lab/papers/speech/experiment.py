@@ -220,11 +220,6 @@ def _speed(trial: Trial) -> Outcome:
 
 PAPER = Paper(
     key=plan.KEY,
-    title="Linked predictive neural networks",
-    citation=(
-        "J. Tebelskis, A. Waibel, B. Petek, O. Schmidbauer, Continuous Speech Recognition by Linked Predictive Neural "
-        "Networks, Advances in Neural Information Processing Systems 3, 1990"
-    ),
     revision=1,
     trials=plan.all_trials,
     run=run,

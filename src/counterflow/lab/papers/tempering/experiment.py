@@ -314,11 +314,6 @@ def _add_ceiling(found: dict[str, Measurement], profile: Profile, records: Seque
 
 PAPER = Paper(
     key=KEY,
-    title="Tempering backpropagation networks",
-    citation=(
-        "N. N. Schraudolph, T. J. Sejnowski, Tempering Backpropagation Networks: Not All Weights are Created Equal, "
-        "Advances in Neural Information Processing Systems 8, 1995"
-    ),
     revision=1,
     trials=trials,
     run=run,

@@ -213,11 +213,6 @@ def _add_figure(
 
 PAPER = Paper(
     key=plan.KEY,
-    title="Variational dropout",
-    citation=(
-        "D. P. Kingma, T. Salimans, M. Welling, Variational Dropout and the Local Reparameterization Trick, Advances "
-        "in Neural Information Processing Systems 28, 2015"
-    ),
     revision=1,
     trials=trials,
     run=run,

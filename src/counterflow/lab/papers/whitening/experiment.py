@@ -294,11 +294,6 @@ def _add_negatives(found: dict[str, Measurement], profile: Profile, records: Seq
 
 PAPER = Paper(
     key=plan.KEY,
-    title="Natural neural networks",
-    citation=(
-        "G. Desjardins, K. Simonyan, R. Pascanu, K. Kavukcuoglu, Natural Neural Networks, "
-        "Advances in Neural Information Processing Systems 28, 2015"
-    ),
     revision=1,
     trials=trials,
     run=run,
