@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
+from counterflow.exceptions import DataError
 from counterflow.lab.data import find as find_data
 from counterflow.lab.papers.speech import corpora, experiment, figures, handlabels, listening, models, plan
 from counterflow.lab.trials import Context, Record, claims_of, judge
@@ -93,6 +95,12 @@ def test_every_model_learns_what_is_easy(model):
     # Costs are in nats: about half a nat for a coefficient along the path.
     path = [float(c.amin(1).mean()) for c in costs]
     assert fitted.bank is None or 0 < sum(path) / len(path) < 4
+
+
+def test_an4_without_features_is_refused(monkeypatch):
+    monkeypatch.setattr(corpora, "an4", lambda: types.SimpleNamespace(frames=None))
+    with pytest.raises(DataError, match="recordings only"):
+        corpora.load("an4", 3)
 
 
 def test_the_prompts_folds_share_no_text_and_an4_no_speaker():

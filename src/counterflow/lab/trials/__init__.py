@@ -10,7 +10,7 @@ except ImportError as error:
     raise MissingExtraError("lab", "the lab") from error
 
 from counterflow.lab.trials.claim import Claim, Digest, Kind, read_claims
-from counterflow.lab.trials.finding import available, find
+from counterflow.lab.trials.finding import available, find, so_far
 from counterflow.lab.trials.paper import Paper, Profile, claims_of, digest_of, load_paper, paper_keys
 from counterflow.lab.trials.record import Record, Status, pack, read_environments, read_record, unpack
 from counterflow.lab.trials.runner import outstanding, require_writable, run
@@ -48,5 +48,6 @@ __all__ = [
     "read_record",
     "require_writable",
     "run",
+    "so_far",
     "unpack",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from counterflow.lab.trials.record import Record, canonical
 from counterflow.lab.trials.trial import Trial
 
-__all__ = ["available", "find", "identity"]
+__all__ = ["available", "find", "identity", "so_far"]
 
 
 def find(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record]:
@@ -21,6 +21,16 @@ def available(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record
     """The records of those trials that have one, in the order of the trials."""
     found = {identity(record): record for record in records}
     return [found[name] for name in map(identity, trials) if name in found]
+
+
+def so_far(there: int, wanted: int, what: str = "seeds") -> str:
+    """What is said of a claim that is judged by a part of its trials; nothing where all are there.
+
+    Example:
+        >>> so_far(1, 3)
+        '1 of 3 seeds so far'
+    """
+    return "" if there == wanted else f"{there} of {wanted} {what} so far"
 
 
 def identity(one: Trial | Record) -> bytes:

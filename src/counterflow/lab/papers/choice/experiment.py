@@ -22,6 +22,7 @@ from counterflow.lab.trials import (
     Trial,
     available,
     claims_of,
+    so_far,
 )
 
 __all__ = ["PAPER"]
@@ -78,8 +79,7 @@ class _Found:
 
     def with_seeds(self, reason: str, there: int) -> str:
         """A reason, and how many seeds are there yet where it is not all."""
-        missing = f"{there} of {self.seeds} seeds so far" if there < self.seeds else ""
-        return "; ".join(filter(None, (reason, missing)))
+        return "; ".join(filter(None, (reason, so_far(there, self.seeds))))
 
     def skip(self, claims: Sequence[str], reason: str) -> None:
         """Claims that are not run."""

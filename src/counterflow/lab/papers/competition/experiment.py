@@ -14,7 +14,19 @@ import numpy as np
 from counterflow.lab.loop import keep_freed_memory
 from counterflow.lab.papers.competition import digits, memory, plan, reviews
 from counterflow.lab.papers.competition.figures import exhibits
-from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, available, find
+from counterflow.lab.trials import (
+    Context,
+    Group,
+    Measurement,
+    Outcome,
+    Paper,
+    Profile,
+    Record,
+    Trial,
+    available,
+    find,
+    so_far,
+)
 
 __all__ = ["PAPER"]
 
@@ -90,8 +102,8 @@ def _add_table_1(found: dict[str, Measurement], profile: Profile, records: Seque
             )
 
 
-def _missing(there: Sequence[Record], wanted: Sequence[int], what: str = "seeds") -> str:
-    return "" if len(there) == len(wanted) else f"; {len(there)} of {len(wanted)} {what} so far"
+def _missing(there: Sequence[Record], wanted: Sequence[object], what: str = "seeds") -> str:
+    return "".join(f"; {said}" for said in [so_far(len(there), len(wanted), what)] if said)
 
 
 def _add_table_2(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from counterflow.audio import log_mel
+from counterflow.exceptions import DataError
 from counterflow.lab.data import an4, prompts
 from counterflow.seeding import numpy_generator
 from counterflow.speech import Lexicon
@@ -85,7 +86,11 @@ def _prompts(utterances: int | None) -> Corpus:
 
 def _an4(utterances: int | None) -> Corpus:
     data = an4()
-    assert data.frames is not None
+    if data.frames is None:
+        raise DataError(
+            "an4: the publisher's archives hold recordings only, and this experiment is on the cepstra of "
+            "an4/features.npz; `counterflow data where` shows where it is looked for"
+        )
     clips = data.frames.clips
     speakers = sorted({clip.speaker for clip in clips if clip.split == "train"})
     choosing = {speakers[n] for n in numpy_generator(0, "speech an4").permutation(len(speakers))[:_CHOOSING]}
