@@ -149,6 +149,20 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
         assert len(set(looks)) == len(looks)
 
 
+def test_a_claim_is_judged_by_the_seeds_that_all_its_methods_have() -> None:
+    trials = [
+        trial
+        for method, count in (("variational a", 3), ("gaussian a", 2), ("variational a2", 1))
+        for trial in plan.error_trials("laptop", "mnist", method, 50)[:count]
+    ]
+    found = experiment.measure("laptop", [_record(trial, "laptop") for trial in trials])
+    first = found["fig1a.adaptive.a.50"]
+    assert [len(group.samples) for group in first.groups] == [2, 2]
+    assert first.reason == "2 of 5 seeds so far"
+    assert [len(group.samples) for group in found["fig1a.a2.gaussian_a.50"].groups] == [1, 1]
+    assert "fig1a.adaptive.b.50" not in found
+
+
 def test_the_epoch_is_chosen_on_validation_alone() -> None:
     [trial, *_] = plan.error_trials("smoke", "mnist", "none", 50)
     record = _record(trial, "smoke")

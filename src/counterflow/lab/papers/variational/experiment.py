@@ -11,7 +11,7 @@ from typing import Any
 
 from counterflow.lab.papers.variational import errors, plan, speed, variance
 from counterflow.lab.papers.variational.figures import exhibits
-from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, find
+from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, find, so_far
 from counterflow.variational import Estimator
 
 __all__ = ["PAPER"]
@@ -171,10 +171,14 @@ def _add_figure(
         setting = {"setting": "other data", "differs": words + ", JPEG-compressed"}
 
     def add(claim: str, *terms: tuple[str, int, float], of: Any = plan.test_errors) -> None:
-        groups = [(runs[method, size], power) for method, size, power in terms]
-        if all(records for records, _ in groups):
+        seeds = set.intersection(*({run.seeds for run in runs[method, size]} for method, size, _ in terms))
+        if seeds:
+            groups = [
+                ([run for run in runs[method, size] if run.seeds in seeds], power) for method, size, power in terms
+            ]
             found[claim] = Measurement(
                 tuple(Group(tuple(of(records)), power) for records, power in groups),
+                reason=so_far(len(seeds), len(half.seeds)),
                 seconds=sum(r.seconds for records, _ in groups for r in records),
                 **setting,
             )

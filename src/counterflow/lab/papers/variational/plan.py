@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from counterflow.lab.trials import Json, Profile, Record, Trial, find
+from counterflow.lab.trials import Json, Profile, Record, Trial, available
 from counterflow.variational import Estimator
 
 __all__ = [
@@ -145,8 +145,8 @@ def speed_trials(profile: Profile) -> list[Trial]:
 
 
 def runs_of(profile: Profile, records: Sequence[Record], data: str, method: str, size: int) -> list[Record]:
-    """The records of one point of figure 1; empty until all are there."""
-    return find(records, error_trials(profile, data, method, size))
+    """The records of one point of figure 1, those that there are yet."""
+    return available(records, error_trials(profile, data, method, size))
 
 
 def best_epoch(record: Record) -> int:
