@@ -52,6 +52,24 @@ def naive(model: MultipleChoice, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return loss.detach(), chosen
 
 
+def test_winners_rows_keep_their_memory_format() -> None:
+    seen = []
+
+    class Look(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((len(x), x.is_contiguous(memory_format=torch.channels_last), x.is_contiguous()))
+            return x
+
+    torch.manual_seed(0)
+    model = MultipleChoice([nn.Sequential(Look(), nn.Flatten(), nn.Linear(48, 4)) for _ in range(4)])
+    x, y = torch.randn(16, 3, 4, 4), torch.randint(4, (16,))
+    for layout, kept in ((torch.channels_last, (True, False)), (torch.contiguous_format, (False, True))):
+        seen.clear()
+        model.step(x.contiguous(memory_format=layout), y, cross_entropy)
+        assert {each[1:] for each in seen} == {kept}
+        assert len(seen) > 4  # some of them on winners' rows
+
+
 @pytest.mark.parametrize("kind", ["plain", "batchnorm", "dropout", "lwta", "rrelu", "variational"])
 @pytest.mark.parametrize("trunk", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 4])

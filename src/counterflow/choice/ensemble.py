@@ -316,4 +316,13 @@ def _numbers(weights: Tensor) -> Tensor:
 
 
 def _select(tree: Any, rows: Tensor) -> Any:
-    return tree_map(lambda leaf: leaf.index_select(0, rows) if isinstance(leaf, Tensor) else leaf, tree)
+    """Some rows of each tensor, in its memory format, which `torch.index_select` does not keep."""
+
+    def select(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(leaf.dim(), torch.contiguous_format)
+        kept = form if leaf.is_contiguous(memory_format=form) else torch.contiguous_format
+        return leaf.index_select(0, rows).contiguous(memory_format=kept)
+
+    return tree_map(select, tree)
