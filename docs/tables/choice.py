@@ -40,13 +40,8 @@ def benchmark_of_choice() -> str:
     epoch = (
         f"An epoch of a plain ensemble of {beside['members']} in a loop of one's own, over {beside['peer']}: {told}."
     )
-    # Records were once made otherwise.
-    if all(row.get("ratios") == "turn by turn" for row in found["rows"]):
-        ratios = "Medians and quartiles of the ratios turn by turn"
-    else:
-        ratios = (
-            "Ratios of medians, and in parentheses the quartiles of the ratios turn by turn, which need not hold the "
-            "ratio of the medians"
-        )
-    machine = f"{ratios}; within one run, {found['threads']} thread, torch {found['torch']}."
+    machine = (
+        f"Medians and quartiles of the ratios turn by turn; within one run, {found['threads']} thread, torch "
+        f"{found['torch']}."
+    )
     return f"{machine}\n\n{table(head, rows)}\n\n{epoch}"
