@@ -14,7 +14,7 @@ from counterflow import backward
 
 
 def main() -> None:
-    """A step each."""
+    """Five steps each."""
     torch.manual_seed(0)
     tokens = torch.randint(50, (16, 12))
     for model, inputs, classes, transforms in (
