@@ -26,7 +26,7 @@ def _hash(description: dict[str, object]) -> str:
 def _trials(profile, records):
     size = SIZES[profile]
     first = [Trial("toy", f"rate.{rate}", (0, 1), {"rate": rate, "size": size}) for rate in (0.1, 0.2)]
-    if not records:  # the runner asks again only when the first stage is complete
+    if len(records) < len(first):
         return first
     best = min((r for r in records if r.seeds == (0, 1)), key=lambda record: sum(record.metrics["epochs"]))
     rate = best.settings["rate"]
@@ -139,6 +139,19 @@ def test_select_asks_for_a_later_stage_only_after_a_complete_earlier_one():
     first, _, fresh = _run("laptop")
     assert select(PAPER, "laptop", [first, fresh]) == [first]
     assert select(PAPER, "laptop", []) == []
+
+
+def test_select_has_a_later_stage_though_another_branch_is_not_complete():
+    chosen, slow, judged = (Trial("toy", name, (0,), {"rate": 0.1}) for name in ("chosen", "slow", "judged"))
+
+    def trials(profile, records):
+        ready = any(record.treatment == "chosen" for record in records)
+        return [chosen, slow, judged] if ready else [chosen, slow]
+
+    paper = Paper("toy", 3, trials, lambda t, c: Outcome({}), _measure, _exhibits)
+    first, last = _record(chosen), _record(judged)
+    assert select(paper, "laptop", [last, first]) == [first, last]
+    assert select(paper, "laptop", [last]) == []
 
 
 def test_a_record_that_a_smaller_profile_made_first_is_used():

@@ -101,8 +101,8 @@ def select(paper: Paper, profile: Profile, records: Iterable[Record]) -> list[Re
         done = [record for record in selected if record.status == "done"]
         trials = dict.fromkeys(identity(trial) for trial in paper.trials(profile, done))
         following = [known[trial] for trial in trials if trial in known]
-        # A later stage is asked for only when the earlier one is complete, as in a run.
-        if len(following) <= len(selected) or len(following) < len(trials):
+        # A later stage may have records while another branch of the earlier one is not complete.
+        if len(following) <= len(selected):
             return following
         selected = following
 

@@ -32,9 +32,10 @@ class Paper:
         key: The name of its folder, such as ``"tempering"``.
         revision: Bumped by hand when an experiment's meaning changes: records of an earlier one are then
             not used any more.
-        trials: From the profile and the records so far to *all* trials known now. Pure. It is called again
+        trials: From the profile and the records so far to *all* trials known now. Pure. A run calls it again
             when all the trials it named have a record, so a second stage (fresh seeds at the best rate) may
-            follow from the first.
+            follow from the first; plans and reports call it with a part of them too, and a later stage is
+            to be named only where all that it follows from is there.
         run: One trial. A pure function of the trial; it sits at module level, so that it can be pickled by
             reference.
         measure: From the profile and the records to one measurement a claim.
