@@ -94,6 +94,15 @@ def test_max_norm_shrinks_units_until_it_is_undone() -> None:
     assert float(model[2].weight.detach().norm()) > 1
 
 
+def test_max_norm_breaks_no_compiled_step() -> None:
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+    max_norm(model, optimizer, 0.5)
+    [shrink] = optimizer._optimizer_step_post_hooks.values()
+    torch.compile(shrink, fullgraph=True, backend="eager")(optimizer, (), {})
+    assert model.weight.norm(dim=1).max() <= 0.5 + 1e-6
+
+
 def test_max_norm_of_a_transposed_convolution_is_one_a_unit_of_each_group() -> None:
     layer = nn.ConvTranspose1d(4, 2, 1, groups=2, bias=False)  # (inputs, outputs of a group, 1)
     with torch.no_grad():
