@@ -113,15 +113,18 @@ def test_schedules_step_at_measured_points_and_go_on_where_they_were(
 
 PAGES = """
 import resource
+import statistics
 import torch
 from counterflow.lab.loop import keep_freed_memory
 
-def faults():
-    torch.ones(9_000_000)
+def fetched():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        torch.ones(9_000_000)
+    torch.ones(9_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def faults():
+    fetched()
+    return statistics.median(fetched() for _ in range(5))  # the system may take idle pages away now and then
 
 given_back = faults()
 keep_freed_memory()
@@ -132,8 +135,8 @@ print(given_back, faults())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
 def test_freed_memory_is_kept_and_its_pages_are_not_fetched_again() -> None:
     run = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, check=True, text=True)
-    given_back, kept = map(int, run.stdout.split())
-    assert kept < given_back / 2  # the system may take idle pages away once, and not five times
+    given_back, kept = map(float, run.stdout.split())
+    assert kept < given_back / 5
 
 
 @pytest.mark.parametrize(("most", "kept"), [(2**30, True), (2**25, True), (0, False)])
