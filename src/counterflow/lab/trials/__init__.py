@@ -10,7 +10,7 @@ except ImportError as error:
     raise MissingExtraError("lab", "the lab") from error
 
 from counterflow.lab.trials.claim import Claim, Digest, Kind, read_claims
-from counterflow.lab.trials.finding import available, find, so_far
+from counterflow.lab.trials.finding import available, common, find, so_far
 from counterflow.lab.trials.paper import Paper, Profile, claims_of, digest_of, load_paper, paper_keys
 from counterflow.lab.trials.record import Record, Status, pack, read_environments, read_record, unpack
 from counterflow.lab.trials.runner import outstanding, require_writable, run
@@ -36,6 +36,7 @@ __all__ = [
     "Verdict",
     "available",
     "claims_of",
+    "common",
     "digest_of",
     "find",
     "judge",

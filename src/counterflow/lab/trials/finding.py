@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from counterflow.lab.trials.record import Record, canonical
 from counterflow.lab.trials.trial import Trial
 
-__all__ = ["available", "find", "identity", "so_far"]
+__all__ = ["available", "common", "find", "identity", "so_far"]
 
 
 def find(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record]:
@@ -21,6 +21,12 @@ def available(records: Iterable[Record], trials: Sequence[Trial]) -> list[Record
     """The records of those trials that have one, in the order of the trials."""
     found = {identity(record): record for record in records}
     return [found[name] for name in map(identity, trials) if name in found]
+
+
+def common(*runs: Sequence[Record]) -> list[list[Record]]:
+    """Of several methods' records, one trial a seed, those of the seeds that all the methods have."""
+    seeds = set.intersection(*({record.seeds for record in of} for of in runs))
+    return [[record for record in of if record.seeds in seeds] for of in runs]
 
 
 def so_far(there: int, wanted: int, what: str = "seeds") -> str:

@@ -22,6 +22,7 @@ from counterflow.lab.trials import (
     Trial,
     available,
     claims_of,
+    common,
     so_far,
 )
 
@@ -60,13 +61,12 @@ class _Found:
         reason: str = "",
     ) -> None:
         """The same, of whatever is read from a record."""
-        seeds = set.intersection(*({record.seeds for record in records} for records, _, _ in terms))
-        if not seeds:
+        runs = common(*(records for records, _, _ in terms))
+        if not runs[0]:
             return
         groups = []
         counted: dict[int, float] = {}
-        for records, read, power in terms:
-            of = [record for record in records if record.seeds in seeds]
+        for of, (_, read, power) in zip(runs, terms, strict=True):
             samples = [read(record) for record in of]
             if any(sample is None for sample in samples):
                 self.all[claim] = Measurement((), reason="a run diverged")
@@ -74,7 +74,7 @@ class _Found:
             groups.append(Group(tuple(map(float, samples)), power))
             counted |= {id(record): record.seconds for record in of}  # a record in two terms once
         seconds = sum(counted.values())
-        said = self.with_seeds(reason, len(seeds))
+        said = self.with_seeds(reason, len(runs[0]))
         self.all[claim] = Measurement(tuple(groups), reason=said, seconds=seconds, **self.setting)
 
     def with_seeds(self, reason: str, there: int) -> str:

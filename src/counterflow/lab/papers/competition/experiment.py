@@ -103,7 +103,8 @@ def _add_table_1(found: dict[str, Measurement], profile: Profile, records: Seque
 
 
 def _missing(there: Sequence[Record], wanted: Sequence[object], what: str = "seeds") -> str:
-    return "".join(f"; {said}" for said in [so_far(len(there), len(wanted), what)] if said)
+    said = so_far(len(there), len(wanted), what)
+    return f"; {said}" if said else ""
 
 
 def _add_table_2(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:

@@ -11,7 +11,19 @@ from typing import Any
 
 from counterflow.lab.papers.variational import errors, plan, speed, variance
 from counterflow.lab.papers.variational.figures import exhibits
-from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial, find, so_far
+from counterflow.lab.trials import (
+    Context,
+    Group,
+    Measurement,
+    Outcome,
+    Paper,
+    Profile,
+    Record,
+    Trial,
+    common,
+    find,
+    so_far,
+)
 from counterflow.variational import Estimator
 
 __all__ = ["PAPER"]
@@ -171,15 +183,12 @@ def _add_figure(
         setting = {"setting": "other data", "differs": words + ", JPEG-compressed"}
 
     def add(claim: str, *terms: tuple[str, int, float], of: Any = plan.test_errors) -> None:
-        seeds = set.intersection(*({run.seeds for run in runs[method, size]} for method, size, _ in terms))
-        if seeds:
-            groups = [
-                ([run for run in runs[method, size] if run.seeds in seeds], power) for method, size, power in terms
-            ]
+        groups = common(*(runs[method, size] for method, size, _ in terms))
+        if groups[0]:
             found[claim] = Measurement(
-                tuple(Group(tuple(of(records)), power) for records, power in groups),
-                reason=so_far(len(seeds), len(half.seeds)),
-                seconds=sum(r.seconds for records, _ in groups for r in records),
+                tuple(Group(tuple(of(group)), power) for group, (*_, power) in zip(groups, terms, strict=True)),
+                reason=so_far(len(groups[0]), len(half.seeds)),
+                seconds=sum(run.seconds for group in groups for run in group),
                 **setting,
             )
 
