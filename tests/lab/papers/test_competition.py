@@ -248,3 +248,20 @@ def test_seeds_that_are_not_there_yet_are_said_to_be_missing() -> None:
     measured = experiment.measure("laptop", records)["t4.after2.relu"]
     assert len(measured.groups[0].samples) == 7
     assert "7 of 10 initializations so far" in measured.reason
+
+
+def test_runs_to_the_last_epoch_are_shown_and_judge_nothing() -> None:
+    records = _records("laptop")
+    whole = plan.whole_trials("laptop", records)
+    judged = plan.judged("laptop", "lwta", records)
+    assert [t.seeds for t in whole] == [r.seeds for r in judged]
+    for trial, record in zip(whole, judged, strict=True):
+        differ = {name for name in trial.settings if trial.settings[name] != record.settings[name]}
+        assert differ == {"enough"}
+    without = [r for r in records if r.treatment != "lwta" or r.settings["enough"] != 0.0]
+    assert len(without) == len(records) - 3
+    assert experiment.measure("laptop", without) == experiment.measure("laptop", records)
+    table, shorter = (
+        next(e for e in exhibits("laptop", of, []) if e.title.startswith("Table 2")) for of in (records, without)
+    )
+    assert [row[0] for row in table.rows[len(shorter.rows) :]] == ["LWTA-2, to the last epoch"]  # type: ignore[union-attr]

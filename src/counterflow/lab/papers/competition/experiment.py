@@ -48,6 +48,7 @@ def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
         known += plan.rate_trials(profile, method).values()
         rate = plan.best_rate(profile, method, records)
         known += [] if rate is None else plan.perceptron_trials(profile, method, rate)
+    known += plan.whole_trials(profile, records)
     known += plan.decay_trials(profile).values()
     known += plan.conv_trials(profile, "none")
     reading = plan.best_decay(profile, records)

@@ -16,6 +16,7 @@ __all__ = [
     "ACTIVATIONS",
     "CELLS",
     "CONV",
+    "CONVERGED",
     "DOMAINS",
     "FORGETTING",
     "KEY",
@@ -37,6 +38,7 @@ __all__ = [
     "rate_trials",
     "text_trials",
     "truth_trials",
+    "whole_trials",
 ]
 
 KEY = "competition"
@@ -110,7 +112,12 @@ TRIED: Mapping[str, tuple[float, ...]] = {
 }
 
 
-def _perceptron(profile: Profile, method: str, rate: float, seed: int, epochs: int, held: int) -> Trial:
+CONVERGED = 0.001  # the mean training error of an epoch; the paper trains "until convergence" and gives no number
+
+
+def _perceptron(
+    profile: Profile, method: str, rate: float, seed: int, epochs: int, held: int, enough: float = CONVERGED
+) -> Trial:
     size = PERCEPTRONS[profile]
     settings: dict[str, Json] = {
         "rate": rate,
@@ -123,7 +130,7 @@ def _perceptron(profile: Profile, method: str, rate: float, seed: int, epochs: i
         "momentum": (0.5, 0.9),
         "floor": 0.05,
         "limit": LIMIT,
-        "enough": 0.001,
+        "enough": enough,
     }
     return Trial(KEY, method, (seed,), settings, ("mnist",), expected_seconds=size.seconds * epochs * COST[method])
 
@@ -141,10 +148,16 @@ def best_rate(profile: Profile, method: str, records: Sequence[Record]) -> float
     return min(runs, key=lambda rate: number(runs[rate][0], "held")) if all(runs.values()) else None
 
 
-def perceptron_trials(profile: Profile, method: str, rate: float) -> list[Trial]:
-    """The runs that are judged: on all training pictures."""
+def perceptron_trials(profile: Profile, method: str, rate: float, enough: float = CONVERGED) -> list[Trial]:
+    """The runs that are judged: on all training pictures, until they have converged."""
     size = PERCEPTRONS[profile]
-    return [_perceptron(profile, method, rate, seed, size.epochs[0], 0) for seed in size.seeds]
+    return [_perceptron(profile, method, rate, seed, size.epochs[0], 0, enough) for seed in size.seeds]
+
+
+def whole_trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
+    """The competing nets once more, to the last epoch of the schedule, to show what ending them early costs."""
+    rate = best_rate(profile, "lwta", records)
+    return [] if rate is None else perceptron_trials(profile, "lwta", rate, enough=0.0)
 
 
 def judged(profile: Profile, method: str, records: Sequence[Record]) -> list[Record]:
