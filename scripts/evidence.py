@@ -1,6 +1,6 @@
 """Bring the committed evidence up to date: run what it lacks, pack it, and redraw what is made from it.
 
-    python scripts/evidence.py [--profile laptop] [--jobs 2] [--runs counterflow-runs] [KEY ...]
+    python scripts/evidence.py [--profile laptop] [--only TREATMENT] [--jobs 2] [--runs counterflow-runs] [KEY ...]
 
 Records in evidence/ whose hash still holds are reused. A run that was stopped goes on where it was. REPRODUCTION.md and
 the README's picture follow from the records.
@@ -24,6 +24,7 @@ from counterflow.lab.trials import (
     outstanding,
     pack,
     paper_keys,
+    part_of,
     read_environments,
     read_record,
     unpack,
@@ -44,11 +45,12 @@ def restore(key: str, runs: Path) -> None:
                 write_record(runs, record, environments[record.environment])
 
 
-def say_what_is_left(keys: list[str], profile: Profile, runs: Path, jobs: int) -> None:
+def say_what_is_left(keys: list[str], profile: Profile, only: str | None, runs: Path, jobs: int) -> None:
     """How long each paper takes, before it starts."""
     whole = 0.0
     for key in keys:
-        trials = outstanding(load_paper(key), profile, runs)
+        paper = load_paper(key)
+        trials = outstanding(paper if only is None else part_of(paper, profile, only), profile, runs)
         seconds = sum(trial.expected_seconds for trial in trials) / jobs
         whole += seconds
         print(
@@ -62,16 +64,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("keys", nargs="*", default=list(paper_keys()), metavar="KEY")
     parser.add_argument("--profile", choices=get_args(Profile), default="laptop")
+    parser.add_argument("--only", metavar="TREATMENT", help="as `counterflow reproduce` has it; name one KEY with it")
     parser.add_argument("--jobs", type=int, default=cores())
     parser.add_argument("--runs", type=Path, default=ROOT / "counterflow-runs")
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs}: it has to be 1 or more")
+    if options.only is not None and len(options.keys) != 1:
+        parser.error(f"--only {options.only}: treatments are those of one paper; name its KEY")
     for key in options.keys:
         restore(key, options.runs)
-    say_what_is_left(options.keys, options.profile, options.runs, options.jobs)
+    say_what_is_left(options.keys, options.profile, options.only, options.runs, options.jobs)
     for key in options.keys:
-        status = reproduce_command(key, profile=options.profile, jobs=options.jobs, out=options.runs)
+        status = reproduce_command(key, profile=options.profile, only=options.only, jobs=options.jobs, out=options.runs)
         if status:
             return status
         records = [read_record(path) for path in sorted((options.runs / key).glob("*.json"))]

@@ -49,3 +49,13 @@ def test_no_evidence_is_made_by_no_process(script, tmp_path, monkeypatch, capsys
     assert stop.value.code == 2
     assert "--jobs 0: it has to be 1 or more" in capsys.readouterr().err
     assert not runs.exists()
+
+
+def test_a_part_of_the_evidence_is_of_one_paper(script, tmp_path, monkeypatch, capsys):
+    runs = tmp_path / "runs"
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "--only", "table 1 *", "--runs", str(runs)])
+    with pytest.raises(SystemExit) as stop:
+        script(ROOT / "scripts" / "evidence.py").main()
+    assert stop.value.code == 2
+    assert "--only table 1 *: treatments are those of one paper; name its KEY" in capsys.readouterr().err
+    assert not runs.exists()

@@ -69,6 +69,25 @@ def test_reproduce_end_to_end_and_again(
     assert not (out / "report.html").exists()
 
 
+def test_only_some_treatments_are_run(tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["reproduce", "toy", "--out", str(tmp_path / "out"), "--jobs", "1", "--no-report"]
+    assert main([*command, "--only", "sl*"]) == 0
+    assert "toy: 5 not run" in capsys.readouterr().out
+    started = [line.split()[1] for line in trace.read_text().splitlines() if line.startswith("start")]
+    assert sorted(started) == ["slow/0", "slow/1", "slow/2"]
+    assert main(command) == 0  # and are not run again
+    assert trace.read_text().count("start slow") == 3
+
+    before = trace.read_text()
+    assert main([*command, "--only", "fast"]) == 2
+    assert capsys.readouterr().err == "counterflow: no treatment of toy is like 'fast'; there are quick, slow\n"
+    assert main(["reproduce", "all", "--only", "slow", "--out", str(tmp_path / "none")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "counterflow: --only slow: treatments are those of one paper; name it instead of all"
+    assert not (tmp_path / "none").exists()
+    assert trace.read_text() == before
+
+
 def test_a_failed_trial_is_status_1_and_one_line(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

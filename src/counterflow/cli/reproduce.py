@@ -30,6 +30,7 @@ from counterflow.lab.trials import (
     digest_of,
     load_paper,
     paper_keys,
+    part_of,
     read_environments,
     require_writable,
     run,
@@ -65,6 +66,7 @@ def reproduce_command(
     /,
     *,
     profile: Profile = "smoke",
+    only: Annotated[str | None, tyro.conf.arg(metavar="TREATMENT")] = None,
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("counterflow-runs"),
@@ -86,6 +88,7 @@ def reproduce_command(
 
       counterflow reproduce tempering
       counterflow reproduce tempering --profile laptop --out runs
+      counterflow reproduce variational --profile paper --only "table 1 *"
       counterflow reproduce all --json - --no-report
       counterflow reproduce all --profile paper --cluster tcp://10.0.0.1:8786
 
@@ -95,6 +98,8 @@ def reproduce_command(
     Args:
         key: A paper's key, as `counterflow list` shows it, or all.
         profile: How much is run.
+        only: Run no trials but those of this treatment; * stands for any letters. Claims that need others are then
+            not run.
         jobs: Trials at once, one thread each; by default as many as there are cores, or threads in the cluster.
         cluster: Run the trials on the dask scheduler at this address instead of here.
         out: The folder for records and report.html.
@@ -108,6 +113,10 @@ def reproduce_command(
         raise InputError(f"--jobs {jobs}: it has to be 1 or more")
     keys = paper_keys() if key == "all" else (key,)
     papers = [load_paper(name) for name in keys]
+    if only is not None:
+        if key == "all":
+            raise InputError(f"--only {only}: treatments are those of one paper; name it instead of all")
+        papers = [part_of(paper, profile, only) for paper in papers]
     for paper in papers:
         digest_of(paper.key)  # a malformed file of claims is found before the work, not after it
     require_json(json)

@@ -179,6 +179,33 @@ def test_a_folder_of_runs_shows_its_largest_profile_or_the_one_asked_for(runs):
         read_sections(runs, "paper")
 
 
+def test_what_paper_was_not_run_for_is_taken_from_laptop(runs, monkeypatch):
+    first, second, fresh = _run("laptop")
+    part, *_ = _run("paper")  # a first stage that is not complete: the claim is not run in the profile paper
+    pack([first, second, fresh], {_hash(ENVIRONMENT): ENVIRONMENT}, runs / "toy" / "laptop.jsonl.gz")
+    pack([part], {_hash(ENVIRONMENT): ENVIRONMENT}, runs / "toy" / "paper.jsonl.gz")
+    [section], shown, _ = read_sections(runs)
+    measured, never = section.claims
+    assert (measured.verdict, measured.command) == ("reproduced", "counterflow reproduce toy --profile laptop")
+    assert (never.verdict, never.reason) == ("not run", "no finished trial of the paper profile measures it")
+    assert shown == "laptop and paper"
+    assert section.command == "counterflow reproduce toy --profile laptop && counterflow reproduce toy --profile paper"
+    assert section.seconds == 8.0  # of four trials, each counted once
+    assert section.environments == [ENVIRONMENT]
+    [table] = section.exhibits  # that of the larger profile, of those with the same title
+    assert [list(row) for row in table.rows] == [["rate.0.1", 2]]
+
+    [alone], shown, _ = read_sections(runs, "paper")
+    assert [claim.verdict for claim in alone.claims] == ["not run", "not run"]
+    assert shown == "paper"
+
+    # Where paper has measured all that laptop has, nothing is taken.
+    pack(_run("paper"), {_hash(ENVIRONMENT): ENVIRONMENT}, runs / "toy" / "paper.jsonl.gz")
+    [section], shown, _ = read_sections(runs)
+    assert section.claims[0].command == section.command == "counterflow reproduce toy --profile paper"
+    assert shown == "paper"
+
+
 def test_packed_evidence_gives_the_same_section(runs, tmp_path_factory):
     evidence = tmp_path_factory.mktemp("evidence")
     pack(_run("laptop"), {_hash(ENVIRONMENT): ENVIRONMENT}, evidence / "toy" / "laptop.jsonl.gz")

@@ -113,7 +113,8 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
     Args:
         folder: Holds ``<paper>/<hash>.json`` as a run leaves them, or ``<paper>/<profile>.jsonl.gz``.
         profile: Which profile is shown; by default the largest that any paper here was run with. A paper
-            without records of it shows the largest that it has.
+            without records of it shows the largest that it has. By default, too, what the profile paper was not run
+            for is taken from laptop.
 
     Returns:
         One section a paper, the profiles that they show in words, such as ``"laptop and paper"``, and a line for every
@@ -149,9 +150,37 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
     for key, by_profile in found.items():
         paper = load_paper(key)
         own = wanted if wanted in by_profile else list(by_profile)[-1]
+        records = {own: select(paper, own, by_profile[own])}
+        section = assemble(paper, own, records[own], environments)
+        if profile is None and own == "paper" and "laptop" in by_profile:
+            records["laptop"] = select(paper, "laptop", by_profile["laptop"])
+            smaller = assemble(paper, "laptop", records["laptop"], environments)
+            if filled := _filled(section, smaller):
+                once = {record.key: record for each in records.values() for record in each if record.status == "done"}
+                section = replace(filled, seconds=sum(record.seconds for record in once.values()))
+                shown.add("laptop")
         shown.add(own)
-        sections.append(assemble(paper, own, select(paper, own, by_profile[own]), environments))
+        sections.append(section)
     return sections, " and ".join(name for name in PROFILES if name in shown), complaints
+
+
+def _filled(section: Section, smaller: Section) -> Section | None:
+    """A section with what it lacks from that of a smaller profile; None where that has none of it."""
+    claims = [
+        less if claim.verdict == "not run" and less.verdict != "not run" else claim
+        for claim, less in zip(section.claims, smaller.claims, strict=True)
+    ]
+    if claims == list(section.claims):
+        return None
+    own = {exhibit.title: exhibit for exhibit in section.exhibits}
+    return replace(
+        section,
+        command=f"{smaller.command} && {section.command}",
+        claims=claims,
+        exhibits=[*(own.pop(exhibit.title, exhibit) for exhibit in smaller.exhibits), *own.values()],
+        environments=[*smaller.environments, *(e for e in section.environments if e not in smaller.environments)],
+        notes=list(dict.fromkeys([*smaller.notes, *section.notes])),
+    )
 
 
 def _read_runs(folder: Path, complaints: list[str]) -> list[Record]:

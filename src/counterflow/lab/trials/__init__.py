@@ -11,7 +11,7 @@ except ImportError as error:
 
 from counterflow.lab.trials.claim import Claim, Digest, Kind, read_claims
 from counterflow.lab.trials.finding import available, common, find, so_far
-from counterflow.lab.trials.paper import Paper, Profile, claims_of, digest_of, load_paper, paper_keys
+from counterflow.lab.trials.paper import Paper, Profile, claims_of, digest_of, load_paper, paper_keys, part_of
 from counterflow.lab.trials.record import Record, Status, pack, read_environments, read_record, unpack
 from counterflow.lab.trials.runner import outstanding, require_writable, run
 from counterflow.lab.trials.trial import Context, Json, Outcome, Trial
@@ -44,6 +44,7 @@ __all__ = [
     "outstanding",
     "pack",
     "paper_keys",
+    "part_of",
     "read_claims",
     "read_environments",
     "read_record",

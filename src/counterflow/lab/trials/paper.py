@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from counterflow.lab.trials.record import Record
 from counterflow.lab.trials.trial import Context, Outcome, Trial
 from counterflow.lab.trials.verdict import ClaimResult, Measurement
 
-__all__ = ["Paper", "Profile", "claims_of", "digest_of", "load_paper", "paper_keys"]
+__all__ = ["Paper", "Profile", "claims_of", "digest_of", "load_paper", "paper_keys", "part_of"]
 
 Profile = Literal["smoke", "laptop", "paper"]
 
@@ -88,6 +89,36 @@ def load_paper(key: str) -> Paper:
     _require_known(key)
     paper: Paper = importlib.import_module(f"counterflow.lab.papers.{key}.experiment").PAPER
     return paper
+
+
+def part_of(paper: Paper, profile: Profile, only: str) -> Paper:
+    """A paper of which only some trials are run.
+
+    Args:
+        paper: The paper.
+        profile: In what size it is run.
+        only: Which treatments, as a pattern: ``*`` stands for any letters.
+
+    Returns:
+        The paper, with the trials of these treatments alone. A trial that follows from others that are left out, or
+        that have not been run yet, follows as it does in the whole paper.
+
+    Raises:
+        InputError: No treatment that is known before any trial has run is like that.
+
+    Example:
+        >>> paper = part_of(load_paper("variational"), "laptop", "table 1 *")
+        >>> sorted({trial.treatment for trial in paper.trials("laptop", [])})
+        ['table 1 a', 'table 1 b']
+    """
+
+    def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
+        return [trial for trial in paper.trials(profile, records) if fnmatchcase(trial.treatment, only)]
+
+    if not trials(profile, []):
+        known = ", ".join(sorted({trial.treatment for trial in paper.trials(profile, [])}))
+        raise InputError(f"no treatment of {paper.key} is like {only!r}; there are {known}")
+    return replace(paper, trials=trials)
 
 
 def claims_of(key: str) -> tuple[Claim, ...]:
