@@ -17,7 +17,7 @@ from counterflow.lab.loop import Batches
 from counterflow.lab.papers.choice import captioner, captioning, classification, ensembles, experiment, nets
 from counterflow.lab.papers.choice import segmentation as scenes
 from counterflow.lab.papers.choice.figures import exhibits
-from counterflow.lab.report import Figure
+from counterflow.lab.report import Figure, TableExhibit
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 
 from .finished import finished
@@ -195,6 +195,29 @@ def test_the_curves_tell_of_every_member(tmp_path: Path) -> None:
     assert all((v or 0) >= 0 for m in range(3) for v in curves[f"gradient {m}"])
 
 
+def test_annealed_members_all_learn_while_it_is_hot_and_the_winner_alone_when_it_is_cold(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def trained(name: str, temperature: float | None) -> tuple[list[nn.Module], loop.Curves]:
+        def constant(share: float) -> float:
+            asked.append(share)
+            assert temperature is not None
+            return temperature
+
+        (tmp_path / name).mkdir()
+        members = _members()
+        ensemble, context = cf.MultipleChoice(members), Context(tmp_path / name)
+        schedule = None if temperature is None else constant
+        return members, ensembles.fit(ensemble, _problem(), context, temperature=schedule)
+
+    hot = trained("hot", 1e6)[1]
+    assert all(hot[f"weight {m}"][-1] == pytest.approx(1 / 3, rel=1e-4) for m in range(3))
+    assert asked == pytest.approx([n / 6 for n in range(6)])
+    plain, cold = trained("plain", None)[0], trained("cold", 1e-6)[0]
+    for ours, theirs in zip(cold, plain, strict=True):
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
 def test_independent_members_are_the_first_of_any_number(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -320,6 +343,7 @@ def _record(trial: Trial) -> Record:
         curves |= {"mean weight": [1.0] * members, "gradient": [1.0] * members}
     else:
         order = {"mcl": 0.0, "independent": 1.0, "dey": 2.0, "smcl": 3.0, "independent tuned": 4.0, "smcl tuned": 5.0}
+        order |= {"annealed": 3.5}
         for name, level in order.items():
             for m in range(1, 6):
                 metrics[f"{name} {m}"] = 1 + 0.1 * level + 0.01 * m + jitter * (1 + level)
@@ -380,6 +404,17 @@ def test_claims_are_of_the_seeds_that_all_their_methods_have() -> None:
     assert whole.reason == ""
     assert len(measured["fig4b.faster"].groups[0].samples) == 2
     assert not {"fig4a.mcl.4", "cost.mcl"} & set(measured)
+
+
+def test_annealed_captioners_are_shown_and_judge_nothing() -> None:
+    records = [_record(trial) for trial in experiment.PAPER.trials("laptop", [])]
+    without = [record for record in records if record.treatment != "captions annealed"]
+    assert len(without) == len(records) - 3
+    assert experiment.measure("laptop", without) == experiment.measure("laptop", records)
+    table, shorter = (exhibits("laptop", of, [])[-1] for of in (records, without))
+    assert isinstance(table, TableExhibit)
+    assert isinstance(shorter, TableExhibit)
+    assert [list(row[:2]) for row in table.rows if row not in shorter.rows] == [["sMCL, annealed", "here"]]
 
 
 def test_mcl_that_starts_anew_has_a_line_of_its_own() -> None:

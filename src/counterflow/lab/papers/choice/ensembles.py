@@ -6,6 +6,7 @@ updates; the plain ensemble is ``k`` equal to the number of members, whose first
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import counterflow as cf
-from counterflow.choice import Round, train_alternating, train_in_turn
+from counterflow.choice import Round, annealed, train_alternating, train_in_turn
 from counterflow.lab.loop import Batches, Curves, points, train
 from counterflow.lab.trials import Context
 
@@ -94,8 +95,9 @@ def fit(
     first: int = 0,
     updates: int | None = None,
     factor: float = 1.0,
+    temperature: Callable[[float], float] | None = None,
 ) -> Curves:
-    """Train an ensemble by its own k, or by fixed weights.
+    """Train an ensemble by its own k, by fixed weights, or by annealed ones.
 
     Args:
         ensemble: Trained in place.
@@ -105,6 +107,7 @@ def fit(
         first: The number of the first update, for the batches of a later stage to be others.
         updates: How many; the problem's by default.
         factor: Of the learning rates.
+        temperature: Of annealed weights, from the share of the schedule that is done; None has none.
 
     Returns:
         Curves over updates: ``error``, the oracle loss of the problem's few examples, and over the updates since the
@@ -121,7 +124,10 @@ def fit(
         for group, base in zip(optimizer.param_groups, bases, strict=True):
             group["lr"] = base * factor * problem.rate(update / total)
         x, y = problem.batch(rows)
-        step = ensemble.step(x, y, problem.loss, weights=None if weights is None else weights[:, rows])
+        given: Tensor | Callable[[Tensor], Tensor] | None = None if weights is None else weights[:, rows]
+        if temperature is not None:
+            given = functools.partial(annealed, temperature=temperature(update / total))
+        step = ensemble.step(x, y, problem.loss, weights=given)
         module.rows += int(step.winners.sum())
         steps.append(step)
 

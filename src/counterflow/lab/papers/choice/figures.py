@@ -20,6 +20,7 @@ LABELS = {
     "dey": "Dey and others",
     "independent": "independent",
     "mcl restarts": "MCL, started anew",
+    "annealed": "sMCL, annealed",
 }
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STREET = (
@@ -223,9 +224,12 @@ def _scenes(profile: Profile, records: Sequence[Record]) -> Figure | None:
 
 def _table(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
     published = {claim.id: claim.value for claim in claims_of(plan.KEY)}
-    main, dey, mcl = (available(records, plan.caption_trials(profile, method)) for method in ("main", "dey", "mcl"))
+    main, dey, mcl, cooled = (
+        available(records, plan.caption_trials(profile, method)) for method in ("main", "dey", "mcl", "annealed")
+    )
     of = {
         "smcl": main,
+        "annealed": cooled,
         "mcl": mcl,
         "dey": dey,
         "independent": main,
@@ -240,11 +244,12 @@ def _table(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
         name += ", fine-tuned" if method.endswith("tuned") else ""
         key = method.replace(" ", "_")
         theirs = [published.get(f"t1.{key}.{column.replace('grams ', 'grams')}") for column in columns]
-        rows.append([name, "published, MSCOCO", *theirs])
+        if any(value is not None for value in theirs):
+            rows.append([name, "published, MSCOCO", *theirs])
         if runs:
             ours = [_values(runs, f"{method} {column}") for column in columns]
             rows.append([name, "here", *(float(f"{np.mean(v):.4g}") if v else None for v in ours)])
-    if not (main or dey or mcl):
+    if not (main or dey or mcl or cooled):
         return None
     head = [
         "method",

@@ -132,7 +132,7 @@ class Captioning:
 
 CAPTIONS: Mapping[Profile, Captioning] = {
     "smoke": Captioning((2, 5), 3, 16, 20, 40, 10, (0, 1), 2, 0.02),
-    "laptop": Captioning((2, 5), 1400, 64, 20, 6000, 1000, (0, 1, 2), ROUNDS, 0.03),
+    "laptop": Captioning((2, 5), 1400, 64, 20, 6000, 1000, (0, 1, 2), ROUNDS, 0.02),
     "paper": Captioning((2, 3, 4, 5), 2400, 256, 5, 6000, 1000, (0, 1, 2), ROUNDS, 0.2),
 }
 
@@ -225,7 +225,7 @@ def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
         *(trial for k in plan.ks for trial in classification_trials(profile, "smcl", 4, k)),
         *(trial for size in plan.alternated for trial in classification_trials(profile, "mcl", size)),
         *(trial for method in ("warm", "dey", "mcl") for trial in scene_trials(profile, method)),
-        *(trial for method in ("main", "dey", "mcl") for trial in caption_trials(profile, method)),
+        *(trial for method in ("main", "dey", "mcl", "annealed") for trial in caption_trials(profile, method)),
     ]
     if plan.restarts:
         found += classification_trials(profile, "mcl restarts", 4)
