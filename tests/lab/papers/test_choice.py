@@ -18,7 +18,7 @@ from counterflow.lab.papers.choice import captioner, captioning, classification,
 from counterflow.lab.papers.choice import segmentation as scenes
 from counterflow.lab.papers.choice.figures import exhibits
 from counterflow.lab.report import Figure, TableExhibit
-from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
+from counterflow.lab.trials import Context, Record, Trial, claims_of, judge, part_of
 
 from .finished import finished
 
@@ -318,7 +318,7 @@ def _record(trial: Trial) -> Record:
     gain = {"smcl": 8.0, "mcl": 8.0, "mcl restarts": 8.0, "dey": 0.0, "independent": 1.0}
     metrics: dict[str, Any] = {}
     curves: dict[str, Any] = {}
-    if trial.treatment.startswith("cifar10"):
+    if trial.treatment.startswith(("cifar10", "full")):
         k = int(trial.settings.get("k", 4 if method == "independent" else 1))  # type: ignore[call-overload]
         for m in range(1, members + 1):
             slope = {"independent": 1.0, "dey": 0.5}.get(method, 2.0)
@@ -404,6 +404,22 @@ def test_claims_are_of_the_seeds_that_all_their_methods_have() -> None:
     assert whole.reason == ""
     assert len(measured["fig4b.faster"].groups[0].samples) == 2
     assert not {"fig4a.mcl.4", "cost.mcl"} & set(measured)
+
+
+def test_the_full_size_is_run_by_the_profile_paper_and_can_be_run_alone() -> None:
+    assert not [t for t in experiment.PAPER.trials("laptop", []) if t.treatment.startswith("full")]
+    trials = part_of(experiment.PAPER, "paper", "full *").trials("paper", [])
+    assert [trial.treatment for trial in trials] == ["full smcl", "full independent"]
+    for trial in trials:
+        wanted = {"members": 4, "updates": 5000, "batch": 350, "examples": 50_000}
+        assert trial.settings.items() >= wanted.items()
+    measured = experiment.measure("paper", [_record(trial) for trial in trials])
+    results = {result.id: result.verdict for result in judge(claims_of("choice"), measured, missing="not run")}
+    assert {id for id, verdict in results.items() if verdict != "not run"} == {
+        "full.accuracy",
+        "full.loss",
+        "full.classes",
+    }
 
 
 def test_annealed_captioners_are_shown_and_judge_nothing() -> None:

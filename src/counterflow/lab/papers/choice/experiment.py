@@ -37,7 +37,12 @@ PICTURES = (
 def run(trial: Trial, context: Context) -> Outcome:
     """One trial."""
     domain, _, method = trial.treatment.partition(" ")
-    learn = {"cifar10": classification.learn, "scenes": segmentation.learn, "captions": captioning.learn}[domain]
+    learn = {
+        "cifar10": classification.learn,
+        "full": classification.learn,
+        "scenes": segmentation.learn,
+        "captions": captioning.learn,
+    }[domain]
     return learn(method, trial.seeds[0], trial.settings, context)
 
 

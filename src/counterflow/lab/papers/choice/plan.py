@@ -167,7 +167,7 @@ def full_trials(method: str) -> list[Trial]:
     settings: dict[str, Json] = {"members": 4, "updates": 5000, "batch": 350, "examples": 50_000, "tested": 10_000}
     settings |= {"k": 1} if method == "smcl" else {}
     cost = 5000 * 0.5 * (2.2 if method == "smcl" else 4.0)
-    return [Trial(KEY, f"cifar10 {method}", (0,), settings, ("cifar10",), expected_seconds=cost)]
+    return [Trial(KEY, f"full {method}", (0,), settings, ("cifar10",), expected_seconds=cost)]
 
 
 def scene_trials(profile: Profile, method: str) -> list[Trial]:
