@@ -19,6 +19,7 @@ from counterflow.exceptions import CounterflowError
 from counterflow.lab.report import read_sections, reproduction_markdown, select
 from counterflow.lab.report.numbers import format_seconds
 from counterflow.lab.trials import (
+    Paper,
     Profile,
     load_paper,
     outstanding,
@@ -45,17 +46,15 @@ def restore(key: str, runs: Path) -> None:
                 write_record(runs, record, environments[record.environment])
 
 
-def say_what_is_left(keys: list[str], profile: Profile, only: str | None, runs: Path, jobs: int) -> None:
+def say_what_is_left(papers: list[Paper], profile: Profile, runs: Path, jobs: int) -> None:
     """How long each paper takes, before it starts."""
     whole = 0.0
-    for key in keys:
-        paper = load_paper(key)
-        trials = outstanding(paper if only is None else part_of(paper, profile, only), profile, runs)
+    for paper in papers:
+        trials = outstanding(paper, profile, runs)
         seconds = sum(trial.expected_seconds for trial in trials) / jobs
         whole += seconds
-        print(
-            f"evidence: {key}: {len(trials)} trials to run, about {format_seconds(round(seconds))} by {jobs} processes"
-        )
+        told = f"{len(trials)} trials to run, about {format_seconds(round(seconds))} by {jobs} processes"
+        print(f"evidence: {paper.key}: {told}")
     print(f"evidence: in all about {format_seconds(round(whole))}", flush=True)
 
 
@@ -72,9 +71,12 @@ def main() -> int:
         parser.error(f"--jobs {options.jobs}: it has to be 1 or more")
     if options.only is not None and len(options.keys) != 1:
         parser.error(f"--only {options.only}: treatments are those of one paper; name its KEY")
+    papers = [load_paper(key) for key in options.keys]
+    if options.only is not None:
+        papers = [part_of(paper, options.profile, options.only) for paper in papers]
     for key in options.keys:
         restore(key, options.runs)
-    say_what_is_left(options.keys, options.profile, options.only, options.runs, options.jobs)
+    say_what_is_left(papers, options.profile, options.runs, options.jobs)
     for key in options.keys:
         status = reproduce_command(key, profile=options.profile, only=options.only, jobs=options.jobs, out=options.runs)
         if status:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from counterflow.exceptions import InputError
 from counterflow.lab.report import read_sections, reproduction_markdown
 from counterflow.lab.trials import claims_of, load_paper, paper_keys, unpack
 
@@ -58,4 +59,9 @@ def test_a_part_of_the_evidence_is_of_one_paper(script, tmp_path, monkeypatch, c
         script(ROOT / "scripts" / "evidence.py").main()
     assert stop.value.code == 2
     assert "--only table 1 *: treatments are those of one paper; name its KEY" in capsys.readouterr().err
+    assert not runs.exists()
+
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "--only", "tabel 1", "--runs", str(runs), "variational"])
+    with pytest.raises(InputError, match="no treatment of variational is like 'tabel 1'"):
+        script(ROOT / "scripts" / "evidence.py").main()
     assert not runs.exists()

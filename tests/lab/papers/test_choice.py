@@ -199,16 +199,15 @@ def test_annealed_members_all_learn_while_it_is_hot_and_the_winner_alone_when_it
     asked: list[float] = []
 
     def trained(name: str, temperature: float | None) -> tuple[list[nn.Module], loop.Curves]:
-        def constant(share: float) -> float:
+        def weights(losses: Tensor, share: float) -> Tensor:
             asked.append(share)
             assert temperature is not None
-            return temperature
+            return cf.choice.annealed(losses, temperature)
 
         (tmp_path / name).mkdir()
         members = _members()
-        ensemble, context = cf.MultipleChoice(members), Context(tmp_path / name)
-        schedule = None if temperature is None else constant
-        return members, ensembles.fit(ensemble, _problem(), context, temperature=schedule)
+        given = None if temperature is None else weights
+        return members, ensembles.fit(cf.MultipleChoice(members), _problem(), Context(tmp_path / name), given)
 
     hot = trained("hot", 1e6)[1]
     assert all(hot[f"weight {m}"][-1] == pytest.approx(1 / 3, rel=1e-4) for m in range(3))

@@ -100,8 +100,8 @@ def part_of(paper: Paper, profile: Profile, only: str) -> Paper:
         only: Which treatments, as a pattern: ``*`` stands for any letters.
 
     Returns:
-        The paper, with the trials of these treatments alone. A trial that follows from others that are left out, or
-        that have not been run yet, follows as it does in the whole paper.
+        The paper, with the trials of these treatments alone. One that follows from a trial of another treatment is not
+        among them, since that one is not run.
 
     Raises:
         InputError: No treatment that is known before any trial has run is like that.

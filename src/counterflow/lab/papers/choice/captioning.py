@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import counterflow as cf
-from counterflow.choice import cider_d, distinct_ngrams, mean_length, oracle_cider_d
+from counterflow.choice import annealed, cider_d, distinct_ngrams, mean_length, oracle_cider_d
 from counterflow.lab.data import captions
 from counterflow.lab.loop import Batches, Curves, train
 from counterflow.lab.papers.choice.captioner import END, PAD, UNKNOWN, Decoder, TextEncoder, beam_search
@@ -231,7 +231,7 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         curves = {"mean weight": turn.mean_weight.tolist(), "gradient": [part["gradient 0"][-1] for part in parts]}
         sizes = range(1, len(task.nets) + 1)
     elif method == "annealed":
-        curves = fit(ensemble, task.problem(frozen=True), of, temperature=lambda share: HOT * (COLD / HOT) ** share)
+        curves = fit(ensemble, task.problem(frozen=True), of, _cooled)
         sizes = range(len(task.nets), len(task.nets) + 1)
     else:
 
@@ -244,6 +244,11 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         curves = {"error": [part["error"][-1] for part in parts], "entropy": [float(each.entropy) for each in done]}
         sizes = range(len(task.nets), len(task.nets) + 1)
     return Outcome(_scores(method, [task.speak(net, task.encoder) for net in task.nets], task, sizes), curves)
+
+
+def _cooled(losses: Tensor, share: float) -> Tensor:
+    """Annealed weights, whose temperature falls by equal factors."""
+    return annealed(losses, HOT * (COLD / HOT) ** share)
 
 
 def _main(task: _Task) -> Outcome:

@@ -6,7 +6,6 @@ updates; the plain ensemble is ``k`` equal to the number of members, whose first
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import counterflow as cf
-from counterflow.choice import Round, annealed, train_alternating, train_in_turn
+from counterflow.choice import Round, train_alternating, train_in_turn
 from counterflow.lab.loop import Batches, Curves, points, train
 from counterflow.lab.trials import Context
 
@@ -91,23 +90,22 @@ def fit(
     ensemble: cf.MultipleChoice,
     problem: Problem,
     context: Context,
-    weights: Tensor | None = None,
+    weights: Tensor | Callable[[Tensor, float], Tensor] | None = None,
     first: int = 0,
     updates: int | None = None,
     factor: float = 1.0,
-    temperature: Callable[[float], float] | None = None,
 ) -> Curves:
-    """Train an ensemble by its own k, by fixed weights, or by annealed ones.
+    """Train an ensemble by its own k, or by weights.
 
     Args:
         ensemble: Trained in place.
         problem: The task.
         context: Where checkpoints go.
-        weights: What each training example counts for each member, ``(members, examples)``.
+        weights: What each training example counts for each member, ``(members, examples)``, or a function from a
+            batch's losses and the share of the schedule that is done to what its examples count.
         first: The number of the first update, for the batches of a later stage to be others.
         updates: How many; the problem's by default.
         factor: Of the learning rates.
-        temperature: Of annealed weights, from the share of the schedule that is done; None has none.
 
     Returns:
         Curves over updates: ``error``, the oracle loss of the problem's few examples, and over the updates since the
@@ -124,9 +122,11 @@ def fit(
         for group, base in zip(optimizer.param_groups, bases, strict=True):
             group["lr"] = base * factor * problem.rate(update / total)
         x, y = problem.batch(rows)
-        given: Tensor | Callable[[Tensor], Tensor] | None = None if weights is None else weights[:, rows]
-        if temperature is not None:
-            given = functools.partial(annealed, temperature=temperature(update / total))
+        given: Tensor | Callable[[Tensor], Tensor] | None = None
+        if isinstance(weights, Tensor):
+            given = weights[:, rows]
+        elif weights is not None:
+            given = _at(weights, update / total)
         step = ensemble.step(x, y, problem.loss, weights=given)
         module.rows += int(step.winners.sum())
         steps.append(step)
@@ -140,6 +140,11 @@ def fit(
         return found
 
     return train(module, optimizer, learn, look, points(total, min(LOOKS, total)), context)
+
+
+def _at(weights: Callable[[Tensor, float], Tensor], share: float) -> Callable[[Tensor], Tensor]:
+    """The weights of one update."""
+    return lambda losses: weights(losses, share)
 
 
 def _state(steps: list[cf.choice.Step], members: int) -> dict[str, float]:

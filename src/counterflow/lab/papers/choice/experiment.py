@@ -142,7 +142,7 @@ def _cost(found: _Found, mcl: Sequence[Record], smcl: Sequence[Record]) -> None:
     if pairs:
         rows = [float(a.metrics["rows"][0] or 0.0) / float(b.metrics["rows"][0] or 0.0) for a, b in pairs]
         # Rows are counted, time is not compared: the records may be of machines that are not equally fast.
-        words = "of rows; sMCL runs the losers' forward as well, MCL does not"
+        words = "rows are counted; sMCL runs the losers' forward as well, MCL does not"
         found.all["cost.mcl"] = Measurement(
             (Group(tuple(rows)),),
             reason=found.with_seeds(words, len(pairs)),

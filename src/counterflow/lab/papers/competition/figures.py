@@ -70,7 +70,7 @@ def _table_2(profile: Profile, records: Sequence[Record], claims: Sequence[Claim
         "Table 2: permutation-invariant MNIST",
         "All but LWTA-2 are cited by the paper; here each is run again at the size of its source. Mean and standard "
         "deviation over runs; the rate was chosen on the last 10,000 training pictures. A run ends once its mean "
-        f"training error is below {plan.CONVERGED:g}, but for those of the last row, which no claim is judged by.",
+        f"training error is below {plan.CONVERGED:g}, but for those to the last epoch, which judge no claim.",
         ["activation", "hidden units", "published (%)", "test error (%)", "runs", "rate", "epochs"],
         rows,
     )
