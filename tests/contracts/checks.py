@@ -326,7 +326,7 @@ def check_checkpoint(method: Method, example: Example) -> None:
 
         def forward(x: Tensor, model: nn.Module = model, use_reentrant: bool = use_reentrant) -> Tensor:
             # The reentrant form needs an input that requires a gradient.
-            tie = torch.zeros((), requires_grad=True)
+            tie = torch.zeros((), device=x.device, requires_grad=True)
             result = checkpoint(lambda x, tie: model(x), x, tie, use_reentrant=use_reentrant)
             assert isinstance(result, Tensor)
             return result
@@ -342,7 +342,7 @@ def check_amp(method: Method, example: Example) -> None:
     wanted = gradients(example, model, data)
 
     def forward(x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        with torch.autocast("cpu", dtype=dtype):
+        with torch.autocast(x.device.type, dtype=dtype):
             return model(x)
 
     model, _ = attached(method, example)

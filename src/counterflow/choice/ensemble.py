@@ -208,7 +208,7 @@ class MultipleChoice(nn.Module):
                 raise UnsupportedError(f"trunk gives a {type(shared).__name__}; its heads can share one tensor only")
             leaf = shared.detach().requires_grad_(shared.requires_grad)
         start = 0 if self.group is None else sum(self._counts[: dist.get_rank(self.group)])
-        fixed = _numbers(weights) if isinstance(weights, Tensor) else None
+        fixed = _numbers(weights).to(_device(leaf)) if isinstance(weights, Tensor) else None
         if fixed is not None:
             self._check(fixed, _batch(leaf))
         cut = tuple(not self._why(member, weights) for member in self.members)
@@ -227,7 +227,7 @@ class MultipleChoice(nn.Module):
             chosen = winners(everyone, self.k)
             given = chosen.to(everyone.dtype)
             if weights is not None and not isinstance(weights, Tensor):
-                given = _numbers(weights(everyone))
+                given = _numbers(weights(everyone)).to(everyone.device)
                 self._check(given, everyone.shape[1])
         else:
             given, chosen = fixed, fixed > 0
@@ -308,6 +308,11 @@ class MultipleChoice(nn.Module):
 def _batch(tree: Any) -> int | None:
     """How many examples an input holds; None where no tensor says it."""
     return next((len(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.dim()), None)
+
+
+def _device(tree: Any) -> torch.device | None:
+    """Where an input is; None, which moves nothing, where it holds no tensor."""
+    return next((leaf.device for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)), None)
 
 
 def _numbers(weights: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.lab.report import Section, assemble, write_report
 from counterflow.lab.report.numbers import format_interval, format_number, format_seconds
 from counterflow.lab.trials import (
+    Device,
     Paper,
     Profile,
     Record,
@@ -32,6 +33,7 @@ from counterflow.lab.trials import (
     paper_keys,
     part_of,
     read_environments,
+    require_device,
     require_writable,
     run,
 )
@@ -68,6 +70,7 @@ def reproduce_command(
     profile: Profile = "smoke",
     only: Annotated[str | None, tyro.conf.arg(metavar="TREATMENT")] = None,
     jobs: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    device: Device = "cpu",
     cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("counterflow-runs"),
     json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,
@@ -89,6 +92,7 @@ def reproduce_command(
       counterflow reproduce tempering
       counterflow reproduce tempering --profile laptop --out runs
       counterflow reproduce variational --profile paper --only "table 1 *"
+      counterflow reproduce choice --profile paper --only "full *" --device cuda
       counterflow reproduce all --json - --no-report
       counterflow reproduce all --profile paper --cluster tcp://10.0.0.1:8786
 
@@ -101,6 +105,8 @@ def reproduce_command(
         only: Run no trials but those of this treatment; * stands for any letters. Claims that need others are then
             not run.
         jobs: Trials at once, one thread each; by default as many as there are cores, or threads in the cluster.
+        device: Where trials run that can leave the CPU, those of competition, variational and the pictures of choice;
+            each record names the graphics card. All others stay on the CPU.
         cluster: Run the trials on the dask scheduler at this address instead of here.
         out: The folder for records and report.html.
         json: Write all claims and verdicts to this file as JSON; - is standard output.
@@ -120,6 +126,7 @@ def reproduce_command(
     for paper in papers:
         digest_of(paper.key)  # a malformed file of claims is found before the work, not after it
     require_json(json)
+    require_device(device, papers, profile, here=cluster is None)
     require_writable(out)
     console = Console(stderr=json == "-")
     if not console.is_terminal:
@@ -127,7 +134,7 @@ def reproduce_command(
     try:
         with _executor(cluster) as (executor, threads), Display(papers, console, jobs or threads()) as display:
             at_once = jobs or (None if executor is None else threads)
-            records = run(papers, profile, out, executor=executor, jobs=at_once, on_event=display.show)
+            records = run(papers, profile, out, executor=executor, jobs=at_once, device=device, on_event=display.show)
     except KeyboardInterrupt:
         print(
             f"counterflow: stopped; finished trials are recorded in {out}, and the same command goes on from there",

@@ -13,14 +13,15 @@ from counterflow.lab.trials.claim import Claim, Digest, Kind, read_claims
 from counterflow.lab.trials.finding import available, common, find, so_far
 from counterflow.lab.trials.paper import Paper, Profile, claims_of, digest_of, load_paper, paper_keys, part_of
 from counterflow.lab.trials.record import Record, Status, pack, read_environments, read_record, unpack
-from counterflow.lab.trials.runner import outstanding, require_writable, run
-from counterflow.lab.trials.trial import Context, Json, Outcome, Trial
+from counterflow.lab.trials.runner import outstanding, require_device, require_writable, run
+from counterflow.lab.trials.trial import Context, Device, Json, Outcome, Trial
 from counterflow.lab.trials.verdict import ClaimResult, Group, Measurement, Setting, Verdict, judge
 
 __all__ = [
     "Claim",
     "ClaimResult",
     "Context",
+    "Device",
     "Digest",
     "Group",
     "Json",
@@ -48,6 +49,7 @@ __all__ = [
     "read_claims",
     "read_environments",
     "read_record",
+    "require_device",
     "require_writable",
     "run",
     "so_far",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
-from counterflow.lab.trials.trial import Context, Outcome, Trial
+from counterflow.lab.trials.trial import Context, Device, Outcome, Trial
 from counterflow.lab.trials.worker import Answer, execute, prepare_worker
 
 __all__ = ["LocalPool", "cores"]
@@ -27,7 +27,9 @@ class LocalPool:
         self.size = size
         self._executor: ProcessPoolExecutor | None = None
 
-    def submit(self, run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path) -> Future[Answer]:
+    def submit(
+        self, run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path, device: Device
+    ) -> Future[Answer]:
         """Run a trial in one of the processes, which are started when the first trial comes."""
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
@@ -36,7 +38,7 @@ class LocalPool:
         # A new process inherits the mask, and so leaves Ctrl-C to this one from its first instant.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._executor.submit(execute, run, trial, folder, os.getpid())
+            return self._executor.submit(execute, run, trial, folder, os.getpid(), device)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

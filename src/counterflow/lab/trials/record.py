@@ -32,7 +32,7 @@ import msgspec
 
 import counterflow
 from counterflow.exceptions import InputError, RecordError
-from counterflow.lab.trials.trial import Outcome, Trial
+from counterflow.lab.trials.trial import Device, Outcome, Trial
 
 __all__ = [
     "FORMAT_VERSION",
@@ -108,7 +108,7 @@ def trial_key(trial: Trial, revision: int, checksums: Mapping[str, str]) -> str:
     """The name of a trial's record.
 
     Args:
-        trial: The trial; its ``expected_seconds`` and ``exclusive`` do not enter.
+        trial: The trial; its ``expected_seconds``, ``exclusive`` and ``movable`` do not enter.
         revision: The paper's revision.
         checksums: Name to checksum of the trial's data.
 
@@ -137,13 +137,17 @@ def _key(
     return _digest([FORMAT_VERSION, paper, treatment, list(seeds), settings, data, revision])
 
 
-def environment() -> dict[str, str | int | None]:
+def environment(device: Device = "cpu") -> dict[str, str | int | None]:
     """What a trial runs in: versions, processor, threads. No host, user or path names.
+
+    Args:
+        device: Where its tensors are; of a graphics card the name is added.
 
     Returns:
         Name to value; a package that is not installed is ``None``.
     """
     versions = {name: _version(name) for name in ("counterflow", "numba", "numpy", "torch")}
+    card = {} if device == "cpu" else {"graphics card": _graphics_card()}
     return {
         "python": platform.python_version(),
         **versions,
@@ -152,6 +156,7 @@ def environment() -> dict[str, str | int | None]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": _threads(),
+        **card,
     }
 
 
@@ -165,6 +170,12 @@ def _threads() -> int | None:
         return int(sys.modules["torch"].get_num_threads())
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() else os.cpu_count()
+
+
+def _graphics_card() -> str | None:
+    import torch  # loaded already: the trial has run on it
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _version(package: str) -> str | None:

@@ -48,7 +48,7 @@ from counterflow.lab.trials.record import (
     write_record,
     write_whole,
 )
-from counterflow.lab.trials.trial import PROGRESS_FILE, Trial
+from counterflow.lab.trials.trial import PROGRESS_FILE, Device, Trial
 from counterflow.lab.trials.worker import Answer, execute, last_line
 
 __all__ = ["require_writable", "run"]
@@ -100,6 +100,29 @@ def require_writable(out: Path) -> None:
         probe_folder(out)
     except OSError as error:
         raise RecordError(f"{out} cannot be written: {error.strerror or error}") from error
+
+
+def require_device(device: Device, papers: Sequence[Paper], profile: Profile, here: bool = True) -> None:
+    """See to it that a device is there, and that a trial can use it, before anything is computed.
+
+    Args:
+        device: Where movable trials are to run.
+        papers: Of which one at least has such a trial.
+        profile: In what size.
+        here: Whether it is this machine's device; a cluster's is looked for by each trial.
+
+    Raises:
+        InputError: It is not so.
+    """
+    if device == "cpu":
+        return
+    if not any(trial.movable for paper in papers for trial in paper.trials(profile, [])):
+        keys = ", ".join(paper.key for paper in papers)
+        raise InputError(f"--device {device}: no trial of {keys} can leave the CPU; leave --device out")
+    import torch  # slow to import, and needed here only
+
+    if here and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: PyTorch finds no such device here; leave --device out")
 
 
 def outstanding(paper: Paper, profile: Profile, out: Path) -> list[Trial]:
@@ -156,6 +179,7 @@ def run(
     *,
     executor: Executor | None = None,
     jobs: int | Callable[[], int] | None = None,
+    device: Device = "cpu",
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> dict[str, list[Record]]:
     """Run all trials of some papers that have no record yet.
@@ -172,6 +196,7 @@ def run(
         executor: Where trials run; a pool of processes, one thread each, by default.
         jobs: How many run at once; by default all cores of this machine, or all that the executor takes. A
             function is asked again and again, for a cluster that grows; it needs an executor.
+        device: Where movable trials run; all others run on the CPU.
         on_event: Called in this thread with what happens.
 
     Returns:
@@ -190,7 +215,7 @@ def run(
     if callable(jobs) and executor is None:
         raise InputError("jobs is a function, and only an executor that was given can grow; give a number")
     pool = LocalPool(jobs if isinstance(jobs, int) else cores()) if executor is None else None
-    work = _Work(papers, profile, out, executor, pool, on_event, jobs)
+    work = _Work(papers, profile, out, executor, pool, on_event, jobs, device)
     try:
         work.go()
     except BaseException:
@@ -221,10 +246,11 @@ class _Work:
         pool: LocalPool | None,
         on_event: Callable[[Event], None],
         jobs: int | Callable[[], int] | None,
+        device: Device,
     ) -> None:
         self.papers, self.profile, self.out = papers, profile, out
         self.executor, self.pool, self.on_event = executor, pool, on_event
-        self.jobs = jobs
+        self.jobs, self.device = jobs, device
         self.records: dict[str, dict[str, Record]] = {paper.key: {} for paper in papers}
         self.waiting: list[_Job] = []
         self.flying: dict[Future[Answer], _Job] = {}
@@ -356,10 +382,10 @@ class _Work:
             (folder / PROGRESS_FILE).unlink(missing_ok=True)
             try:
                 if self.pool is not None:
-                    future = self.pool.submit(job.paper.run, job.trial, folder)
+                    future = self.pool.submit(job.paper.run, job.trial, folder, self.device)
                 else:
                     assert self.executor is not None
-                    future = self.executor.submit(execute, job.paper.run, job.trial, folder, os.getpid())
+                    future = self.executor.submit(execute, job.paper.run, job.trial, folder, os.getpid(), self.device)
             except BrokenProcessPool:
                 self.broken = True
                 return

@@ -13,11 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from counterflow.exceptions import InputError
 
-__all__ = ["Context", "Json", "Outcome", "Trial"]
+__all__ = ["Context", "Device", "Json", "Outcome", "Trial"]
+
+Device = Literal["cpu", "cuda"]
 
 # Quoted, because it refers to itself.
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -36,6 +38,7 @@ class Trial:
         settings: Everything else that changes the result, as JSON values.
         data: Names of the data sets it reads, as the data catalog has them.
         exclusive: It is timed, so nothing else runs beside it.
+        movable: It runs on whatever `Context.device` names; any other stays on the CPU. Not part of the hash.
         expected_seconds: Seconds of one thread, for the order and the time left only; not part of the hash.
 
     Raises:
@@ -52,6 +55,7 @@ class Trial:
     settings: Mapping[str, Json] = field(default_factory=dict)
     data: tuple[str, ...] = ()
     exclusive: bool = False
+    movable: bool = False
     expected_seconds: float = 1.0
 
     def __post_init__(self) -> None:
@@ -102,10 +106,12 @@ class Context:
     Attributes:
         folder: The trial may keep its own checkpoint here. The folder survives a run that is killed, and is
             removed when the trial's record is written.
+        device: Where its tensors are to be, ``"cpu"`` unless the trial is movable and the run was asked for another.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: Device = "cpu") -> None:
         self.folder = folder
+        self.device = device
         self._reported = float("-inf")
 
     def progress(self, fraction: float, note: str = "") -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from counterflow.exceptions import DataNotFoundError, MissingExtraError
 from counterflow.lab.trials.lock import let_go, take
 from counterflow.lab.trials.record import Numbers, Status, environment, settle
-from counterflow.lab.trials.trial import Context, Outcome, Trial
+from counterflow.lab.trials.trial import Context, Device, Outcome, Trial
 
 __all__ = ["Answer", "execute", "last_line", "prepare_worker"]
 
@@ -61,6 +61,15 @@ def _use_one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+def _ask_for_exactness() -> None:
+    """Have a graphics card add in one order and in all of float32's digits, as the CPU does."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is asked for
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def last_line(error: BaseException) -> str:
     """The kind and message of an exception, on one line."""
     return " ".join("".join(traceback.format_exception_only(error)).split())
@@ -86,7 +95,9 @@ def _at_work(folder: Path) -> Iterator[Path]:
         let_go(lock)
 
 
-def execute(run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path, parent: int) -> Answer:
+def execute(
+    run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path, parent: int, device: Device = "cpu"
+) -> Answer:
     """Run one trial and say what became of it; it raises nothing.
 
     Args:
@@ -94,12 +105,16 @@ def execute(run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path
         trial: The trial.
         folder: The folder for the trial's checkpoint, which the parent has made, on a disk that it may not share.
         parent: The parent's process id: a trial in that very process leaves its threads alone.
+        device: Where the trial is to run, if it is movable.
     """
     if os.getpid() != parent:
         _use_one_thread()
         above = multiprocessing.parent_process()
         if above is not None and not above.is_alive():
             os._exit(1)  # the run was killed while this worker started; the next run may have done the trial by now
+    device = device if trial.movable else "cpu"
+    if device != "cpu":
+        _ask_for_exactness()
     started = time.perf_counter()
     status: Status = "failed"
     log = ""
@@ -108,7 +123,7 @@ def execute(run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path
     try:
         with _at_work(folder) as place:
             started = time.perf_counter()
-            metrics, curves = settle(trial, run(trial, Context(place)))
+            metrics, curves = settle(trial, run(trial, Context(place, device)))
         status, reason = "done", ""
     except (DataNotFoundError, MissingExtraError) as error:
         status, reason = "not run", str(error)
@@ -116,4 +131,4 @@ def execute(run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path
         reason = last_line(error)
         log = traceback.format_exc()
     seconds = time.perf_counter() - started
-    return Answer(status, reason, log, seconds, environment(), metrics, curves)
+    return Answer(status, reason, log, seconds, environment(device), metrics, curves)

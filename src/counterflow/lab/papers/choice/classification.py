@@ -47,6 +47,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: str) -> Pictures:
+        """The same on a device."""
+        return Pictures(self.images.to(device), self.labels.to(device), self.mean.to(device))
+
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and classes of some pictures."""
         inputs = self.images[rows].float() - self.mean
@@ -105,7 +109,7 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
     Returns:
         What `describe` finds, and ``rows``.
     """
-    training, testing = pictures(settings["examples"], settings["tested"])
+    training, testing = (part.to(context.device) for part in pictures(settings["examples"], settings["tested"]))
     watched = torch.arange(min(WATCHED, len(training)))
     few = Pictures(training.images[watched], training.labels[watched], training.mean)
     problem = Problem(
@@ -119,7 +123,7 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         examples=len(training),
         rate=lambda share: 1.0 if share < 0.8 else 0.1,
     )
-    nets = [member(seed, number) for number in range(settings["members"])]
+    nets = [member(seed, number).to(context.device) for number in range(settings["members"])]
     k = {"smcl": settings.get("k", 1), "independent": len(nets)}.get(method, 1)
     ensemble = cf.MultipleChoice(nets, k=k)
     curves: Curves

@@ -158,7 +158,8 @@ def classification_trials(profile: Profile, method: str, size: int = 0, k: int =
         settings["rounds"] = units = plan.rounds
     cost = plan.seconds * plan.batch / 100 * plan.updates * units
     return [
-        Trial(KEY, f"cifar10 {method}", (seed,), settings, ("cifar10",), expected_seconds=cost) for seed in plan.seeds
+        Trial(KEY, f"cifar10 {method}", (seed,), settings, ("cifar10",), movable=True, expected_seconds=cost)
+        for seed in plan.seeds
     ]
 
 
@@ -167,7 +168,7 @@ def full_trials(method: str) -> list[Trial]:
     settings: dict[str, Json] = {"members": 4, "updates": 5000, "batch": 350, "examples": 50_000, "tested": 10_000}
     settings |= {"k": 1} if method == "smcl" else {}
     cost = 5000 * 0.5 * (2.2 if method == "smcl" else 4.0)
-    return [Trial(KEY, f"full {method}", (0,), settings, ("cifar10",), expected_seconds=cost)]
+    return [Trial(KEY, f"full {method}", (0,), settings, ("cifar10",), movable=True, expected_seconds=cost)]
 
 
 def scene_trials(profile: Profile, method: str) -> list[Trial]:
@@ -187,7 +188,8 @@ def scene_trials(profile: Profile, method: str) -> list[Trial]:
         settings["rounds"] = units = plan.rounds
     cost = plan.seconds * plan.examples / 367 * units * (plan.epochs + plan.fine)
     return [
-        Trial(KEY, f"scenes {method}", (seed,), settings, ("camvid",), expected_seconds=cost) for seed in plan.seeds
+        Trial(KEY, f"scenes {method}", (seed,), settings, ("camvid",), movable=True, expected_seconds=cost)
+        for seed in plan.seeds
     ]
 
 

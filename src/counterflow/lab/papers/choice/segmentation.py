@@ -73,7 +73,8 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         members, the share of a class's scenes that go to the member with most of them, in percent and averaged, and
         curves ``class c of m`` of the matrix.
     """
-    parts = scenes(settings["examples"], settings["tested"])
+    found = scenes(settings["examples"], settings["tested"])
+    parts = {name: (x.to(context.device), y.to(context.device)) for name, (x, y) in found.items()}
     x, y = parts["train"]
     batches = Batches(len(x), BATCH, seed)
     share = settings["epochs"] / (settings["epochs"] + settings["fine"])
@@ -88,7 +89,7 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         rate=lambda done: 1.0 if done < share or method == "warm" else FINE,
     )
     nets: list[nn.Module] = [
-        Segmenter(CLASSES, seed_of(seed, "member", number)) for number in range(settings["members"])
+        Segmenter(CLASSES, seed_of(seed, "member", number)).to(context.device) for number in range(settings["members"])
     ]
     if method == "warm":
         return _warm(nets, problem, settings, parts["test"], context)
@@ -147,7 +148,8 @@ def _oracles(
 def _ious(classes: Tensor, masks: Tensor) -> Tensor:
     """The mean intersection over union of each scene."""
     pairs = zip(classes, masks, strict=True)
-    return torch.tensor([oracle_mean_iou(c[None, None], m[None], CLASSES, IGNORED) for c, m in pairs])
+    found = [oracle_mean_iou(c[None, None], m[None], CLASSES, IGNORED) for c, m in pairs]
+    return torch.tensor(found, device=masks.device)
 
 
 def _matrix(nets: list[nn.Module], test: tuple[Tensor, Tensor]) -> Tensor:

@@ -80,12 +80,14 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         ``epochs``; ``test`` and ``train`` as curves over updates. Of ``"lwta"``, curves ``untrained 0``, ``trained 0``
         and so on have the units in common of the 55 pairs of classes, layer by layer, over the test pictures.
     """
-    parts = pictures(settings["examples"], settings["held"], settings["tested"])
+    found = pictures(settings["examples"], settings["held"], settings["tested"])
+    parts = {name: (x.to(context.device), y.to(context.device)) for name, (x, y) in found.items()}
     if method == "conv":
         parts = {name: (x.view(-1, 1, 28, 28), y) for name, (x, y) in parts.items()}
         net = nets.convolutional(seed)
     else:
         net = nets.perceptron(method, seed, settings["units"])
+    net.to(context.device)
     drawn = method == "lwta"
     shared = _overlaps("untrained", net, *parts["test"]) if drawn else {}
     images, labels = parts["train"]
@@ -104,7 +106,7 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
     losses: list[float] = []
 
     def loss(step: int) -> Tensor:
-        chosen = torch.from_numpy(batches[step])
+        chosen = torch.from_numpy(batches[step]).to(context.device)
         value = F.cross_entropy(net(images[chosen]), labels[chosen])
         losses.append(float(value.detach()))
         return value

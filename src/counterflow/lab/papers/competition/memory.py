@@ -59,7 +59,7 @@ def forget(activation: str, seed: int, settings: Mapping[str, Any], context: Con
         ``epochs first`` and ``epochs second``; ``reached``, 1 if both tasks were learned to the goal.
     """
     units = settings["units"]
-    body = nets.body(activation, seed, 784, (units, units, units))
+    body = nets.body(activation, seed, 784, (units, units, units)).to(context.device)
     fresh = torch_generator(seed, "head")
 
     def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -72,8 +72,8 @@ def forget(activation: str, seed: int, settings: Mapping[str, Any], context: Con
 
     found = measure_forgetting(
         body,
-        lambda: nets.head(units, 5, fresh),
-        *tasks(settings["examples"], settings["tested"]),
+        lambda: nets.head(units, 5, fresh).to(context.device),
+        *(_moved(task, context) for task in tasks(settings["examples"], settings["tested"])),
         optimizer=optimizer,
         goal=settings["goal"],
         max_epochs=settings["epochs"],
@@ -90,6 +90,10 @@ def forget(activation: str, seed: int, settings: Mapping[str, Any], context: Con
         "reached": float(found.reached),
     }
     return Outcome({name: [value] for name, value in numbers.items()})
+
+
+def _moved(task: Task, context: Context) -> Task:
+    return Task(*(part.to(context.device) for part in (task.train_x, task.train_y, task.test_x, task.test_y)))
 
 
 def truth_table(seed: int, pairs: int) -> Outcome:

@@ -132,7 +132,8 @@ def _perceptron(
         "limit": LIMIT,
         "enough": enough,
     }
-    return Trial(KEY, method, (seed,), settings, ("mnist",), expected_seconds=size.seconds * epochs * COST[method])
+    seconds = size.seconds * epochs * COST[method]
+    return Trial(KEY, method, (seed,), settings, ("mnist",), movable=True, expected_seconds=seconds)
 
 
 def rate_trials(profile: Profile, method: str) -> dict[float, Trial]:
@@ -205,7 +206,8 @@ def _conv(profile: Profile, decay: float, seed: int, epochs: int, held: int) -> 
         "limit": None,
         "enough": 0.0,
     }
-    return Trial(KEY, "conv", (seed,), settings, ("mnist",), expected_seconds=size.seconds * epochs)
+    seconds = size.seconds * epochs
+    return Trial(KEY, "conv", (seed,), settings, ("mnist",), movable=True, expected_seconds=seconds)
 
 
 def decay_trials(profile: Profile) -> dict[str, Trial]:
@@ -347,7 +349,5 @@ def forgetting_trials(profile: Profile, activation: str, cell: tuple[float, floa
     }
     seeds = size.seeds if cell == MAIN else size.seeds[: FEWER[profile]]
     epochs = 4 if activation != "sigmoid" else 70 if slow else 37
-    return [
-        Trial(KEY, f"forgetting {activation}", (seed,), settings, ("mnist",), expected_seconds=epochs * size.seconds)
-        for seed in seeds
-    ]
+    cost, name = epochs * size.seconds, f"forgetting {activation}"
+    return [Trial(KEY, name, (seed,), settings, ("mnist",), movable=True, expected_seconds=cost) for seed in seeds]

@@ -70,10 +70,11 @@ def learn(data: str, method: str, seed: int, settings: Mapping[str, Any], contex
         ``validation`` and ``test``, errors in percent at the end; the same as curves over updates, with ``rate``, the
         mean dropout rate of the layers but the first, and ``error``, the validation cross-entropy.
     """
-    parts = pictures(data, settings["examples"], settings["validation"], settings["tested"])
+    found = pictures(data, settings["examples"], settings["validation"], settings["tested"])
+    parts = {name: (x.to(context.device), y.to(context.device)) for name, (x, y) in found.items()}
     images, labels = parts["train"]
     plain = nets.perceptron(seed, settings["size"]) if data == "mnist" else nets.convolutional(seed, settings["size"])
-    net = nets.noisy(plain, method, image=data == "cifar10")
+    net = nets.noisy(plain, method, image=data == "cifar10").to(context.device)
     averaged = nets.Averaged(net)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
     optimizer.register_step_post_hook(lambda *_: averaged.update())
@@ -81,7 +82,7 @@ def learn(data: str, method: str, seed: int, settings: Mapping[str, Any], contex
     scale = nets.kl_scale(method)
 
     def loss(step: int) -> Tensor:
-        chosen = torch.from_numpy(batches[step])
+        chosen = torch.from_numpy(batches[step]).to(context.device)
         nll = F.cross_entropy(net(images[chosen]), labels[chosen], reduction="none")
         if scale is None:
             return nll.mean()

@@ -115,6 +115,7 @@ def table_trials(profile: Profile, noise: str = "b") -> list[Trial]:
                 "batches": table.batches,
             },
             ("mnist",),
+            movable=True,
             expected_seconds=table.seconds * (epochs + 3 * table.batches),
         )
         for epochs in (table.epochs if noise == "b" else table.epochs[:1])
@@ -134,7 +135,10 @@ def error_trials(profile: Profile, data: str, method: str, size: int) -> list[Tr
         "validation": half.validation,
     }
     cost = half.seconds * half.epochs * size / half.sizes[0] * (2 if method.endswith("b") else 1)
-    return [Trial(KEY, f"{data} {method}", (seed,), settings, (data,), expected_seconds=cost) for seed in half.seeds]
+    return [
+        Trial(KEY, f"{data} {method}", (seed,), settings, (data,), movable=True, expected_seconds=cost)
+        for seed in half.seeds
+    ]
 
 
 def speed_trials(profile: Profile) -> list[Trial]:

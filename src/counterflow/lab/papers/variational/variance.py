@@ -48,16 +48,19 @@ def measure(noise: str, seed: int, settings: Mapping[str, Any], context: Context
     data, count, size = mnist(), settings["examples"], settings["batch"]
 
     def rows(images: Any) -> Tensor:
-        return torch.from_numpy(images.reshape(len(images), -1) / 255.0).float()
+        return torch.from_numpy(images.reshape(len(images), -1) / 255.0).float().to(context.device)
 
-    images, labels = rows(data.train_images[:count]), torch.from_numpy(data.train_labels[:count].copy())
-    tests, answers = rows(data.test_images), torch.from_numpy(data.test_labels.copy())
-    net = nets.noisy(nets.perceptron(seed, settings["width"]), f"variational {noise}")
+    def classes(labels: Any) -> Tensor:
+        return torch.from_numpy(labels.copy()).to(context.device)
+
+    images, labels = rows(data.train_images[:count]), classes(data.train_labels[:count])
+    tests, answers = rows(data.test_images), classes(data.test_labels)
+    net = nets.noisy(nets.perceptron(seed, settings["width"]), f"variational {noise}").to(context.device)
     optimizer = torch.optim.Adam(net.parameters())
     batches = Batches(count, size, seed)
 
     def loss(step: int) -> Tensor:
-        chosen = torch.from_numpy(batches[step])
+        chosen = torch.from_numpy(batches[step]).to(context.device)
         nll = F.cross_entropy(net(images[chosen]), labels[chosen], reduction="none")
         return cf.variational.elbo(nll, net, data_size=count).loss
 
@@ -75,7 +78,7 @@ def measure(noise: str, seed: int, settings: Mapping[str, Any], context: Context
     curves = train(net, optimizer, loss, wrong, at, context, noise=seed)
     names = [name for name, _ in net.named_parameters() if name.endswith("weight")]
     layers = {"bottom": names[0], "top": names[-1]}
-    order = torch.randperm(count, generator=torch_generator(seed, "gradients"))
+    order = torch.randperm(count, generator=torch_generator(seed, "gradients")).to(context.device)
     parts = [(images[chosen], labels[chosen]) for chosen in torch.split(order, size) if len(chosen) == size]
     path = context.folder / DONE
     found: dict[str, list[float | None]] = json.loads(path.read_text()) if path.exists() else {}
