@@ -1,6 +1,6 @@
 """Bring the committed evidence up to date: run what it lacks, pack it, and redraw what is made from it.
 
-    python scripts/evidence.py [--profile laptop] [--only TREATMENT] [--jobs 2] [--runs counterflow-runs] [KEY ...]
+    python scripts/evidence.py [--profile laptop] [--only TREATMENT] [--device cpu] [--jobs 2] [--runs DIR] [KEY ...]
 
 Records in evidence/ whose hash still holds are reused. A run that was stopped goes on where it was. REPRODUCTION.md and
 the README's picture follow from the records.
@@ -19,6 +19,7 @@ from counterflow.exceptions import CounterflowError
 from counterflow.lab.report import read_sections, reproduction_markdown, select
 from counterflow.lab.report.numbers import format_seconds
 from counterflow.lab.trials import (
+    Device,
     Paper,
     Profile,
     load_paper,
@@ -64,6 +65,7 @@ def main() -> int:
     parser.add_argument("keys", nargs="*", default=list(paper_keys()), metavar="KEY")
     parser.add_argument("--profile", choices=get_args(Profile), default="laptop")
     parser.add_argument("--only", metavar="TREATMENT", help="as `counterflow reproduce` has it; name one KEY with it")
+    parser.add_argument("--device", choices=get_args(Device), default="cpu", help="as `counterflow reproduce` has it")
     parser.add_argument("--jobs", type=int, default=cores())
     parser.add_argument("--runs", type=Path, default=ROOT / "counterflow-runs")
     options = parser.parse_args()
@@ -77,8 +79,16 @@ def main() -> int:
     for key in options.keys:
         restore(key, options.runs)
     say_what_is_left(papers, options.profile, options.runs, options.jobs)
-    for key in options.keys:
-        status = reproduce_command(key, profile=options.profile, only=options.only, jobs=options.jobs, out=options.runs)
+    for key, paper in zip(options.keys, papers, strict=True):
+        movable = any(trial.movable for trial in paper.trials(options.profile, []))
+        status = reproduce_command(
+            key,
+            profile=options.profile,
+            only=options.only,
+            jobs=options.jobs,
+            device=options.device if movable else "cpu",
+            out=options.runs,
+        )
         if status:
             return status
         records = [read_record(path) for path in sorted((options.runs / key).glob("*.json"))]

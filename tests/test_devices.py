@@ -111,7 +111,7 @@ def competing(device: str) -> Found:
     found: dict[str, Tensor] = {}
     for name, x in {"dense": numbers(6, 12), "maps": numbers(2, 8, 5, 5).to(memory_format=torch.channels_last)}.items():
         for block in (2, 4):
-            moved = x.to(device).requires_grad_()
+            moved = x.to(device).detach().requires_grad_()
             y = cf.LocalWinnerTakeAll(block)(moved)
             (y * y.detach().cos()).sum().backward()
             assert moved.grad is not None
@@ -178,7 +178,7 @@ def fitted_chains(device: str) -> Found:
         for number, p in enumerate(model.parameters()):
             p.copy_(0.5 * numbers(*p.shape, seed=number))
     model.to(device)
-    model.fit(numbers(4, 9, 2).to(device), torch.tensor([9, 5, 7, 9]), iterations=3)
+    model.fit(numbers(4, 9, 2).to(device), torch.tensor([9, 5, 7, 9]), iterations=3, start=False)
     return dict(model.named_parameters())
 
 
@@ -225,6 +225,7 @@ def divergences(device: str) -> Found:
     for estimator in ("local", "per_datum", "per_minibatch"):
         with variational.estimating(net, estimator):
             assert net(x).isfinite().all()
+    torch.manual_seed(0)
     unbounded = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
     cf.make_variational(unbounded, rates="unit", max_alpha=None)
     with torch.no_grad():

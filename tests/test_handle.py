@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import counterflow as cf
 from counterflow.exceptions import InputError, PatternError
 from counterflow.handle import Handle, Row, Table, select
 
@@ -196,3 +199,16 @@ def test_a_table_may_change_as_the_model_is_used() -> None:
     rows.append(Row("head", "Linear", "seen"))
     assert str(handle) == str(handle.table())
     assert "head" in handle._repr_html_()
+
+
+def test_nothing_asks_dynamo_whether_it_exports() -> None:
+    """Before PyTorch 2.13 it says so under `torch.compile` as well, and every hook would be left out in silence."""
+    sources = Path(cf.__file__).parent.rglob("*.py")
+    asks = {path.name for path in sources if ast_calls(path.read_text("utf-8"), "is_exporting")}
+    assert asks == set()
+
+
+def ast_calls(source: str, name: str) -> bool:
+    """Whether a function of this name is called somewhere."""
+    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return any(isinstance(call, ast.Attribute) and call.attr == name for call in calls)

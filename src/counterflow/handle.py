@@ -22,7 +22,7 @@ from torch import nn
 
 from counterflow.exceptions import InputError, PatternError
 
-__all__ = ["Handle", "Row", "Table", "reset_compiler", "select"]
+__all__ = ["Handle", "Row", "Table", "exporting", "reset_compiler", "select"]
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,15 @@ def _hint(pattern: str, names: list[str]) -> str:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     top = [name for name in names if name and "." not in name][:6]
     return "its children are " + (", ".join(repr(name) for name in top) if top else "none: use '' for the model itself")
+
+
+def exporting() -> bool:
+    """Whether the model is on its way through `torch.export`, which gets the bare model's operators.
+
+    The flag itself is read, since before PyTorch 2.13 `torch.compiler.is_exporting` was true under `torch.compile` too,
+    and compiled models would have been left alone in silence.
+    """
+    return bool(torch.compiler._is_exporting_flag)
 
 
 def reset_compiler() -> None:

@@ -441,3 +441,12 @@ def test_an_adjoint_of_ones_own() -> None:
     assert x.grad.tolist() == [1.0, 1.0]
     with pytest.raises(UnsupportedError, match="it passes through steps only"):
         straight_through().check("0", model[0])
+
+
+def test_state_is_where_the_model_is_on_modules_without_parameters_too() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Tanh())
+    attach(model, {"1": scale(torch.tensor(0.5)), "0": clip(1.0, momentum=0.9)})
+    assert {name: value.device.type for name, value in model.named_buffers()} == {
+        "0.tap0_mean_square": "meta",
+        "1.tap0_factor": "meta",
+    }

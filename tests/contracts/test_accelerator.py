@@ -65,7 +65,10 @@ def on_card(example: Example) -> Example:
 @pytest.mark.parametrize("contract", CHECKS)
 @pytest.mark.parametrize(("method", "example"), CASES)
 def test_contract(method: Method, example: Example, contract: Contract) -> None:
-    hold(method, contract, on_card(example))
+    # cuDNN chooses among algorithms that round differently, and its recurrent layers know no torch.func and no backward
+    # pass in evaluation mode, bare or not. The other tests here have it.
+    with torch.backends.cudnn.flags(enabled=False):
+        hold(method, contract, on_card(example))
 
 
 @pytest.mark.parametrize(("method", "example"), CASES)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from counterflow.backward.reduce import prepare_ranks
 from counterflow.exceptions import UnsupportedError
+from counterflow.handle import exporting
 
 __all__ = ["Adjoint"]
 
@@ -67,7 +68,7 @@ class Adjoint(ABC):
             raise UnsupportedError(f"{self!r} cannot be attached to {name!r} ({type(module).__name__}): {reason}")
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        if not torch.is_grad_enabled() or exporting():
             return output
         if self.batch_coupled and not torch.compiler.is_compiling():
             prepare_ranks()

@@ -46,7 +46,7 @@ from counterflow.backward._probe_plot import draw
 from counterflow.backward._statistics import STATISTICS, ErrorStatistics, kernel
 from counterflow.backward.tap import batch_dims
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.handle import Handle, Row, Table, reset_compiler, select
+from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 from counterflow.registry import Method, Waiver, cnn_example, mlp_example, register
 
 __all__ = ["Probe", "probe"]
@@ -427,7 +427,7 @@ class _Watch:
 
     def _trace(self, module: nn.Module, output: Any) -> Any:
         # An exported model is the bare model.
-        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        if not torch.is_grad_enabled() or exporting():
             return None
         if isinstance(output, Tensor):
             batch = _batch(module, output, output, 0)

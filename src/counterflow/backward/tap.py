@@ -12,6 +12,7 @@ and changes neither the keys of the state_dict nor the type of any module.
 from __future__ import annotations
 
 import inspect
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from counterflow.backward.adjoint import Adjoint
 from counterflow.backward.reduce import prepare_ranks
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.handle import Handle, Row, Table, reset_compiler, select
+from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 
 __all__ = ["Chain", "State", "Tap", "Transform", "attach"]
 
@@ -165,7 +166,7 @@ class Tap:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         # An exported model is the bare model, and `detach` would cut its gradients.
-        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        if not torch.is_grad_enabled() or exporting():
             return output
         transform = self.transform
         _refuse_scaled(transform)
@@ -313,13 +314,13 @@ def attach(model: nn.Module, transforms: Mapping[str, Transform | Adjoint]) -> H
             raise UnsupportedError(f"{transform!r} cannot be attached to {reasons[0]}")
     if any(transform.batch_coupled for _, _, transform in plan):
         prepare_ranks()
-    undo = [install(module, transform) for _, module, transform in plan]
+    undo = [install(module, transform, model) for _, module, transform in plan]
     reset_compiler()
     return Handle(model, Table("Attached", rows), undo)
 
 
-def install(module: nn.Module, transform: Transform | Adjoint) -> Callable[[], None]:
-    """Put one transform or adjoint on one module; returns the function that takes it off again.
+def install(module: nn.Module, transform: Transform | Adjoint, model: nn.Module) -> Callable[[], None]:
+    """Put one transform or adjoint on one module of a model; returns the function that takes it off again.
 
     The caller resets the compiler once all are installed.
     """
@@ -338,7 +339,8 @@ def install(module: nn.Module, transform: Transform | Adjoint) -> Callable[[], N
         return take_off
     buffers = transform.buffers()
     prefix = _free_prefix(module) if buffers else ""
-    parameter = next(module.parameters(), None)
+    # A module without parameters, such as an activation, is where the model is.
+    parameter = next(itertools.chain(module.parameters(), model.parameters()), None)
     for name, (value, persistent) in buffers.items():
         value = value if parameter is None else value.to(parameter.device)
         module.register_buffer(prefix + name, value, persistent=persistent)

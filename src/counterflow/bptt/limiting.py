@@ -14,7 +14,7 @@ from counterflow.bptt.cores import Core, why_not
 from counterflow.bptt.plans import Strategy, check_strategy
 from counterflow.bptt.unrolling import Chunk, Request, run
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.handle import Handle, Row, Table, reset_compiler
+from counterflow.handle import Handle, Row, Table, exporting, reset_compiler
 
 __all__ = ["limit"]
 
@@ -120,7 +120,7 @@ class _Limited:
         """The layer's ``forward``, within its share."""
         layer = self._layer
         bare = functools.partial(type(layer).forward, layer)
-        if torch.compiler.is_exporting() or not torch.is_grad_enabled():
+        if exporting() or not torch.is_grad_enabled():
             return bare(input, hx)
         reason = why_not(layer)
         if reason:

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from counterflow.handle import exporting
+
 __all__ = ["compete_hard", "pass_on", "winner_mask"]
 
 
@@ -37,7 +39,7 @@ def compete_hard(x: Tensor, block: int, dim: int) -> Tensor:
         dim: The dimension of the units, not negative.
     """
     if torch.compiler.is_compiling():
-        if torch.compiler.is_exporting():  # an exported model has PyTorch's operators and no others
+        if exporting():  # an exported model has PyTorch's operators and no others
             return torch.where(_mask(x, block, dim), x, 0.0)
         y, _ = torch.ops.counterflow.compete(x, block, dim)
     else:
@@ -48,7 +50,7 @@ def compete_hard(x: Tensor, block: int, dim: int) -> Tensor:
 
 def pass_on(x: Tensor, mask: Tensor) -> Tensor:
     """The elements that the mask names, zero elsewhere; only the mask is kept for the way back."""
-    if torch.compiler.is_exporting():
+    if exporting():
         return torch.where(mask, x, 0.0)
     if torch.compiler.is_compiling():
         result: Tensor = torch.ops.counterflow.route(x, mask)

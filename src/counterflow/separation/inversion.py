@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from counterflow.backward import Adjoint
+from counterflow.handle import exporting
 from counterflow.separation.classifier import MelFrames, magnitudes
 
 __all__ = ["InverseMap"]
@@ -88,7 +89,7 @@ class InverseMap(Adjoint):
         return result
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        if not torch.is_grad_enabled() or exporting():
             return output
         inputs = args[0] if args else kwargs["spectra"]
         lengths = args[1] if len(args) > 1 else kwargs.get("lengths")

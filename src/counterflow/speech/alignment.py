@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError, ShapeError
-from counterflow.handle import Handle, Row, Table, reset_compiler, select
+from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 from counterflow.speech import kernels
 
 __all__ = ["best_path", "follow", "path_error"]
@@ -179,7 +179,7 @@ def follow(model: nn.Module, pattern: str, *, skip: bool = False) -> Handle:
     """
 
     def hook(module: nn.Module, arguments: object, costs: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
+        if exporting():
             return costs
         on = torch.arange(costs.shape[-1], device=costs.device) == best_path(costs, skip=skip).unsqueeze(-1)
         return torch.where(on, costs, costs.detach())

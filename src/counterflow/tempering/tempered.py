@@ -211,7 +211,7 @@ def temper(
     groups = _groups(model, layers, bias_rate)
 
     prepare_ranks()
-    undo = [install(model, _Residual(known, phi))]
+    undo = [install(model, _Residual(known, phi), model)]
     for layer in layers:
         if layer in linked:
             where, transform, links = linked[layer]
@@ -221,7 +221,7 @@ def temper(
             tap = at_hidden_state(module, Tap(scale(layer.attenuation), ""))
             undo.append(module.register_forward_hook(tap, with_kwargs=True).remove)
         if layer.shunted:
-            undo.append(install(model.get_submodule(layer.module), adjoint))
+            undo.append(install(model.get_submodule(layer.module), adjoint, model))
     reset_compiler()
     return TemperHandle(model, _table(trace, layers, known, phi, shunt), undo, groups)
 

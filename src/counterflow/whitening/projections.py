@@ -28,7 +28,7 @@ from torch.autograd import Function
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
-from counterflow.handle import Row
+from counterflow.handle import Row, exporting
 from counterflow.whitening.inside import levels, mixture
 from counterflow.whitening.layers import Layer, Stand, own_forward, tensor_of, which_form
 
@@ -165,7 +165,7 @@ class Bend:
         self.parts = tuple(parts)
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        learns = torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        learns = torch.is_grad_enabled() and not exporting()
         parts = [part for part in self.parts if part.form == "explicit" or learns]
         names = [*{name: None for part in parts for name in (part.of, part.of_bias) if name}]
         proper = {name: tensor_of(module, name) for name in names}

@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from counterflow.backward.reduce import prepare_ranks, sum_over_ranks, widen, world_size
 from counterflow.exceptions import InputError, UnsupportedError
+from counterflow.handle import exporting
 from counterflow.whitening.layers import Layer, Layers, tensor_of
 
 __all__ = ["Gather", "Moments", "add_statistics", "moments", "over_loader", "reset", "rows_of"]
@@ -130,7 +131,7 @@ class Gather:
         self.names = [f"{layer.prefix}{each}{name}" for each in ("", "error_")[: 1 + errors] for name in _NAMES]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if not getattr(module, self.SWITCH) or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        if not getattr(module, self.SWITCH) or not torch.is_grad_enabled() or exporting():
             return output
         if not torch.compiler.is_compiling():
             prepare_ranks()

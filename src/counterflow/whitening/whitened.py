@@ -355,7 +355,7 @@ def _install(layer: Layer, rules: Rules) -> None:
     if isinstance(layer, Part):
         return
     if layer.form == "canonical":
-        install(layer.module, Precondition(layer, rules.diagonal, rules.errors is not None))
+        install(layer.module, Precondition(layer, rules.diagonal, rules.errors is not None), layer.module)
         return
     convolution = layer.weight.ndim > 2
     layer.module.register_forward_pre_hook(Project(layer.groups if convolution else None), with_kwargs=True)
