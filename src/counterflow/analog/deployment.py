@@ -17,7 +17,7 @@ from counterflow.analog.device import DeviceModel
 from counterflow.analog.linear import AnalogLinear, Layer, analog_linear, analog_sigmoid, equip, write
 from counterflow.backward import Adjoint
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.handle import Handle, Row, Table, reset_compiler, select
+from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 
 __all__ = ["Deployment", "deploy"]
 
@@ -203,7 +203,7 @@ class _Array(Adjoint):
         self.device, self.scale = device, scale
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
+        if exporting():
             return output
         return self.replace(module, args[0] if args else kwargs["input"], output)
 
@@ -228,7 +228,7 @@ class _Sigmoid:
         self.device, self.scale, self.dim = device, scale, dim
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
+        if exporting():
             return output
         x = (args[0] if args else kwargs["input"]).movedim(self.dim, -1)
         kind = nn.Sigmoid if isinstance(module, nn.Sigmoid) else nn.Tanh
@@ -261,7 +261,7 @@ class _Converter:
 
     def convert(self, values: Any) -> Any:
         """The same structure, with tensors of floating point converted."""
-        return values if torch.compiler.is_exporting() else tree_map(self._one, values)
+        return values if exporting() else tree_map(self._one, values)
 
     def _one(self, value: Any) -> Any:
         signal = isinstance(value, Tensor) and value.is_floating_point()
