@@ -98,7 +98,8 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         ],
         lr=settings["rate"],
         momentum=settings["momentum"][0],
-        fused=True,
+        # On a graphics card it refuses gradients in another memory format than their weights, as cuDNN gives them here.
+        fused=context.device == "cpu",
     )
     if settings["limit"] is not None:
         max_norm(net, optimizer, settings["limit"])
