@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     # PyTorch warns of itself: Dynamo instantiates `autograd.Function`; inductor and functorch use `torch.jit`.
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit:FutureWarning")  # since 2.15
     config.addinivalue_line("filterwarnings", "ignore:.*should not be instantiated:DeprecationWarning")
     config.addinivalue_line("filterwarnings", "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
     # What PyTorch's vmap has no rule for runs in a loop, which is right and slow.
