@@ -131,6 +131,14 @@ def test_plots_keep_their_height_and_follow_the_width(page):
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.parametrize("width", [1000, 1100, 1280])
+def test_the_last_column_needs_no_scrolling(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    wider = "wides => wides.map(wide => wide.scrollWidth - wide.clientWidth)"
+    assert set(page.eval_on_selector_all(".wide:has(.claims)", wider)) == {0}
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
 def test_hostile_text_is_shown_and_not_run(page):
     assert page.evaluate("window.hostile") is None
     assert page.evaluate("document.querySelector('#claim-tempering-t2\\\\.dbd\\\\.shunted th').innerText").count(
