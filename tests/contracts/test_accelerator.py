@@ -29,10 +29,10 @@ from .checks import (
     own_state,
 )
 
-pytestmark = [
-    pytest.mark.accelerator,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no graphics card"),
-]
+if not torch.cuda.is_available():  # once, and not for each of a thousand cases
+    pytest.skip("PyTorch finds no graphics card", allow_module_level=True)
+
+pytestmark = pytest.mark.accelerator
 
 CASES = [
     pytest.param(method, example, id=f"{method.key}-{example.name}")
