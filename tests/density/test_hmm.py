@@ -508,6 +508,7 @@ def test_baum_welch_never_falls_and_finds_what_drew_the_data(options):
     assert bool((student.log_transitions().isneginf() == before.isneginf()).all())
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # by hmmlearn, since NumPy 2.5
 def test_baum_welch_steps_are_hmmlearns():
     hmm = pytest.importorskip("hmmlearn.hmm")
     bank = bank_of(1, 3, 2)

@@ -119,6 +119,7 @@ def test_gradient_descent_chooses_its_rate_on_training_recordings(tempered: bool
     assert 0 <= found.metrics["test"][0] <= 1  # type: ignore[operator]
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # by hmmlearn, since NumPy 2.5
 @pytest.mark.parametrize("peer", peers.PEERS)
 def test_peers_tell_what_is_easily_told(peer: str, tmp_path: Any) -> None:
     found = peers.compare(peer, {**BASE, "models": 8, "epochs": 15, "fitting": 5}, 0, Context(tmp_path))
