@@ -40,6 +40,12 @@ def test_a_card_is_asked_to_be_exact(tmp_path: Path) -> None:
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ  # the worker's alone
 
 
+def test_exactness_ends_with_the_trial(tmp_path: Path) -> None:
+    """One worker runs them in turn; the second, which stays on the CPU, may be timed."""
+    [records] = run([paper(True, False)], "smoke", tmp_path, jobs=1, device="cuda").values()
+    assert [record.metrics["exact"] for record in records] == [(1.0,), (0.0,)]
+
+
 def test_where_it_ran_is_not_part_of_the_name(tmp_path: Path) -> None:
     one, other = (Trial("simple", "a", (0,), movable=movable) for movable in (True, False))
     assert trial_key(one, 1, {}) == trial_key(other, 1, {})

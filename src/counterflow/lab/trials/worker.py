@@ -61,13 +61,27 @@ def _use_one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
-def _ask_for_exactness() -> None:
-    """Have a graphics card add in one order and in all of float32's digits, as the CPU does."""
+@contextlib.contextmanager
+def _exact(device: Device) -> Iterator[None]:
+    """Have a graphics card add in one order and in all of float32's digits, as the CPU does, for one trial.
+
+    The worker's next trial may be one that is timed on the CPU, which must not pay for it.
+    """
+    if device == "cpu":
+        yield
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is asked for
     import torch
 
+    cudnn, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    mode, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warns)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, products
 
 
 def last_line(error: BaseException) -> str:
@@ -113,15 +127,13 @@ def execute(
         if above is not None and not above.is_alive():
             os._exit(1)  # the run was killed while this worker started; the next run may have done the trial by now
     device = device if trial.movable else "cpu"
-    if device != "cpu":
-        _ask_for_exactness()
     started = time.perf_counter()
     status: Status = "failed"
     log = ""
     metrics: dict[str, Numbers] = {}
     curves: dict[str, Numbers] = {}
     try:
-        with _at_work(folder) as place:
+        with _at_work(folder) as place, _exact(device):
             started = time.perf_counter()
             metrics, curves = settle(trial, run(trial, Context(place, device)))
         status, reason = "done", ""
