@@ -28,9 +28,10 @@ from counterflow.lab.trials import Context
 from counterflow.lab.trials.record import write_whole
 from counterflow.seeding import numpy_generator, seed_of
 
-__all__ = ["Batches", "Curves", "keep_freed_memory", "points", "train"]
+__all__ = ["Batches", "Curves", "Parts", "keep_freed_memory", "moved", "points", "train"]
 
 Curves = dict[str, list[float | None]]
+Parts = dict[str, tuple[Tensor, Tensor]]
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 30.0
@@ -75,6 +76,16 @@ def keep_freed_memory() -> bool:
     trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     # Before glibc 2.35 the second may be 32 MiB at most, and a greater one would leave it at 128 KiB.
     return bool(mallopt(trim, 2**30)) and bool(mallopt(mmap, 2**30) or mallopt(mmap, 2**25))
+
+
+def moved(parts: Parts, context: Context) -> Parts:
+    """Inputs and targets of each part of a data set, where the trial is to run.
+
+    Args:
+        parts: Such as ``"train"`` and ``"test"``.
+        context: The trial's.
+    """
+    return {name: (x.to(context.device), y.to(context.device)) for name, (x, y) in parts.items()}
 
 
 def points(updates: int, count: int) -> list[int]:

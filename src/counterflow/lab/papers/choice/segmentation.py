@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import counterflow as cf
 from counterflow.choice import oracle_mean_iou, winners
 from counterflow.lab.data import camvid
-from counterflow.lab.loop import Batches, Curves
+from counterflow.lab.loop import Batches, Curves, moved
 from counterflow.lab.papers.choice.ensembles import Part, Problem, alternate, fit, in_turn
 from counterflow.lab.papers.choice.nets import Segmenter, pixel_losses
 from counterflow.lab.trials import Context, Outcome
@@ -73,8 +73,7 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         members, the share of a class's scenes that go to the member with most of them, in percent and averaged, and
         curves ``class c of m`` of the matrix.
     """
-    found = scenes(settings["examples"], settings["tested"])
-    parts = {name: (x.to(context.device), y.to(context.device)) for name, (x, y) in found.items()}
+    parts = moved(scenes(settings["examples"], settings["tested"]), context)
     x, y = parts["train"]
     batches = Batches(len(x), BATCH, seed)
     share = settings["epochs"] / (settings["epochs"] + settings["fine"])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from counterflow.competition import AnnealedRate, LocalWinnerTakeAll, MomentumRamp, max_norm, subnetworks
 from counterflow.lab.data import mnist
-from counterflow.lab.loop import Batches, train
+from counterflow.lab.loop import Batches, Parts, moved, train
 from counterflow.lab.papers.competition import nets
 from counterflow.lab.trials import Context, Outcome
 from counterflow.seeding import numpy_generator
@@ -26,8 +26,6 @@ from counterflow.seeding import numpy_generator
 __all__ = ["PAIRS", "learn", "pictures", "schedules_of", "wrong"]
 
 PAIRS = tuple(itertools.combinations_with_replacement(range(10), 2))  # figure 3's 55
-
-Parts = dict[str, tuple[Tensor, Tensor]]
 
 
 @functools.lru_cache(maxsize=1)
@@ -80,8 +78,7 @@ def learn(method: str, seed: int, settings: Mapping[str, Any], context: Context)
         ``epochs``; ``test`` and ``train`` as curves over updates. Of ``"lwta"``, curves ``untrained 0``, ``trained 0``
         and so on have the units in common of the 55 pairs of classes, layer by layer, over the test pictures.
     """
-    found = pictures(settings["examples"], settings["held"], settings["tested"])
-    parts = {name: (x.to(context.device), y.to(context.device)) for name, (x, y) in found.items()}
+    parts = moved(pictures(settings["examples"], settings["held"], settings["tested"]), context)
     if method == "conv":
         parts = {name: (x.view(-1, 1, 28, 28), y) for name, (x, y) in parts.items()}
         net = nets.convolutional(seed)

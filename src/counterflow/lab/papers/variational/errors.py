@@ -17,7 +17,7 @@ from torch import Tensor
 
 import counterflow as cf
 from counterflow.lab.data import cifar10, mnist
-from counterflow.lab.loop import Batches, train
+from counterflow.lab.loop import Batches, moved, train
 from counterflow.lab.papers.variational import nets
 from counterflow.lab.trials import Context, Outcome
 from counterflow.seeding import numpy_generator
@@ -70,8 +70,7 @@ def learn(data: str, method: str, seed: int, settings: Mapping[str, Any], contex
         ``validation`` and ``test``, errors in percent at the end; the same as curves over updates, with ``rate``, the
         mean dropout rate of the layers but the first, and ``error``, the validation cross-entropy.
     """
-    found = pictures(data, settings["examples"], settings["validation"], settings["tested"])
-    parts = {name: (x.to(context.device), y.to(context.device)) for name, (x, y) in found.items()}
+    parts = moved(pictures(data, settings["examples"], settings["validation"], settings["tested"]), context)
     images, labels = parts["train"]
     plain = nets.perceptron(seed, settings["size"]) if data == "mnist" else nets.convolutional(seed, settings["size"])
     net = nets.noisy(plain, method, image=data == "cifar10").to(context.device)
