@@ -164,12 +164,21 @@ class _Gated(nn.Linear):
         return super().forward(input).sigmoid()
 
 
+def _exchanged() -> nn.Linear:
+    """A layer whose forward is another on the instance itself."""
+    layer = nn.Linear(3, 3)
+    forward = layer.forward
+    layer.forward = lambda input: 3 * forward(input)  # type: ignore[method-assign]
+    return layer
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
         (nn.LayerNorm(3), "splits the gradient of a linear or convolutional layer"),
         (nn.LSTM(3, 3), "splits the gradient of a linear or convolutional layer"),
         (_Gated(3, 3), "overrides forward"),
+        (_exchanged(), "its forward has been exchanged on the module itself"),
         (spectral_norm(nn.Linear(3, 3)), "parametrized"),
     ],
 )

@@ -17,7 +17,20 @@ from counterflow.backward.reduce import prepare_ranks
 from counterflow.exceptions import UnsupportedError
 from counterflow.handle import exporting
 
-__all__ = ["Adjoint"]
+__all__ = ["Adjoint", "own_forward"]
+
+
+def own_forward(module: nn.Module) -> str:
+    """Why a module may compute something else than its kind does in PyTorch; empty if it computes that.
+
+    Args:
+        module: One whose kind is in `torch.nn`.
+    """
+    if "forward" in vars(module):
+        return "its forward has been exchanged on the module itself"
+    owner = next(c for c in type(module).__mro__ if "forward" in vars(c))  # where `forward` is written
+    known = owner.__module__.startswith("torch.nn.modules")
+    return "" if known else "its class overrides forward, so its arithmetic is unknown"
 
 
 class Adjoint(ABC):

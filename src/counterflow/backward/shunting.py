@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.utils.parametrize import is_parametrized
 
-from counterflow.backward.adjoint import Adjoint
+from counterflow.backward.adjoint import Adjoint, own_forward
 from counterflow.backward.convolution import Geometry, convolution_backward, convolution_geometry
 from counterflow.backward.reduce import batch_sum, count_samples, sum_over_ranks, widen, world_size
 from counterflow.exceptions import InputError, UnsupportedError
@@ -229,12 +229,9 @@ class shunt(Adjoint):  # noqa: N801 - reads as a verb where it is used
             if is_parametrized(module):
                 # Reading the weight again would run its parametrization again, which may change its state.
                 return "its weight is parametrized"
-            mro = type(module).__mro__
-            owner = next(c for c in mro if "forward" in vars(c))  # where `forward` is written
-            known = owner.__module__.startswith("torch.nn.modules")
             if self.momentum is not None and getattr(module, "transposed", False) and module.groups != 1:
                 return "running means of a transposed convolution with groups are not provided"
-            return "" if known else "its class overrides forward, so its arithmetic is unknown"
+            return own_forward(module)
         return "shunting splits the gradient of a linear or convolutional layer"
 
     def buffers(self, module: nn.Module) -> Mapping[str, Tensor]:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from counterflow.backward.adjoint import Adjoint
+from counterflow.backward.adjoint import Adjoint, own_forward
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Row
 
-__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "own_forward", "tensor_of", "which_form"]
+__all__ = ["Form", "Layer", "Layers", "Stand", "find_layers", "tensor_of", "which_form"]
 
 Form = Literal["canonical", "explicit"]
 Stand = Literal["auto", "canonical", "explicit"]
@@ -141,15 +141,6 @@ def tensor_of(module: nn.Module, name: str) -> Tensor:
     value = getattr(module.get_submodule(path) if path else module, leaf)
     assert isinstance(value, Tensor)
     return value
-
-
-def own_forward(module: nn.Module) -> str:
-    """Why a module may compute something else than its kind does in PyTorch; empty if it computes that."""
-    if "forward" in vars(module):
-        return "its forward has been exchanged on the module itself"
-    owner = next(c for c in type(module).__mro__ if "forward" in vars(c))
-    known = owner.__module__.startswith("torch.nn.modules")
-    return "" if known else "its class overrides forward, so its arithmetic is unknown"
 
 
 def _unequal_setting(groups: Mapping[int, Mapping[str, Any]], weight: Tensor, bias: Tensor) -> str:

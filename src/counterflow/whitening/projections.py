@@ -28,9 +28,10 @@ from torch.autograd import Function
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
+from counterflow.backward.adjoint import own_forward
 from counterflow.handle import Row, exporting
 from counterflow.whitening.inside import levels, mixture
-from counterflow.whitening.layers import Layer, Stand, own_forward, tensor_of, which_form
+from counterflow.whitening.layers import Layer, Stand, tensor_of, which_form
 
 __all__ = ["INSIDE", "Bend", "Part", "Unbend", "find_parts"]
 
