@@ -340,6 +340,24 @@ def test_a_weight_that_is_made_of_others_is_left_alone() -> None:
     assert "its weight is made of other parameters" in str(deploy(model, PAPER).table())
 
 
+def test_a_layer_with_arithmetic_of_its_own_is_left_alone() -> None:
+    class Standardized(nn.Conv1d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return self._conv_forward(input, self.weight - self.weight.mean(), self.bias)
+
+    doubled = nn.Linear(4, 4)
+    forward = doubled.forward
+    doubled.forward = lambda input: 2 * forward(input)  # type: ignore[method-assign]
+    model = nn.Sequential(Standardized(2, 2, 3), doubled, nn.Linear(4, 1))
+    x = torch.randn(3, 2, 6)
+    wanted = model(x)
+    table = deploy(model, DeviceModel.ideal()).table()
+    torch.testing.assert_close(model(x), wanted)
+    assert [row.done for row in table] == ["left alone", "left alone", "synapses"]
+    assert table["0"].why == "its class overrides forward, so its arithmetic is unknown"
+    assert table["1"].why == "its forward has been exchanged on the module itself"
+
+
 def test_a_rate_that_rounds_to_zero_leaves_the_others_as_they_are() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     groups = [{"params": [model[0].weight], "lr": 0.1}, {"params": [model[0].bias], "lr": 0.1}]

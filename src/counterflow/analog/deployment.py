@@ -14,8 +14,8 @@ from counterflow.adaptive import positive
 from counterflow.analog.circuits import neurons
 from counterflow.analog.convolution import analog_convolution
 from counterflow.analog.device import DeviceModel
-from counterflow.analog.linear import AnalogLinear, Layer, analog_linear, analog_sigmoid, equip, write
-from counterflow.backward import Adjoint
+from counterflow.analog.linear import Layer, analog_linear, analog_sigmoid, equip, write
+from counterflow.backward.adjoint import Adjoint, own_forward
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 
@@ -138,7 +138,7 @@ def deploy(
             )
             size = module.get_buffer("analog_cells")[0].numel()
             rows.append(Row(name, kind, "synapses", values={"cells": size}))
-        elif isinstance(module, nn.Tanh | nn.Sigmoid):
+        elif isinstance(module, nn.Tanh | nn.Sigmoid) and not reason:
             found = widths.get(id(module), set())
             if len(found) == 1 and (place := next(iter(found))) is not None:
                 width, dim = place
@@ -183,8 +183,8 @@ def _why_not(module: nn.Module) -> str:
         return "its weight is made of other parameters, and a capacitor holds the weight itself"
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "attention uses its weights without calling it"
-    if isinstance(module, AnalogLinear | Layer | nn.Tanh | nn.Sigmoid):
-        return "it has no weights yet" if isinstance(module, nn.modules.lazy.LazyModuleMixin) else ""
+    if isinstance(module, Layer | nn.Tanh | nn.Sigmoid):
+        return "it has no weights yet" if isinstance(module, nn.modules.lazy.LazyModuleMixin) else own_forward(module)
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return "its products are inside PyTorch's recurrent kernel; write the cell out with linear layers"
     if isinstance(module, nn.MultiheadAttention):
