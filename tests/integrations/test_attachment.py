@@ -12,6 +12,10 @@ from counterflow.backward.probe import Probe
 from counterflow.integrations.attachment import Attachment
 
 
+def attachment_of(verb: Any, *arguments: Any, log_every: int | None = None, data_size: Any = "unsaid") -> Attachment:
+    return Attachment(verb, arguments, {}, on="", data_size=data_size, kl_weight=1.0, log_every=log_every)
+
+
 def watched(model: nn.Module, optimizer: torch.optim.Optimizer, *layers: str) -> list[Probe]:
     """A probe for each of some layers, on one optimizer."""
     found = []
@@ -42,3 +46,18 @@ def test_two_probes_on_one_optimizer_go_on_each_from_its_own_state() -> None:
     for one, two in zip(seen, again, strict=True):
         assert two.steps == one.steps == 1
         assert [row.values["rms"] for row in two.table()] == [row.values["rms"] for row in one.table()]
+
+
+def test_an_optimizer_gets_the_tempered_rates_once() -> None:
+    """As that of a module that keeps its optimizer from one fit to the next."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attachment = attachment_of(cf.temper, torch.randn(8, 5), "cross_entropy")
+    attachment.on_model(model)
+    found = []
+    for _ in range(2):
+        attachment.on_optimizer(optimizer)
+        found.append([group["lr"] for group in optimizer.param_groups])
+        attachment.let_go()
+    assert len(set(found[0])) > 1
+    assert found[0] == found[1]

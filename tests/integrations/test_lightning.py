@@ -147,6 +147,25 @@ def test_a_second_fit_goes_on() -> None:
     assert attach.handle.attached
 
 
+def test_a_fit_after_one_that_failed_begins_anew(tmp_path: Path) -> None:
+    """Without a checkpoint to go on from, the first one ends before there is an optimizer."""
+
+    def rates(lit: Any) -> dict[str, float]:
+        return {group["name"]: group["lr"] for group in lit.trainer.optimizers[0].param_groups}
+
+    wanted, lit, attaches = Lit(scheduled=False), Lit(scheduled=False), [attach_of("temper"), attach_of("probe")]
+    trainer_of(1, attach_of("temper")).fit(wanted, in_parts(0, 2))
+    own = lit.configure_optimizers
+    lit.configure_optimizers = lambda: own()  # set on the instance, as Lightning's command line does
+    mine = lit.configure_optimizers
+    with pytest.raises(FileNotFoundError):
+        trainer_of(1, *attaches).fit(lit, in_parts(0, 2), ckpt_path=str(tmp_path / "none.ckpt"))
+    assert lit.configure_optimizers is mine
+    trainer_of(1, *attaches).fit(lit, in_parts(0, 2))
+    assert rates(lit) == pytest.approx(rates(wanted))
+    assert lit.configure_optimizers is mine
+
+
 def test_the_probes_table_is_logged(tmp_path: Path) -> None:
     logger = lightning.loggers.CSVLogger(str(tmp_path), flush_logs_every_n_steps=1)
     attach = integration.Attach(cf.probe, on="net", every=1, log_every=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -70,6 +71,7 @@ class Attachment:
         self.made: Handle | None = None
         self._key = ""  # of what is its own in the optimizer's state_dict
         self._hooks: list[Any] = []
+        self._divided: weakref.ref[Optimizer] | None = None  # whose groups have the tempered rates already
 
     @property
     def handle(self) -> Handle:
@@ -110,7 +112,7 @@ class Attachment:
     def on_optimizer(
         self, optimizer: Optimizer, schedulers: Iterable[LRScheduler] = (), *, closure: bool = False
     ) -> None:
-        """Make the optimizer's groups those of the handle, and hook it.
+        """Make the optimizer's groups those of the handle, once, and hook it.
 
         Args:
             optimizer: Torch's own, not a wrapper.
@@ -119,8 +121,9 @@ class Attachment:
                 `add_divergence` itself.
         """
         handle, schedulers = self.handle, tuple(schedulers)
-        if isinstance(handle, TemperHandle):
+        if isinstance(handle, TemperHandle) and (self._divided is None or self._divided() is not optimizer):
             divide(optimizer, schedulers, lambda group: _tempered(handle, group))
+            self._divided = weakref.ref(optimizer)
         if isinstance(handle, VariationalHandle):
             _adopt(optimizer, schedulers, handle.rates())
             if not closure:

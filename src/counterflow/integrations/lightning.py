@@ -21,6 +21,8 @@ except ImportError as error:
 
 __all__ = ["Attach"]
 
+_BEFORE = "counterflow_before"  # on a function in place of configure_optimizers: what the instance had there before
+
 
 class Attach(Callback):
     """Attaches a verb when training begins, and survives checkpoints.
@@ -109,12 +111,13 @@ class Attach(Callback):
                 attachment.on_model(pl_module)
 
         def configured() -> Any:
-            vars(pl_module).pop("configure_optimizers", None)  # the next fit wants another one
+            _put_back(pl_module)  # the next fit wants another one
             result = configure() if found is None else found
             attachment.let_go()
             attachment.on_optimizer(self._optimizer(result), _schedulers(result), closure=True)
             return result
 
+        vars(configured)[_BEFORE] = vars(pl_module).get("configure_optimizers")
         pl_module.configure_optimizers = configured
 
         def log(values: dict[str, float], step: int) -> None:
@@ -122,6 +125,10 @@ class Attach(Callback):
                 logger.log_metrics(values, step)
 
         attachment.log = log
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing of a fit that failed before it had an optimizer; the next one would attach twice."""
+        _put_back(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the noise of before a restart."""
@@ -155,6 +162,15 @@ class Attach(Callback):
                 f"optimizer={self._which}: configure_optimizers returns {len(optimizers)} torch optimizers, from 0 on"
             )
         return optimizers[self._which]
+
+
+def _put_back(pl_module: LightningModule) -> None:
+    """Take off what stands before a module's ``configure_optimizers``, whichever of the callbacks put it there."""
+    found = vars(pl_module).pop("configure_optimizers", None)
+    while _BEFORE in getattr(found, "__dict__", {}):
+        found = vars(found)[_BEFORE]
+    if found is not None:  # the module's own, set on the instance
+        pl_module.configure_optimizers = found
 
 
 def _flat(found: Any) -> list[Any]:
