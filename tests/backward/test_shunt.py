@@ -329,6 +329,21 @@ def test_running_means_pass_over_what_is_not_finite_and_go_with_undo() -> None:
     assert list(layer.state_dict()) == ["weight", "bias"]
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(nn.Linear(2, 2), (2,)), (nn.Conv1d(2, 2, 2), (2, 3))], ids=["linear", "convolution"]
+)
+def test_an_empty_batch_tells_the_running_means_nothing(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    attach(layer, {"": shunt(momentum=0.9)})
+    layer(torch.randn(4, *shape)).sum().backward()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    layer.zero_grad()
+    layer(torch.zeros(0, *shape)).sum().backward()
+    for parameter in layer.parameters():
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter))
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
 def test_running_means_are_refused_where_they_cannot_be() -> None:
     for momentum in (1.0, -0.1, "x"):
         with pytest.raises(InputError, match=r"momentum must lie in \[0, 1\)"):

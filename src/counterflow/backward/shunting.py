@@ -136,7 +136,9 @@ def _split(error: Tensor, samples: tuple[int, ...], settings: Settings) -> tuple
     # Every rank gives its share of the sum or the mean, as it does for the weights; adding them up is
     # DistributedDataParallel's work.
     share = total if world_size() == 1 else error.sum(samples, keepdim=True, dtype=total.dtype)
-    bias = share / count if mean_bias else share
+    # An empty batch has no mean, and tells the bias nothing.
+    seen = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+    bias = share / seen if mean_bias else share
     return (error - total / count).to(error.dtype), bias.reshape(-1), total / count, count
 
 
@@ -163,7 +165,7 @@ def _running(total: Tensor, mean: Tensor, count: int | Tensor, here: int, ctx: A
             running.copy_(torch.where(told, moved, running))
         error_off = mean - ranks * error_mean.to(mean.dtype).reshape(mean.shape)
     share: Tensor = here * error_off * (inputs - input_mean.to(inputs.dtype))
-    return share
+    return torch.zeros_like(share) if here == 0 else share  # where no rank has a sample, the means are no numbers
 
 
 def _by_unit(geometry: Geometry, weight: Tensor) -> tuple[int, ...]:
