@@ -127,6 +127,26 @@ def test_the_probes_table_goes_to_the_trackers(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("error/rms/0")] == [3, 6]
 
 
+def test_training_goes_on_when_the_verb_is_undone() -> None:
+    accelerator, model = accelerate.Accelerator(cpu=True), net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handles = [
+        integration.attach_to(accelerator, model, optimizer, cf.make_variational, data_size=10),
+        integration.attach_to(accelerator, model, optimizer, cf.probe, every=1, log_every=1),
+    ]
+    logged: list[int] = []
+    accelerator.log = lambda values, step: logged.append(step)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    for index, batch in enumerate(in_parts(0, 2)):
+        if index == 1:
+            for handle in reversed(handles):
+                handle.undo()
+        accelerator.backward(loss_of(model, batch))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert logged == [1]
+
+
 def test_what_is_prepared_is_refused() -> None:
     (accelerator, model, optimizer, _), _ = parts_of("probe")
     for first, second in ((model, optimizer), (net(), optimizer)):

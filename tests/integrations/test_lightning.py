@@ -166,6 +166,21 @@ def test_a_fit_after_one_that_failed_begins_anew(tmp_path: Path) -> None:
     assert lit.configure_optimizers is mine
 
 
+def test_training_goes_on_when_the_verb_is_undone() -> None:
+    attach = attach_of("make_variational")
+
+    class Undo(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 2:
+                attach.handle.undo()
+
+    lit = Lit()
+    trainer = trainer_of(1, attach, Undo())
+    trainer.fit(lit, in_parts())
+    assert trainer.global_step == STEPS
+    assert type(lit.net[0]) is nn.Linear
+
+
 def test_the_probes_table_is_logged(tmp_path: Path) -> None:
     logger = lightning.loggers.CSVLogger(str(tmp_path), flush_logs_every_n_steps=1)
     attach = integration.Attach(cf.probe, on="net", every=1, log_every=3)

@@ -147,6 +147,27 @@ def test_the_probes_table_is_logged(tmp_path: Path) -> None:
     assert {"error/mean_share/2", "error/signal_to_noise/0", "error/drift/0"} <= set(logged[1])
 
 
+def test_training_goes_on_when_the_verb_is_undone(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, max_steps=4)
+    options = VERBS["make_variational"][2]
+    handles = [
+        integration.attach_to(trainer, cf.make_variational, on="body", **options),
+        integration.attach_to(trainer, cf.probe, on="body", every=1, log_every=1),
+    ]
+
+    class Undo(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if state.global_step == 2:
+                for handle in reversed(handles):
+                    handle.undo()
+
+    trainer.add_callback(Undo())
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert sum("error/rms/0" in entry for entry in trainer.state.log_history) == 2
+    assert type(trainer.model.body[0]) is nn.Linear
+
+
 def test_what_cannot_be_attached_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"trainer must be a transformers\.Trainer, got Model"):
         attached(Model(), "probe")

@@ -141,7 +141,7 @@ class Attachment:
     def add_divergence(self, optimizer: Optimizer) -> None:
         """Add the gradient of the divergence to what has been accumulated; once a step of the optimizer."""
         handle = self.handle
-        if not isinstance(handle, VariationalHandle) or not isinstance(self.data_size, int):
+        if not (handle.attached and isinstance(handle, VariationalHandle) and isinstance(self.data_size, int)):
             return
         weight = self.kl_weight(self.step) if callable(self.kl_weight) else self.kl_weight
         scale: Tensor | float | None = getattr(optimizer, "grad_scale", None)  # a fused optimizer undoes it by itself
@@ -174,7 +174,8 @@ class Attachment:
     def _after_step(self) -> None:
         self.step += 1
         handle = self.handle
-        if self.log is not None and self.log_every and self.step % self.log_every == 0 and isinstance(handle, Probe):
+        due = self.log_every and self.step % self.log_every == 0
+        if due and self.log is not None and handle.attached and isinstance(handle, Probe):
             log_probe(handle, self.log, self.step)
 
     def _free_key(self, optimizer: Optimizer) -> str:
