@@ -138,6 +138,14 @@ def test_steps_write_the_weights() -> None:
     assert weight.std().item() == pytest.approx(kept.std().item(), rel=1e-6)
 
 
+def test_a_weight_that_two_layers_share_is_written_once() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    nn.init.ones_(model[0].weight)
+    model[1].weight = model[0].weight
+    deploy(model, DeviceModel(leakage=1.0, sample_rate=100.0)).write()
+    assert model[0].weight.item() == pytest.approx(math.exp(-0.01))
+
+
 def test_weights_are_refreshed_in_turn() -> None:
     model = nn.Sequential(nn.Linear(10, 10, bias=False)).double()
     q = 1 / 32

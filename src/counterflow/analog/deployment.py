@@ -55,8 +55,9 @@ class Deployment(Handle):
         Args:
             generator: For the noise; torch's own by default.
         """
+        written: set[int] = set()
         for module in self._arrays:
-            write(module, self.device, generator)
+            write(module, self.device, generator, written)
 
 
 def deploy(

@@ -155,12 +155,26 @@ def refuse_loss_scaling(x: Tensor) -> None:
 
 
 @torch.no_grad()
-def write(module: Layer, device: DeviceModel, generator: torch.Generator | None = None) -> None:
-    """What a chip does to weights that have just been changed: leakage, range, noise, the refresh of those in turn."""
+def write(
+    module: Layer, device: DeviceModel, generator: torch.Generator | None = None, written: set[int] | None = None
+) -> None:
+    """What a chip does to weights that have just been changed: leakage, range, noise, the refresh of those in turn.
+
+    Args:
+        module: The layer.
+        device: The imperfections.
+        generator: For the noise; torch's own by default.
+        written: The ids of parameters that have had their turn in this step, which layers may share; those of this
+            layer are added.
+    """
+    written = set() if written is None else written
     count = module.get_buffer("analog_writes")
     writes = int(count)
     keep, limit = math.exp(-device.leakage / device.sample_rate), device.weight_range
     for parameter in module.parameters(recurse=False):
+        if id(parameter) in written:
+            continue
+        written.add(id(parameter))
         parameter.mul_(keep).clamp_(-limit, limit)
         if device.write_noise:
             noise = torch.randn(parameter.shape, dtype=parameter.dtype, device=parameter.device, generator=generator)
