@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.prune import identity
 
 from counterflow.backward import attach, scale, shunt
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
@@ -344,9 +345,25 @@ def test_an_empty_batch_tells_the_running_means_nothing(layer: nn.Module, shape:
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
+def test_running_means_of_a_weight_that_is_made_of_others() -> None:
+    plain = nn.Linear(3, 2)
+    pruned = copy.deepcopy(plain)
+    identity(pruned, "weight")
+    for layer in (plain, pruned):
+        attach(layer, {"": shunt(momentum=0.9)})
+        torch.manual_seed(1)
+        for _ in range(2):
+            (layer(torch.randn(4, 3)) * torch.randn(4, 2)).sum().backward()
+    assert plain.weight.grad is not None
+    torch.testing.assert_close(pruned.get_parameter("weight_orig").grad, plain.weight.grad)
+
+
 def test_running_means_are_refused_where_they_cannot_be() -> None:
     for momentum in (1.0, -0.1, "x"):
         with pytest.raises(InputError, match=r"momentum must lie in \[0, 1\)"):
             shunt(momentum=momentum)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="transposed convolution with groups"):
         attach(nn.ConvTranspose2d(2, 4, 3, groups=2), {"": shunt(momentum=0.5)})
+    model = nn.Sequential(nn.Linear(3, 2), nn.LazyLinear(2))
+    table = attach(model, {"*": shunt(momentum=0.5)}).table()
+    assert [row.why for row in table] == ["", "its weight has no shape yet; run a batch through the model first"]

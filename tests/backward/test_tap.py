@@ -286,6 +286,17 @@ def test_a_list_of_modules_is_never_called() -> None:
         attach(model, {"block*": scale(0.5)})
 
 
+def test_a_failure_while_attaching_leaves_the_model_as_it_was() -> None:
+    class Kept(shunt):
+        def buffers(self, module: nn.Module) -> dict[str, Tensor]:
+            return {"kept": torch.zeros(module.get_parameter("bias").shape)}
+
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
+    with pytest.raises(AttributeError):
+        attach(model, {"*": Kept()})
+    assert not any(module._forward_hooks or module._buffers for module in model.modules())
+
+
 def test_attention_never_calls_its_projection() -> None:
     model = nn.TransformerEncoderLayer(4, 2, 8)
     for transform in (scale(0.5), shunt()):

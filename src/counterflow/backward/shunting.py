@@ -233,13 +233,16 @@ class shunt(Adjoint):  # noqa: N801 - reads as a verb where it is used
                 return "its weight is parametrized"
             if self.momentum is not None and getattr(module, "transposed", False) and module.groups != 1:
                 return "running means of a transposed convolution with groups are not provided"
+            if self.momentum is not None and isinstance(module.weight, nn.parameter.UninitializedParameter):
+                return "its weight has no shape yet; run a batch through the model first"
             return own_forward(module)
         return "shunting splits the gradient of a linear or convolutional layer"
 
     def buffers(self, module: nn.Module) -> Mapping[str, Tensor]:
         if self.momentum is None:
             return {}
-        weight = module.get_parameter("weight").detach()
+        assert isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        weight = module.weight.detach()  # which may be made of other parameters, as by pruning
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         transposed = getattr(module, "transposed", False)
         inputs = weight.shape[1:] if isinstance(module, nn.Linear) else weight.shape

@@ -314,7 +314,14 @@ def attach(model: nn.Module, transforms: Mapping[str, Transform | Adjoint]) -> H
             raise UnsupportedError(f"{transform!r} cannot be attached to {reasons[0]}")
     if any(transform.batch_coupled for _, _, transform in plan):
         prepare_ranks()
-    undo = [install(module, transform, model) for _, module, transform in plan]
+    undo: list[Callable[[], None]] = []
+    try:
+        for _, module, transform in plan:
+            undo.append(install(module, transform, model))
+    except Exception:
+        for take_off in reversed(undo):
+            take_off()
+        raise
     reset_compiler()
     return Handle(model, Table("Attached", rows), undo)
 
