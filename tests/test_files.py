@@ -34,3 +34,14 @@ def test_the_old_file_stays_where_an_error_ends_the_writing(tmp_path: Path) -> N
         interrupted()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_two_writers_at_once_do_not_mix(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    with replacing(target) as one:
+        one.write_text("one")
+        with replacing(target) as two:
+            two.write_text("two")
+        assert target.read_text() == "two"
+    assert target.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [target]

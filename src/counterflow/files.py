@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
         A name beside it, with its suffix. Nothing is left there.
 
     Raises:
-        OSError: If the file cannot be renamed; and what the block raises.
+        OSError: If the file cannot be flushed or renamed; and what the block raises.
 
     Example:
         >>> import tempfile
@@ -33,9 +34,12 @@ def replacing(path: Path) -> Iterator[Path]:
         ...     there, target.read_text()
         (False, 'word,count')
     """
-    new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # A name that no other writer has, be it a thread, or a process on another machine of a shared folder.
+    new = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
     try:
         yield new
+        with new.open("rb+") as stream:  # on the disk before it has the name, in case the machine stops
+            os.fsync(stream.fileno())
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
