@@ -123,6 +123,25 @@ def test_noise_comes_from_torchs_generator() -> None:
     assert not np.array_equal(draws[0], draws[2])
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("examples", [3, 5])
+def test_mask_is_of_one_example_wherever_the_batch_stands(axis: int, examples: int) -> None:
+    keep = torch.from_numpy(KEEP)
+    error = torch.from_numpy(np.moveaxis(ERROR[:examples], 0, axis))
+    got = mask(keep)(error, (axis,), {"keep": keep}).numpy()
+    np.testing.assert_array_equal(got, np.moveaxis(np.where(KEEP, ERROR[:examples], 0), 0, axis))
+
+
+def test_mask_of_times_in_a_recurrent_layer() -> None:
+    rnn = nn.RNN(2, 2)
+    attach(rnn, {"": mask(torch.tensor([[True], [False], [False]]))})
+    x = torch.randn(3, 3, 2, requires_grad=True)
+    rnn(x)[0].sum().backward()
+    assert x.grad is not None
+    assert x.grad[0].all()
+    assert not x.grad[1:].any()
+
+
 def test_mask_stops_infinity_and_nan() -> None:
     error = np.array([[math.inf, 1.0], [math.nan, 2.0]])
     np.testing.assert_array_equal(bent(mask(torch.tensor([False, True])), error), [[0, 1], [0, 2]])

@@ -115,8 +115,10 @@ class mask(Transform):  # noqa: N801
     """Let the error through where ``keep`` is true, and nothing where it is not.
 
     Args:
-        keep: A boolean tensor, broadcastable to one example of the output (no batch dimension). It becomes a
-            buffer that moves with the module and stays out of the state_dict.
+        keep: A boolean tensor, broadcastable to one example of the output: without the batch dimension, wherever
+            that stands, so that ``(time, features)`` is right for a recurrent layer of either layout. One with as many
+            dimensions as the output is taken to have all of them, since a layer may be called without a batch. It
+            becomes a buffer that moves with the module and stays out of the state_dict.
 
     Raises:
         InputError: If ``keep`` is not boolean.
@@ -140,11 +142,16 @@ class mask(Transform):  # noqa: N801
 
     def __call__(self, error: Tensor, batch: tuple[int, ...], state: State) -> Tensor:
         keep = state["keep"]
-        if not _fits(tuple(keep.shape), tuple(error.shape)):
+        batch = batch if keep.ndim < error.ndim else ()
+        example = tuple(size for axis, size in enumerate(error.shape) if axis not in batch)
+        if not _fits(tuple(keep.shape), example):
             raise ShapeError(
                 f"mask(): keep of shape {tuple(keep.shape)} does not fit one example of an error of shape "
                 f"{tuple(error.shape)}; leave out the batch dimension"
             )
+        keep = keep.reshape((1,) * (len(example) - keep.ndim) + tuple(keep.shape))
+        for axis in sorted(batch):
+            keep = keep.unsqueeze(axis)
         # `where`, not a product: what is masked may be infinite or NaN.
         return torch.where(keep, error, 0.0)
 
