@@ -408,6 +408,16 @@ def test_k_is_chosen_from_what_looking_costs(monkeypatch: pytest.MonkeyPatch) ->
     assert 3 <= small <= 8
 
 
+def test_a_clock_that_stands_still_has_every_step_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[probe.__module__], "thread_time", lambda: 0.0)
+    model = make_mlp()
+    with probe(model) as seen:
+        for _ in range(12):
+            model(torch.randn(4, 6)).sum().backward()
+    assert seen.every == 1
+    assert len(seen.history("0")["step"]) == 12
+
+
 def test_hooks_come_back_after_a_forward_pass_that_failed() -> None:
     model = make_mlp()
     with probe(model, every=2) as seen:

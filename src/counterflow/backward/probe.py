@@ -320,7 +320,8 @@ class _Clock:
         total = median(total for total, _ in self._trial)
         looking = _HIDDEN * median(spent for _, spent in self._trial)
         bare = max(total - looking, 0.1 * total)
-        self.every = max(1, math.ceil(looking / (_SHARE * bare)))
+        # A coarse clock may have stood still.
+        self.every = max(1, math.ceil(looking / (_SHARE * bare))) if bare > 0 else 1
         self.chosen = True
         if self.every > 1:
             self.on_choice()
