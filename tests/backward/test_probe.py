@@ -418,6 +418,16 @@ def test_a_clock_that_stands_still_has_every_step_looked_at(monkeypatch: pytest.
     assert len(seen.history("0")["step"]) == 12
 
 
+def test_an_every_that_was_told_stands_when_a_state_is_loaded() -> None:
+    model = make_mlp()
+    with probe(model) as seen:
+        saved = {**seen.state_dict(), "every": 7, "chosen": True}
+    for every, wanted in ((None, 7), (2, 2)):
+        with probe(model, every=every) as again:
+            again.load_state_dict(saved)
+        assert again.every == wanted
+
+
 def test_hooks_come_back_after_a_forward_pass_that_failed() -> None:
     model = make_mlp()
     with probe(model, every=2) as seen:

@@ -151,6 +151,8 @@ class Probe(Handle):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned, as if nothing had happened in between.
 
+        An ``every`` that this probe was told stands; else the one that the saved probe had chosen is taken over.
+
         Raises:
             InputError: If the probe that was saved looked at other layers.
         """
@@ -160,7 +162,7 @@ class Probe(Handle):
             raise InputError(f"the saved probe looked at other layers (the two differ in {other}); give it the same")
         clock = self._clock
         clock.step = int(state["step"])
-        if state["chosen"]:
+        if state["chosen"] and not clock.told:
             clock.settle(int(state["every"]))
         for watch in self._watches:
             entry = state["layers"][watch.name]
@@ -239,7 +241,8 @@ class _Clock:
         self.spent = 0.0  # seconds spent on looking in this step
         self.on_choice: Callable[[], None] = lambda: None
         self.places: list[tuple[OrderedDict[int, Any], int, _Watch]] = []  # where the hooks of the layers stand
-        self._choosing = every is None
+        self.told = every is not None
+        self._choosing = not self.told
         self._trial: list[tuple[float, float]] = []  # seconds of each step, and of looking in it
         self._began = 0.0
         self.counts_forward = False
