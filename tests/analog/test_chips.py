@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterflow.adaptive import quantize
-from counterflow.analog import Board, Chip, ChipPerceptron, DeviceModel, NeuronBank, Rule, SynapseArray, chips_needed
+from counterflow.analog import (
+    AnalogLinear,
+    Board,
+    Chip,
+    ChipPerceptron,
+    DeviceModel,
+    NeuronBank,
+    Rule,
+    SynapseArray,
+    chips_needed,
+)
 from counterflow.analog.circuits import Cell, Neuron, normals, refresh, signs
 from counterflow.exceptions import InputError, ShapeError
 from counterflow.noise_control import Perceptron
@@ -376,6 +387,9 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
     }.items():
         with pytest.raises(InputError, match=words):
             call()
+    for make in (SynapseArray, NeuronBank, Board, ChipPerceptron, partial(AnalogLinear, 3, 2)):
+        with pytest.raises(InputError, match=r"device must be a DeviceModel such as .*, got 'paper'"):
+            make(device="paper")  # type: ignore[operator]
     for call in (
         lambda: SynapseArray(2, 1).forward([1.0]),
         lambda: SynapseArray(2, 1).backward([1.0, 2.0]),

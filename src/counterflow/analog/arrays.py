@@ -20,7 +20,7 @@ from counterflow.analog.circuits import (
     saturate,
 )
 from counterflow.analog.circuits import neurons as neuron_parts
-from counterflow.analog.device import DeviceModel
+from counterflow.analog.device import DeviceModel, known_device
 from counterflow.exceptions import InputError, ShapeError
 
 __all__ = ["NeuronBank", "SynapseArray"]
@@ -87,7 +87,7 @@ class SynapseArray:
         purpose: str = "array",
     ) -> None:
         self.inputs, self.neurons = count(inputs, "inputs"), count(neurons, "neurons")
-        self.device = DeviceModel.ideal() if device is None else device
+        self.device = DeviceModel.ideal() if device is None else known_device(device)
         shape = (self.neurons, self.inputs)
         self.cells = cells(self.device, shape, seed, purpose)
         start = np.zeros(shape) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -251,7 +251,7 @@ class NeuronBank:
         purpose: str = "bank",
     ) -> None:
         self.neurons = count(neurons, "neurons")
-        self.device = DeviceModel.ideal() if device is None else device
+        self.device = DeviceModel.ideal() if device is None else known_device(device)
         self.slope = self.device.slope(positive(slope, "slope"))
         self.amplitude = positive(amplitude, "amplitude")
         self.parts = neuron_parts(self.device, self.neurons, seed, purpose)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from counterflow.adaptive import count, positive, quantize
 from counterflow.analog.arrays import NeuronBank, SynapseArray, vector
 from counterflow.analog.circuits import Array, Neuron, noise_key, signs
-from counterflow.analog.device import DeviceModel
+from counterflow.analog.device import DeviceModel, known_device
 from counterflow.exceptions import InputError
 from counterflow.seeding import numpy_generator
 
@@ -163,7 +163,7 @@ class Board:
         check_size(inputs, hidden, outputs, synapse_chips)
         check_rule(rule, output)
         self.inputs, self.hidden, self.outputs = inputs, hidden, outputs
-        self.device = device = DeviceModel.ideal() if device is None else device
+        self.device = device = DeviceModel.ideal() if device is None else known_device(device)
         self.rule, self.output = rule, output
         self.perturbation = positive(perturbation, "perturbation")
         first, second = initial_weights(inputs, hidden, outputs, seed)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from counterflow.adaptive import positive
 from counterflow.analog.circuits import neurons
 from counterflow.analog.convolution import analog_convolution
-from counterflow.analog.device import DeviceModel
+from counterflow.analog.device import DeviceModel, known_device
 from counterflow.analog.linear import Layer, analog_linear, analog_sigmoid, equip, write
 from counterflow.backward.adjoint import Adjoint, own_forward
 from counterflow.exceptions import InputError, UnsupportedError
@@ -117,8 +117,7 @@ def deploy(
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(device, DeviceModel):
-        raise InputError(f"device must be a DeviceModel such as DeviceModel.paper(), got {type(device).__name__}")
+    known_device(device)
     positive(error_scale, "error_scale")
     chosen = select(model, layers)
     rows: list[Row] = []

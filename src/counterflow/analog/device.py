@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from counterflow.exceptions import InputError
 
-__all__ = ["DeviceModel"]
+__all__ = ["DeviceModel", "known_device"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +221,17 @@ class DeviceModel:
             InputError: If that is zero.
         """
         return _nearest(slope, self.slope_resolution, "slope", "slope")
+
+
+def known_device(device: object) -> DeviceModel:
+    """The device that was given, if it is one.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if not isinstance(device, DeviceModel):
+        raise InputError(f"device must be a DeviceModel such as DeviceModel.paper(), got {device!r}")
+    return device
 
 
 def _nearest(value: float, resolution: float, name: str, what: str) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from counterflow.adaptive import positive
 from counterflow.analog.circuits import Cell, Neuron, cells, neurons, saturate
-from counterflow.analog.device import DeviceModel
+from counterflow.analog.device import DeviceModel, known_device
 from counterflow.exceptions import UnsupportedError
 
 __all__ = ["AnalogLinear", "analog_linear", "analog_sigmoid", "equip", "write"]
@@ -213,7 +213,7 @@ class AnalogLinear(nn.Linear):
         Inputs ``(..., in_features)``, outputs ``(..., out_features)``.
 
     Raises:
-        InputError: If ``error_scale`` is not a positive number.
+        InputError: If ``device`` is no `DeviceModel`, or ``error_scale`` is not a positive number.
         UnsupportedError: Under float16 autocast, whose loss scaling changes the error that the chip sees.
 
     References:
@@ -237,7 +237,7 @@ class AnalogLinear(nn.Linear):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, dtype=dtype)
-        self.device_model = DeviceModel.ideal() if device is None else device
+        self.device_model = DeviceModel.ideal() if device is None else known_device(device)
         self.error_scale = positive(error_scale, "error_scale")
         equip(self, self.device_model, seed, "layer")
 

@@ -24,7 +24,7 @@ from counterflow.analog.circuits import (
     refresh,
     sign,
 )
-from counterflow.analog.device import DeviceModel
+from counterflow.analog.device import DeviceModel, known_device
 
 __all__ = ["ChipPerceptron"]
 
@@ -83,7 +83,7 @@ class ChipPerceptron(Controller):
         self.hidden, self.step = count(hidden, "hidden"), positive(step, "step")
         check_size(taps, hidden, 1, synapse_chips)
         check_rule(rule, output)
-        self.device = device = DeviceModel.ideal() if device is None else device
+        self.device = device = DeviceModel.ideal() if device is None else known_device(device)
         self.rule, self.output = rule, output
         self.slope, self.amplitude = device.slope(positive(slope, "slope")), positive(amplitude, "amplitude")
         self.perturbation = positive(perturbation, "perturbation")
