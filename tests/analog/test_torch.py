@@ -282,6 +282,13 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         cf.attach(model, {"0": backward.shunt()})
 
 
+def test_weights_that_were_taken_off_the_device_are_not_written() -> None:
+    handle = deploy(net(), PAPER)
+    handle.undo()
+    with pytest.raises(InputError, match=r"write\(\) after undo\(\): .* deploy the model again"):
+        handle.write()
+
+
 # Together with other methods
 
 

@@ -54,7 +54,12 @@ class Deployment(Handle):
 
         Args:
             generator: For the noise; torch's own by default.
+
+        Raises:
+            InputError: If it has been undone.
         """
+        if not self.attached:
+            raise InputError("write() after undo(): no weight is on the device any more; deploy the model again")
         written: set[int] = set()
         for module in self._arrays:
             write(module, self.device, generator, written)
