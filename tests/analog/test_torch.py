@@ -260,6 +260,25 @@ def test_what_is_left_alone_is_said() -> None:
     assert deploy(net(), PAPER).table()["1"].why == "its neurons are not known; give inputs="
 
 
+def test_a_sigmoid_that_is_left_alone_has_its_own_reason() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(4, 3), nn.Linear(3, 6), nn.Linear(6, 2)
+            self.gate, self.idle, self.last = nn.Tanh(), nn.Sigmoid(), nn.Tanh()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.head(self.gate(self.second(self.gate(self.first(x))))))
+
+    found = {row.layer: row.why for row in deploy(Parts(), PAPER, inputs=torch.zeros(1, 4)).table()}
+    assert found["gate"] == "it is behind layers of unlike widths or kinds; give each a sigmoid of its own"
+    assert found["idle"] == "the model does not call it on these inputs"
+    assert found["last"] == ""
+    model = Parts()
+    deploy(model, PAPER, layers="*a*", inputs=torch.zeros(1, 4))  # head, gate and last
+    assert deploy(model, PAPER, inputs=torch.zeros(1, 4)).table()["last"].why == "it is on a device already"
+
+
 def test_what_cannot_be_used_is_said_in_one_line() -> None:
     model = net()
     for call, words in {

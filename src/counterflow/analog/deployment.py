@@ -158,7 +158,7 @@ def deploy(
                 )
                 rows.append(Row(name, kind, "neurons", values={"cells": width}))
             else:
-                why = "its neurons are not known; give inputs=" if inputs is None else "it is not right behind a layer"
+                why = "its neurons are not known; give inputs=" if inputs is None else _no_neurons(found)
                 rows.append(Row(name, kind, "left alone", why))
         elif reason:
             rows.append(Row(name, kind, "left alone", reason))
@@ -199,6 +199,15 @@ def _why_not(module: nn.Module) -> str:
     if module._parameters:
         return "it is no product of signals and weights that a synapse array makes"
     return ""
+
+
+def _no_neurons(found: set[tuple[int, int] | None]) -> str:
+    """Why a sigmoid is no row of neurons, from its places in a trial forward pass (see `_widths`)."""
+    if not found:
+        return "the model does not call it on these inputs"
+    if None in found:
+        return "it is not right behind a layer"
+    return "it is behind layers of unlike widths or kinds; give each a sigmoid of its own"
 
 
 class _Array(Adjoint):
