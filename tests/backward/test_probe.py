@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from counterflow.backward import _statistics
+from counterflow.backward import _statistics, attach, scale
 from counterflow.backward._statistics import STATISTICS, ErrorStatistics
 from counterflow.backward.probe import Probe, probe
 from counterflow.exceptions import InputError, MissingExtraError, PatternError, UnsupportedError
+from counterflow.variational import make_variational
 
 Array = npt.NDArray[np.float64]
 
@@ -355,6 +356,15 @@ def test_the_attention_projection_is_left_alone() -> None:
     assert len(seen.table()) == 12
 
 
+def test_the_projection_of_an_attention_that_calls_it_is_seen() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    make_variational(model)
+    attach(model, {"self_attn.out_proj": scale(0.5)}).undo()
+    with probe(model, "self_attn.out_proj") as seen:
+        model(torch.randn(4, 3, 8)).square().sum().backward()
+    assert seen.table()["self_attn.out_proj"].done == "seen"
+
+
 def test_parametrized_and_tied_layers_are_seen_once() -> None:
     tied = nn.Linear(6, 6, bias=False)
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(tied), nn.Tanh(), tied, nn.Linear(6, 2))
@@ -555,7 +565,7 @@ def test_a_pattern_narrows_and_bad_input_is_refused() -> None:
         probe(nn.Tanh())
     with pytest.raises(InputError, match=r"must be a torch.nn.Module"):
         probe(lambda x: x)  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedError, match="never calls its out_proj"):
+    with pytest.raises(UnsupportedError, match="MultiheadAttention never calls it"):
         probe(make_transformer(), "**.out_proj")
     assert not any(module._forward_hooks for module in model.modules())
 

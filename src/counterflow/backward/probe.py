@@ -44,7 +44,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_unflatten
 
 from counterflow.backward._probe_plot import draw
 from counterflow.backward._statistics import STATISTICS, ErrorStatistics, kernel
-from counterflow.backward.tap import batch_dims
+from counterflow.backward.tap import batch_dims, never_called
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 from counterflow.registry import Method, Waiver, cnn_example, mlp_example, register
@@ -580,7 +580,7 @@ def probe(model: nn.Module, layers: str | Sequence[str] | None = None, *, every:
     chosen: list[tuple[str, nn.Module]] = []
     left_alone = []
     for name, module in _named(model, layers):
-        why = _never_runs(model, name, module)
+        why = never_called(model, name, module)
         if why:
             left_alone.append(Row(name, type(module).__name__, "left alone", why))
         else:
@@ -612,15 +612,6 @@ def _named(model: nn.Module, layers: str | Sequence[str] | None) -> list[tuple[s
         raise InputError("layers must name a pattern such as 'blocks.*', got an empty list")
     found = {id(module): (name, module) for pattern in patterns for name, module in select(model, pattern)}
     return list(found.values())
-
-
-def _never_runs(model: nn.Module, name: str, module: nn.Module) -> str:
-    if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
-        return f"a {type(module).__name__} is never called; name its members, such as '{name}.*'"
-    parent = name.rpartition(".")[0]
-    if name.endswith("out_proj") and isinstance(model.get_submodule(parent), nn.MultiheadAttention):
-        return f"MultiheadAttention never calls its out_proj; look at {parent!r}"
-    return ""
 
 
 register(

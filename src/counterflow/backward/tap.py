@@ -23,7 +23,7 @@ from torch.autograd import Function
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from counterflow.backward.adjoint import Adjoint
+from counterflow.backward.adjoint import Adjoint, own_forward
 from counterflow.backward.reduce import prepare_ranks
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
@@ -369,6 +369,25 @@ def _free_prefix(module: nn.Module) -> str:
     return f"tap{index}_"
 
 
+def never_called(model: nn.Module, name: str, module: nn.Module) -> str:
+    """Why a module's ``forward`` never runs, nor any hook on it; empty if it may.
+
+    Args:
+        model: What it is in.
+        name: Its dotted name there.
+        module: The module.
+    """
+    if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
+        return f"a {type(module).__name__} is never called; name its members, such as '{name}.*'"
+    parent, _, own = name.rpartition(".")
+    if own == "out_proj":
+        holder = model.get_submodule(parent)
+        # PyTorch's attention uses the weights of its projection without calling it; another forward may call it.
+        if isinstance(holder, nn.MultiheadAttention) and not own_forward(holder):
+            return f"MultiheadAttention never calls it, so nothing attached here would run; name {parent!r} instead"
+    return ""
+
+
 def _why_not(
     model: nn.Module,
     name: str,
@@ -377,12 +396,9 @@ def _why_not(
     adjoints: Mapping[int, Adjoint],
 ) -> str:
     """Why the transform would do nothing, or the wrong thing, on this module; empty if it would work."""
-    parent, _, own = name.rpartition(".")
-    if own == "out_proj" and isinstance(model.get_submodule(parent), nn.MultiheadAttention):
-        # PyTorch's attention uses the weights of its projection without calling it.
-        return f"MultiheadAttention never calls it, so nothing attached here would run; name {parent!r} instead"
-    if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
-        return f"a {type(module).__name__} is never called; name its members, such as '{name}.*'"
+    reason = never_called(model, name, module)
+    if reason:
+        return reason
     if isinstance(transform, Adjoint):
         taken = adjoints.get(id(module))
         if taken is not None:
