@@ -142,6 +142,15 @@ def test_features_train_a_model(place, tmp_path, capsys):
     capsys.readouterr()
     assert main(["speech", "evaluate", model, str(place / "train")]) == 2
     assert "has 8000 samples a second, and the model has features" in capsys.readouterr().err
+    file = folder / f"{rows[0].split(chr(9))[0]}.npy"
+    np.save(file, np.nan * np.load(file))
+    for arguments, name in (
+        (["evaluate", model, str(folder)], file.name),
+        (["align", model, str(folder), "--textgrid", str(tmp_path / "grids")], file.name),
+        (["transcribe", model, str(file)], str(file)),
+    ):
+        assert main(["speech", *arguments]) == 2
+        assert f"counterflow: {name} holds features that are not finite" in capsys.readouterr().err
 
 
 def test_transcripts_are_aligned(place, tmp_path, capsys):

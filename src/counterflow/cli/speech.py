@@ -347,8 +347,12 @@ def _named(recording: str) -> Iterator[None]:
     """Say of which recording an error is; the library knows one at a time."""
     try:
         yield
-    except InputError as error:
-        raise InputError(f"{recording}: {error}") from error
+    except (InputError, DataError) as error:
+        said = str(error)
+        if said.startswith(recording):
+            raise
+        about = said.removeprefix("the recording ")
+        raise InputError(f"{recording} {about}" if about != said else f"{recording}: {said}") from error
 
 
 def _load(folder: Path, grammar: str | None) -> Recognizer:
