@@ -14,7 +14,8 @@ import torch
 
 from counterflow.audio import read_parts
 from counterflow.exceptions import DataError, InputError, ShapeError
-from counterflow.speech import Grammar, Lexicon, Linkage, Recognizer, plot_predictions
+from counterflow.speech import Alternative, Grammar, Lexicon, Linkage, Recognizer, Word, plot_predictions
+from counterflow.speech.answers import in_turn
 
 RATE = 8000
 LEXICON = Lexicon({"lo": ["lo"], "ol": ["ol"], "hi": ["hi"], "lil": ["lil"]})
@@ -161,6 +162,20 @@ def test_several_answers_and_how_long_phones_last(trained, tmp_path):
     bare = Recognizer(rec.model, LEXICON, rec.grammar, rec.phoneme, rate=RATE, spread=rec.spread, deltas=2)
     with pytest.raises(InputError, match="has no durations of phones; train it again"):
         bare.recognize(waves[0], durations=1.0)
+
+
+def test_the_best_of_two_parts_differ_in_their_words():
+    """One word and two of it follow each other in two ways, of which the cheaper counts."""
+
+    def heard(**costs: float) -> list[Alternative]:
+        return [
+            Alternative(tuple(Word("a", n, n + 1, 0.0) for n in range(len(name))), cost) for name, cost in costs.items()
+        ]
+
+    found = in_turn(heard(a=1.0, aa=1.5), heard(aa=1.0, a=2.0), 10.0, 3)
+    assert [(each.text, each.cost) for each in found] == [("a a a", 2.0), ("a a a a", 2.5), ("a a", 3.0)]
+    assert [word.start for word in found[0].words] == [0.0, 10.0, 11.0]
+    assert len(in_turn(heard(a=1.0, aa=1.5), heard(aa=1.0, a=2.0), 10.0, 2)) == 2
 
 
 def test_features_that_are_ready(trained, tmp_path):

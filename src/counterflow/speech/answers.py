@@ -76,7 +76,11 @@ def alternative(found: Hypothesis, clock: Clock) -> Alternative:
 
 
 def in_turn(first: Sequence[Alternative], then: Sequence[Alternative], after: float, n: int) -> list[Alternative]:
-    """The n best of two parts of a recording, of which the second begins ``after`` seconds: costs add up."""
+    """The n best of two parts of a recording, from the n best of each: costs add up.
+
+    The second begins ``after`` seconds. Of pairs that make the same words, such as "a" and "a a" in either order, the
+    cheapest stays.
+    """
     late = [
         replace(each, words=tuple(replace(w, start=after + w.start, end=after + w.end) for w in each.words))
         for each in then
@@ -84,7 +88,10 @@ def in_turn(first: Sequence[Alternative], then: Sequence[Alternative], after: fl
     if not first:
         return late[:n]
     both = [Alternative(a.words + b.words, a.cost + b.cost) for a, b in itertools.product(first, late)]
-    return sorted(both, key=lambda each: each.cost)[:n]
+    cheapest: dict[str, Alternative] = {}
+    for each in sorted(both, key=lambda each: each.cost):
+        cheapest.setdefault(each.text, each)
+    return [*cheapest.values()][:n]
 
 
 def segments(
