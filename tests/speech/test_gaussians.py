@@ -51,6 +51,16 @@ def test_a_mixture_finds_modes_and_stays_small_where_frames_are_few():
     assert model.costs(x)[15:, 0].mean() < one.costs(x)[15:, 0].mean() - 0.3
 
 
+def test_features_far_from_zero_cost_what_they_cost_there():
+    torch.manual_seed(3)
+    x, state = torch.randn(200, 2).round(decimals=2), torch.arange(200) % 2
+    near, far = (GaussianStates(2, 2, 4) for _ in range(2))
+    near.fit([x], [state])
+    far.fit([x + 1000], [state])
+    torch.testing.assert_close(far.variances, near.variances, rtol=0.01, atol=0)
+    torch.testing.assert_close(far.costs(x + 1000), near.costs(x), rtol=0, atol=0.02)
+
+
 def test_slopes():
     line = torch.stack([2.0 * torch.arange(9), torch.ones(9)], 1)
     found = add_deltas(line, orders=2)

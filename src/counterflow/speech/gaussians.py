@@ -171,11 +171,13 @@ class GaussianStates(nn.Module):
         for s, mine in enumerate(torch.split(x[order], torch.bincount(state, minlength=self.n_states).tolist())):
             if not len(mine):
                 continue
+            center = mine.mean(0)
             mean, variance, weight = (
-                mine.mean(0)[None],
+                torch.zeros_like(center)[None],
                 mine.var(0, correction=0)[None].maximum(floor),
                 mine.new_ones(1),
             )
+            mine = mine - center  # so that squares do not cancel where all are far from zero
             squares = mine.square()
             while 2 * len(mean) <= min(self.n_components, len(mine) // 10):
                 shift = 0.5 * variance.sqrt()
@@ -191,14 +193,17 @@ class GaussianStates(nn.Module):
                     variance = (share.T @ squares / count[:, None] - mean.square()).maximum(floor)
                     weight = count / count.sum()
             K = len(mean)
-            means[s, :K], variances[s, :K], weights[s, :K] = mean, variance, weight.log()
+            means[s, :K], variances[s, :K], weights[s, :K] = mean + center, variance, weight.log()
 
 
 def _joint(x: Tensor, means: Tensor, variances: Tensor, log_weights: Tensor) -> Tensor:
     """Log-likelihood of each component with its weight, shape (time, components, states).
 
-    Components come before states, so that sums over them run along whole rows.
+    Components come before states, so that sums over them run along whole rows. Features are taken relative to the mean
+    of the means, so that squares do not cancel where all are far from zero.
     """
+    center = means.mean((0, 1))
+    x, means = x - center, means - center
     flat, precision = means.transpose(0, 1).flatten(0, 1), variances.transpose(0, 1).flatten(0, 1).reciprocal()
     constant = -0.5 * ((flat.square() * precision).sum(1) - precision.log().sum(1)) + log_weights.T.flatten()
     constant = constant - 0.5 * x.shape[1] * math.log(2 * math.pi)
