@@ -246,6 +246,20 @@ def test_a_corpus_is_checked_before_training(place, tmp_path, capsys):
     assert "good.wav" not in found
 
 
+def test_a_check_foresees_what_training_refuses(tmp_path, capsys):
+    folder = tmp_path / "ready"
+    folder.mkdir()
+    for name, width in (("a", 13), ("b", 12), ("c", 13)):
+        np.save(folder / f"{name}.npy", np.random.default_rng(0).normal(size=(300, width)))
+    (folder / "transcripts.csv").write_text("file,text\na.npy,xq\nb.npy,xq\nc.npy,xq\n")
+    for oov, lexicon in (("spell", []), ("error", ["lexicon: the lexicon lacks a word: xq; add it, or choose"])):
+        assert main(["speech", "check", str(folder), "--oov", oov]) == 1
+        *faults, summary = capsys.readouterr().out.splitlines()
+        assert "1 words" in summary
+        expected = [*lexicon, "b.npy: has 12 features, and a.npy has 13; a corpus has one kind"]
+        assert [line[: len(start)] for line, start in zip(faults, expected, strict=True)] == expected
+
+
 def test_predictors_train_from_the_command_line(place, tmp_path):
     remedies = ["--corrective", "1", "--contexts", "4", "--own-phones", "lo,ol"]
     for kind, more in (("predictors", remedies), ("hidden-control", [])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections import Counter
 from collections.abc import Sequence
@@ -135,12 +136,14 @@ def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, st
 
     found: Lexicon | None = None
     try:
-        found = find_lexicon(dictionary, words, "skip")
-        if oov != "skip":
-            find_lexicon(dictionary, words, oov).words_of(words, oov=oov)
+        found = find_lexicon(dictionary, words, oov)
+        found.words_of(words, oov=oov)
     except CounterflowError as error:
         fault("lexicon", str(error))
+        with contextlib.suppress(CounterflowError):  # the words that are known tell whether a text is too long
+            found = find_lexicon(dictionary, words, "skip")
     rates: dict[int | None, int] = {}
+    first: tuple[str, int] | None = None  # the name and the width of the first features
     seconds = 0.0
     for each in recordings:
         try:
@@ -153,7 +156,11 @@ def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, st
         seconds += lasts
         if not bool(wave.isfinite().all()):
             fault(each.name, "holds features that are not finite")
-        if rate is not None:
+        if rate is None:
+            first = first or (each.name, wave.shape[1])
+            if wave.shape[1] != first[1]:
+                fault(each.name, f"has {wave.shape[1]} features, and {first[0]} has {first[1]}; a corpus has one kind")
+        else:
             if is_silent(wave):
                 fault(each.name, "is silent")
             clipped = float((wave.abs() >= 0.999).float().mean())
