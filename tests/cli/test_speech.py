@@ -75,6 +75,25 @@ def test_a_model_is_evaluated_under_several_grammars(place, tmp_path, capsys):
             assert found["perplexity"] == pytest.approx(4.0)
 
 
+def test_words_of_a_grammar_that_have_no_pronunciation(place, tmp_path, capsys):
+    model, test, file = str(place / "model"), str(place / "test"), str(place / "test" / "0.wav")
+    texts = tmp_path / "texts"
+    texts.write_text("lo hi lil ol\n\nhello\n")
+    for arguments in (["evaluate", model, test], ["transcribe", model, file]):
+        asked = ["speech", *arguments, "--grammar", str(texts)]
+        assert main([*asked, "--oov", "skip"]) == 0
+        capsys.readouterr()
+        assert main(asked) == 2
+        assert f"--grammar {texts}, line 3: the lexicon lacks a word: hello" in capsys.readouterr().err
+        assert main([*asked, "--oov", "spell"]) == 2
+        assert "and letters to spell it: hello; add it, or choose oov='skip'\n" in capsys.readouterr().err
+    assert main(["speech", "transcribe", model, file, "--oov", "skip"]) == 2
+    assert "--oov skip: it is for the texts of --grammar FILE" in capsys.readouterr().err
+    texts.write_text("hello\n")
+    assert main([*asked, "--oov", "skip"]) == 2
+    assert f"--grammar {texts}: texts have no words" in capsys.readouterr().err
+
+
 def test_errors_are_counted(place, tmp_path, capsys):
     shutil.copytree(place / "test", tmp_path / "wrong")
     (tmp_path / "wrong" / "text").write_text("".join(f"u{n} lo\n" for n in range(8)))

@@ -90,8 +90,8 @@ def speech_command(
         paths: example, check, train: CORPUS. transcribe: MODEL FILE... align, evaluate: MODEL CORPUS.
         out: train: the folder for the model.
         lexicon: check, train: a dictionary, a word and its phones on a line.
-        oov: check, train, align, evaluate: words without a pronunciation: an error that lists them (the default), skip
-            them, or spell them by their letters.
+        oov: words of transcripts, and of texts for a grammar, without a pronunciation: an error that lists them (the
+            default), skip them, or spell them by their letters.
         kind: train: a classifier of frames combined with the mixtures of Gaussians that have aligned for it (the
             default), one of these alone, the paper's predictors, linear ones, or one network a phoneme with
             hidden-control.
@@ -124,7 +124,7 @@ def speech_command(
         "example": {"count", "seed"},
         "check": {"lexicon", "oov"},
         "train": {"out", "lexicon", "oov", "kind", "passes", "seed", "corrective", "contexts", "own-phones"},
-        "transcribe": {"grammar", "as", "n-best", "durations"},
+        "transcribe": {"grammar", "oov", "as", "n-best", "durations"},
         "align": {"textgrid", "oov"},
         "evaluate": {"grammar", "oov", "durations"},
     }
@@ -173,15 +173,19 @@ def speech_command(
             raise InputError(f"--n-best {several}: it has to be 1 or more")
         if format in ("srt", "vtt") and len(paths) > 2:
             raise InputError(f"--as {format}: captions are of one file, got {len(paths) - 1}; transcribe one at a time")
+        if oov is not None and grammar in (None, "loop"):
+            raise InputError(f"--oov {oov}: it is for the texts of --grammar FILE, and none is given; leave it out")
         if several > 1 and format not in (None, "text"):
             raise InputError(f"--n-best {several}: --as {format} holds one answer; leave one of both out")
-        answer = _transcribe(_load(paths[0], grammar), paths[1:], format or "text", several, weight, stream)
+        rec = _load(paths[0], grammar, oov or "error")
+        answer = _transcribe(rec, paths[1:], format or "text", several, weight, stream)
     elif action == "align":
         if textgrid is None:
             raise InputError("speech align needs --textgrid DIR, the folder for what it finds")
-        answer = _align(_load(paths[0], None), paths[1], textgrid, oov or "error", stream)
+        answer = _align(_load(paths[0], None, "error"), paths[1], textgrid, oov or "error", stream)
     else:
-        answer = _evaluate(_load(paths[0], grammar), paths[1], oov or "error", weight, stream)
+        oov = oov or "error"
+        answer = _evaluate(_load(paths[0], grammar, oov), paths[1], oov, weight, stream)
     if json is not None:
         write_json(json, answer)
     return status
@@ -344,7 +348,7 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, durations: fl
 
 @contextlib.contextmanager
 def _named(recording: str) -> Iterator[None]:
-    """Say of which recording an error is; the library knows one at a time."""
+    """Say of which recording, or line, an error is; the library knows one at a time."""
     try:
         yield
     except (InputError, DataError) as error:
@@ -355,7 +359,7 @@ def _named(recording: str) -> Iterator[None]:
         raise InputError(f"{recording} {about}" if about != said else f"{recording}: {said}") from error
 
 
-def _load(folder: Path, grammar: str | None) -> Recognizer:
+def _load(folder: Path, grammar: str | None, oov: OutOfVocabulary) -> Recognizer:
     from counterflow.speech import Grammar, Recognizer
 
     rec = Recognizer.load(folder)
@@ -370,7 +374,10 @@ def _load(folder: Path, grammar: str | None) -> Recognizer:
             lines = Path(grammar).read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--grammar {grammar}: neither loop nor a file of texts that can be read") from error
-        chosen = Grammar.bigram(
-            [rec.lexicon.words_of(line) for line in lines if line.strip()], rec.lexicon.pronunciations
-        )
+        texts = []
+        for number, line in enumerate(lines, 1):
+            with _named(f"--grammar {grammar}, line {number}"):
+                texts.append(rec.lexicon.words_of(line, oov=oov))
+        with _named(f"--grammar {grammar}"):
+            chosen = Grammar.bigram([words for words in texts if words], rec.lexicon.pronunciations)
     return rec.with_grammar(chosen)

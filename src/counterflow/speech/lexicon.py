@@ -190,7 +190,7 @@ class Lexicon:
             elif oov != "skip":
                 missing.append(word)
         if missing:
-            raise InputError(_missing(missing))
+            raise InputError(_missing(missing, oov))
         return cls(found)
 
     def words_of(self, text: str | Sequence[str], *, oov: OutOfVocabulary = "error") -> tuple[str, ...]:
@@ -222,7 +222,7 @@ class Lexicon:
             elif oov != "skip":
                 missing.append(word)
         if missing:
-            raise InputError(_missing(list(dict.fromkeys(missing))))
+            raise InputError(_missing(list(dict.fromkeys(missing)), oov))
         return tuple(found)
 
     def spelled(self, word: str, variant: int) -> list[int]:
@@ -379,9 +379,10 @@ def _unstressed(phones: Iterable[str]) -> list[str]:
     return [re.sub(r"(?<=[A-Za-z])[012]$", "", phone) for phone in phones]
 
 
-def _missing(words: Sequence[str]) -> str:
+def _missing(words: Sequence[str], oov: OutOfVocabulary) -> str:
     lacks, them = (f"{len(words)} words", "them") if len(words) > 1 else ("a word", "it")
-    return f"the lexicon lacks {lacks}: {', '.join(words)}; add {them}, or choose oov='skip' or 'spell'"
+    what, ways = (f"{lacks} and letters to spell {them}", "'skip'") if oov == "spell" else (lacks, "'skip' or 'spell'")
+    return f"the lexicon lacks {what}: {', '.join(words)}; add {them}, or choose oov={ways}"
 
 
 def _require_oov(oov: str) -> None:
