@@ -6,6 +6,7 @@ import contextlib
 import errno
 import importlib
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -371,6 +372,14 @@ def test_output_that_finds_no_room_is_one_line(arguments: list[str]) -> None:
         run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert run.returncode == 2
     assert run.stderr == "counterflow: No space left on device; free some space and give the command again\n"
+
+
+def test_a_name_in_another_encoding_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", errors="strict"))
+    monkeypatch.setattr("counterflow.cli._run", lambda verb, rest: print("na\udcefve.wav") or 0)
+    assert main(["list"]) == 0
+    assert written.getvalue() == b"na\\udcefve.wav\n"
 
 
 def test_a_closed_output_is_no_fault(tmp_path: Path) -> None:

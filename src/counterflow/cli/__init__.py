@@ -113,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller, as `>&-` does: what is said goes nowhere
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name may hold what the terminal's encoding does not have, as it may on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(verb, rest)
