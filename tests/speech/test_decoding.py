@@ -198,6 +198,7 @@ def test_perplexities():
     g = Grammar.pairs([["a"], ["b", "a"]])
     assert g.perplexity([["a"], ["b", "a"]]) == pytest.approx(4 ** (1 / 5))
     assert g.perplexity([["b", "b"]]) == math.inf
+    assert Grammar([(0, 0, "a", 1000.0)], start=0, finals={0: 0.0}).perplexity([["a"]]) == math.inf
     assert GRAMMARS["bigram"].perplexity(TEXTS) < GRAMMARS["bigram"].perplexity([["c", "c"], ["a", "ab"]]) < math.inf
 
 

@@ -263,7 +263,7 @@ class Grammar:
             texts: Sequences of words.
 
         Returns:
-            The perplexity, infinite if a text may not be spoken.
+            The perplexity, infinite if a text may not be spoken, or if it is beyond what a number can hold.
 
         Raises:
             InputError: If there are no texts.
@@ -273,7 +273,10 @@ class Grammar:
         count = sum(len(text) + ends for text in several)
         if not count:
             raise InputError("perplexity needs texts with words in them")
-        return math.exp(sum(self.cost(text) for text in several) / count)
+        try:
+            return math.exp(sum(self.cost(text) for text in several) / count)
+        except OverflowError:
+            return math.inf
 
     def _ways(self, word: str, node: int) -> list[tuple[int, float]]:
         return self._spoken.get((node, word), [])
