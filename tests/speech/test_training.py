@@ -160,9 +160,20 @@ def test_what_was_killed_and_is_resumed_gives_the_same_model(kind, after, tmp_pa
     seen = []
     again = train(report=lambda number, cost: seen.append(number), checkpoint=state)
     assert seen[0] == after + 1  # no pass is done again
-    assert not state.exists()
+    # What was killed before the model was saved has it still.
+    last = train(report=lambda number, cost: seen.append(-1), checkpoint=state)
+    assert -1 not in seen
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
+        assert torch.equal(value, last.model.state_dict()[name]), name
+
+
+def test_texts_without_words_are_refused_before_the_passes():
+    waves, lexicon = [torch.randn(4000)], Lexicon({"HI": [["H", "I"]]})
+    seen = []
+    with pytest.raises(InputError, match="texts have no words"):
+        Recognizer.train(waves, [""], 8000, lexicon, kind="gaussians", report=lambda number, cost: seen.append(number))
+    assert not seen
 
 
 def test_a_state_that_cannot_be_read_is_refused(tmp_path):

@@ -217,6 +217,7 @@ def _train(
     if changes.own:
         known = own_phones(known, changes.own)
     waves, rate = listen(recordings, 0)
+    state = out / "training.safetensors"
     chosen = cast("ModelKind", kind.replace("-", " "))
     console = Console(file=sys.stderr)
     # Without a terminal rich would still write an empty line.
@@ -236,7 +237,7 @@ def _train(
                 corrective=changes.corrective,
                 generator=torch.Generator().manual_seed(seed),
                 report=lambda number, cost: progress.update(task, completed=number + 1),
-                checkpoint=out / "training.safetensors",
+                checkpoint=state,
             )
         except (InputError, DataError) as error:
             # The library knows recordings by their numbers.
@@ -245,6 +246,7 @@ def _train(
                 raise
             raise InputError(f"{recordings[int(name[1])].name}{str(error)[name.end() :]}") from error
     rec.save(out)
+    state.unlink(missing_ok=True)  # not before: what was learned is nowhere else
     seconds = sum(map(rec.seconds, waves))
     perplexity = rec.grammar.perplexity(texts)
     what = f"of {len(rec.spread)} features" if rate is None else f"at {rate} Hz, 0 to {rate // 2} Hz heard"

@@ -165,8 +165,8 @@ class Recognizer:
             report: Called after each pass with its number and cost; a classifier's passes count on from those of its
                 Gaussians.
             checkpoint: A file that keeps the state after each pass. What was killed and is called again with the same
-                arguments goes on from there, and ends with the same model; then the file is removed. It takes a
-                ``generator`` of the same seed.
+                arguments goes on from there, and ends with the same model. It takes a ``generator`` of the same seed.
+                Remove the file when the recognizer is saved.
 
         Returns:
             The recognizer.
@@ -211,6 +211,7 @@ class Recognizer:
         known = in_context(lexicon, split, minimum=least) if least else lexicon
         named = [Linkage(words, known, topology) for words in split] if least else patterns
         own = cases_of(known, lexicon)
+        expected = grammar or Grammar.bigram(split, known.pronunciations)
         state = None
         if checkpoint is not None:
             if generator is None:
@@ -236,15 +237,13 @@ class Recognizer:
             report=report,
             checkpoint=state,
         )
-        if state is not None:
-            state.done()
         heard = [
             (p, p.align(model.costs(features_of(x, spread, orders)))[0]) for x, p in zip(spectra, named, strict=True)
         ]
         return cls(
             model,
             known,
-            grammar or Grammar.bigram(split, known.pronunciations),
+            expected,
             topology,
             rate=rate,
             spread=spread,

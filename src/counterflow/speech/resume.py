@@ -22,7 +22,7 @@ class Checkpoint:
     """A file that holds the state of one training run after its last pass. It is written whole or not at all.
 
     Args:
-        path: Where it is; it is written when the first pass is done, and removed by `done`.
+        path: Where it is; it is written when the first pass is done, and stays until whoever named it removes it.
         settings: What the run depends on, as JSON. The file of another run is refused.
         data: Tensors that it depends on, too.
 
@@ -81,10 +81,6 @@ class Checkpoint:
         self._stage, self._curve = "", []
         self._over[stage] = list(curve)
         self._write()
-
-    def done(self) -> None:
-        """Remove the file: training is over."""
-        self._path.unlink(missing_ok=True)
 
     def _of(self, prefix: str) -> dict[str, Tensor]:
         wanted = {name: value for name, value in self._tensors.items() if name.startswith(prefix) or not prefix}
