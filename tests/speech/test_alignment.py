@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError, PatternError, ShapeError
-from counterflow.speech import best_path, follow, path_error
+from counterflow.speech import Lexicon, Linkage, Phoneme, best_path, follow, path_error
 
 
 def every_path(frames: int, states: int, skip: bool) -> list[tuple[int, ...]]:
@@ -123,6 +123,14 @@ def test_what_cannot_be_aligned_is_said() -> None:
         best_path(costs)
     with pytest.raises(PatternError):
         follow(nn.Linear(1, 1), "head")
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_is_no_number_is_passed_over(skip: bool) -> None:
+    costs = torch.tensor([[[0.0, 9.0], [0.0, torch.nan], [9.0, 0.0]]])
+    assert best_path(costs, skip=skip).tolist() == [[0, 0, 1]]
+    pattern = Linkage(["A"], Lexicon({"A": [("A",)]}), Phoneme(1, 1))
+    assert pattern.align(costs[0])[0].tolist() == pattern.align(costs[0].nan_to_num(torch.inf))[0].tolist()
 
 
 def test_where_nobody_can_look_an_impossible_path_is_not_a_number() -> None:

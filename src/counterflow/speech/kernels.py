@@ -15,9 +15,10 @@ _INF = np.inf
 
 
 def as_table(costs: Tensor) -> Any:
-    """Costs as an array that the loops take; they know no half precision."""
+    """Costs as an array that the loops take: they know no half precision, and what is no number is passed over."""
     table = costs.detach().cpu().contiguous()
-    return (table if table.dtype in (torch.float32, torch.float64) else table.float()).numpy()
+    table = table if table.dtype in (torch.float32, torch.float64) else table.float()
+    return table.masked_fill(table.isnan(), torch.inf).numpy()
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"nsz", "contract"}, error_model="numpy")
