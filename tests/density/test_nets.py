@@ -24,7 +24,7 @@ from counterflow.density import (
     matched_sizes,
     train,
 )
-from counterflow.exceptions import InputError, ShapeError
+from counterflow.exceptions import DivergenceError, InputError, ShapeError
 
 DOUBLE = torch.float64
 
@@ -247,6 +247,14 @@ def sequences(n=24):
 
 
 @pytest.mark.parametrize("net", ["rdn", "alphanet", "mixture", "cdn", "cdn1"])
+def test_training_that_runs_away_says_at_which_rate():
+    x, y = torch.randn(12, 10, 2, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+    classifier = RelativeDensityClassifier(3, 2, optimizer="adam", learning_rate=1000.0, random_state=0)
+    with pytest.raises(DivergenceError, match=r"the loss is (nan|inf) after \d+ steps at a rate of 1000; lower it"):
+        classifier.fit(list(x.numpy()), y.numpy())
+    assert not hasattr(classifier, "net_")
+
+
 def test_the_classifier_learns_is_saved_and_comes_back(net, tmp_path):
     X, y = sequences()
     options = {"n_hidden": 3} if net == "cdn" else {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from counterflow.exceptions import InputError
+from counterflow.exceptions import DivergenceError, InputError
 from counterflow.speech import (
     Decoder,
     GaussianStates,
@@ -16,6 +16,7 @@ from counterflow.speech import (
     Phoneme,
     PredictorBank,
     Recognizer,
+    StateClassifier,
     discrimination,
     flat_start,
     train_gaussians,
@@ -117,12 +118,20 @@ def test_what_cannot_be_trained_is_said():
         (lambda: train_predictors(bank, [], []), "as many utterances as patterns"),
         (lambda: train_predictors(bank, utterances, patterns, passes=0), "passes must be"),
         (lambda: train_predictors(bank, utterances, patterns, lr=0.0), "lr above 0"),
-        (lambda: train_predictors(bank, [x * torch.inf for x in utterances], patterns), "training diverged in pass 1"),
         (lambda: train_gaussians(GaussianStates(N, 4), [utterances[0][:3]], patterns[:1]), "too long for its audio"),
         (lambda: discrimination(torch.rand(3, 4), torch.zeros(2, dtype=torch.int64), 2), "are needed"),
     ):
         with pytest.raises(InputError, match=match):
             call()
+
+
+def test_networks_that_run_away_say_at_which_rate():
+    utterances, texts = corpus(2, 6)
+    paths = [flat_start(pattern, len(x)) for x, pattern in zip(utterances, patterns_of(texts), strict=True)]
+    with pytest.raises(DivergenceError, match=r"diverged in pass \d with lr=1e\+30"):
+        StateClassifier(N, 4, reach=1, hidden=8).fit(utterances, paths, passes=3, lr=1e30)
+    with pytest.raises(DivergenceError, match="diverged in pass 1 with lr=0.01"):
+        train_predictors(PredictorBank(N, 4), [x * torch.inf for x in utterances], patterns_of(texts))
 
 
 class KilledError(Exception):

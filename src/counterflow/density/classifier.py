@@ -155,6 +155,7 @@ class RelativeDensityClassifier:
             The classifier itself.
 
         Raises:
+            DivergenceError: If Adam runs away at this ``learning_rate``.
             InputError, ShapeError: If an argument cannot be used.
         """
         for name, choices in (("net", _NETS), ("optimizer", ("cg", "adam"))):

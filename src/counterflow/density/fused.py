@@ -147,6 +147,7 @@ def _prepared(parameters: list[Any]) -> tuple[Any, ...]:
         return np.exp(log_start), step, back, centers, halves, constants
 
 
+@np.errstate(all="ignore")  # where training runs away, variances are what no number can hold
 def _repaired(x: Any, parameters: list[Any], out: Any) -> Any:
     """The log-likelihood of one sequence (time, features) under one model in log space; ``out`` becomes its sums."""
     log_start, log_step, means, log_variances = parameters
@@ -199,7 +200,8 @@ class _Fused(torch.autograd.Function):
         whole = np.einsum("bnm,bmikn->mik", sent.reshape(blocks, lanes, models), kept.numpy())
         D = (width - 2 - states) // 2
         once, twice, weight = whole[..., :D], whole[..., D : 2 * D], whole[..., 2 * D, None]
-        precision = np.exp(-_arrays(parameters[3:])[0])
+        with np.errstate(all="ignore"):
+            precision = np.exp(-_arrays(parameters[3:])[0])
         to_means = once * precision  # equation 18
         to_variances = 0.5 * (twice * precision - weight)  # equation 19
         found = (whole[..., 2 * D + 1], whole[..., 2 * D + 2 :], to_means, to_variances)

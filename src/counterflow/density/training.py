@@ -7,6 +7,7 @@ reported.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from counterflow.density.nets import DensityNet, check_targets
-from counterflow.exceptions import InputError
+from counterflow.exceptions import DivergenceError, InputError
 
 __all__ = ["Training", "conjugate_gradients", "train"]
 
@@ -165,6 +166,7 @@ def train(
         Losses, evaluations, and why it ended.
 
     Raises:
+        DivergenceError: If the loss of a step, or the last, is not finite.
         InputError, ShapeError: If an argument cannot be used.
 
     Example:
@@ -188,11 +190,20 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    losses = []
+    losses: list[float] = []
+
+    def note(loss: float) -> None:
+        if not math.isfinite(loss):
+            rate = max(group["lr"] for group in optimizer.param_groups)
+            raise DivergenceError(
+                f"training diverged: the loss is {loss} after {len(losses)} steps at a rate of {rate:g}; lower it"
+            )
+        losses.append(loss)
+
     for number in range(iterations):
-        losses.append(float(optimizer.step(closure)))
+        note(float(optimizer.step(closure)))
         if callback is not None:
             callback(number + 1, losses[-1])
     with torch.no_grad():
-        losses.append(float(F.cross_entropy(net(x, lengths), targets.to(x.device))))
+        note(float(F.cross_entropy(net(x, lengths), targets.to(x.device))))
     return Training(tuple(losses), iterations, evaluations, "the iterations asked for were made")

@@ -8,13 +8,14 @@ divided by the states' frequencies, a classifier's posteriors are likelihoods up
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from counterflow.exceptions import InputError, ShapeError
+from counterflow.exceptions import DivergenceError, InputError, ShapeError
 from counterflow.speech.resume import Checkpoint, optimizer_state, restore
 
 __all__ = ["StateClassifier"]
@@ -157,6 +158,7 @@ class StateClassifier(nn.Module):
             The mean cross-entropy in each pass, in nats.
 
         Raises:
+            DivergenceError: If the cross-entropy of a pass is not finite.
             ShapeError: If a shape does not fit.
             InputError: If there are no frames, a state is none of the model's, or a number is out of range.
         """
@@ -198,6 +200,10 @@ class StateClassifier(nn.Module):
                 schedule.step()
                 total += float(loss.detach()) * len(chosen)
             found.append(total / len(target))
+            if not math.isfinite(found[-1]):
+                raise DivergenceError(
+                    f"training diverged in pass {number + 1} with lr={lr}; lower it, or normalize the features"
+                )
             if checkpoint is not None:
                 checkpoint.save("classifier", found, optimizer_state(self, optimizer, schedule, generator))
             if report is not None:

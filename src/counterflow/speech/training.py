@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterflow.exceptions import InputError
+from counterflow.exceptions import DivergenceError, InputError
 from counterflow.speech.classifier import StateClassifier
 from counterflow.speech.gaussians import GaussianStates
 from counterflow.speech.lexicon import Linkage, brief
@@ -192,6 +192,7 @@ def train_classifier(
         The mean cross-entropy in each pass, in nats.
 
     Raises:
+        DivergenceError: If the cross-entropy of a pass is not finite.
         InputError: If there is nothing to train on, a number is out of range, or a transcript is too long for its
             audio.
     """
@@ -249,8 +250,9 @@ def train_predictors(
         The mean squared error of a frame on its path in each pass.
 
     Raises:
-        InputError: If there is nothing to train on, a number is out of range, a transcript is too long for its audio,
-            or training diverged.
+        DivergenceError: If the error of a pass is not finite.
+        InputError: If there is nothing to train on, a number is out of range, or a transcript is too long for its
+            audio.
     """
     _checked(utterances, patterns, passes)
     if batch < 1 or not lr > 0:
@@ -285,7 +287,7 @@ def train_predictors(
             schedule.step()
         found.append(total / frames)
         if not torch.isfinite(torch.tensor(found[-1])):
-            raise InputError(
+            raise DivergenceError(
                 f"training diverged in pass {number + 1} with lr={lr}; lower it, or normalize the features"
             )
         if checkpoint is not None:
