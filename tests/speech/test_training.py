@@ -130,7 +130,7 @@ def test_networks_that_run_away_say_at_which_rate():
     paths = [flat_start(pattern, len(x)) for x, pattern in zip(utterances, patterns_of(texts), strict=True)]
     with pytest.raises(DivergenceError, match=r"diverged in pass \d with lr=1e\+30"):
         StateClassifier(N, 4, reach=1, hidden=8).fit(utterances, paths, passes=3, lr=1e30)
-    with pytest.raises(DivergenceError, match="diverged in pass 1 with lr=0.01"):
+    with pytest.raises(DivergenceError, match="diverged in pass 1 with lr="):
         train_predictors(PredictorBank(N, 4), [x * torch.inf for x in utterances], patterns_of(texts))
 
 
