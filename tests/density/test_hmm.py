@@ -221,6 +221,23 @@ def test_autocast_takes_no_digits(components):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("components", [1, 2])
+def test_half_precision_is_computed_in_single(backend, dtype, components):
+    bank = bank_of(2, 3, 4, n_components=components, backend=backend).to(dtype)
+    x = torch.randn(3, 40, 4).to(dtype)
+    found = [bank.log_likelihood(x), bank.posteriors(x), bank.viterbi(x)[1]]
+    slopes = torch.autograd.grad(found[0].sum(), bank.means)
+    bank.float()
+    wanted = [bank.log_likelihood(x), bank.posteriors(x), bank.viterbi(x)[1]]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one, other.to(dtype), rtol=0.02, atol=0.02)
+    wanted_slopes = torch.autograd.grad(wanted[0].sum(), bank.means)[0].to(dtype)
+    torch.testing.assert_close(slopes[0], wanted_slopes, rtol=0.02, atol=0.1)
+
+
 # What is not meant, and what is refused
 
 

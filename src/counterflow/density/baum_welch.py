@@ -76,7 +76,7 @@ def _step(bank: GaussianHMM, x: Tensor, gamma: Tensor, moves: Tensor, min_varian
         bank.transition_logits.copy_(torch.where(visited, moves.clamp_min(tiny).log(), bank.transition_logits))
     if bank.mixture_logits is not None:
         mixed = torch.unflatten(bank._log_densities(x, False, components=True), 2, (M, S))
-        responsibility = gamma.unsqueeze(-1) * mixed.softmax(-1)
+        responsibility = gamma.unsqueeze(-1) * mixed.softmax(-1).to(gamma.dtype)
         taken = responsibility.sum((0, 1))
         bank.mixture_logits.copy_(taken.clamp_min(tiny).log())
     else:

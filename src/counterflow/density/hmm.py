@@ -428,11 +428,11 @@ class GaussianHMM(nn.Module):
         variances = self.log_variances.expand_as(means)
         if models_last:
             means, variances = means.transpose(0, 1), variances.transpose(0, 1)
-        flat = (x, means.flatten(0, 2), variances.flatten(0, 2))
+        flat = map(_wide, (x, means.flatten(0, 2), variances.flatten(0, 2)))
         log_b: Tensor = recursions.GaussianDensity.apply(*flat)  # type: ignore[no-untyped-call]
         if self.mixture_logits is None:
             return log_b
-        weights = self.mixture_logits.log_softmax(-1)
+        weights = _wide(self.mixture_logits).log_softmax(-1)
         weights = (weights.transpose(0, 1) if models_last else weights).flatten(0, 1)
         mixed: Tensor = torch.unflatten(log_b, -1, (-1, self.n_components)) + weights
         return mixed if components else mixed.logsumexp(-1)
@@ -450,7 +450,7 @@ class GaussianHMM(nn.Module):
         M, S = self.n_models, self.n_states
         # Statistics of long sums and small differences have no place in half precision.
         with torch.autocast(x.device.type, enabled=False):
-            log_start, log_step = self.log_initial(), self.log_transitions()
+            log_start, log_step = _wide(self.log_initial()), _wide(self.log_transitions())
             if backend == "numba":
                 if x.device.type != "cpu":
                     raise UnsupportedError(f'backend="numba" needs the CPU, and x is on {x.device}; use "torch"')
@@ -462,8 +462,14 @@ class GaussianHMM(nn.Module):
                 if want:
                     gamma = torch.unflatten(gamma, -1, (S, M) if last else (M, S))
                     gamma = gamma.transpose(-1, -2) if last else gamma
-                return total, gamma, moves
+                return total.to(x.dtype), gamma.to(x.dtype), moves.to(x.dtype)
             log_b = torch.unflatten(self._log_densities(x, False), -1, (M, S))
             if backend == "autograd" and autograd:
-                return recursions.unrolled(log_start, log_step, log_b, ends), empty, empty
-            return recursions.analytic(log_start, log_step, log_b, ends)
+                return recursions.unrolled(log_start, log_step, log_b, ends).to(x.dtype), empty, empty
+            total, gamma, moves = recursions.analytic(log_start, log_step, log_b, ends)
+            return total.to(x.dtype), gamma.to(x.dtype), moves.to(x.dtype)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In single precision, where it is half: densities and sums of logarithms are beyond the range of that."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
