@@ -265,6 +265,21 @@ def test_a_corpus_is_checked_before_training(place, tmp_path, capsys):
     assert "good.wav" not in found
 
 
+def test_faults_of_a_table_are_where_they_are_said_to_be(tmp_path, capsys):
+    say(tmp_path / "a.wav", "lo", 1)
+    (tmp_path / "wav.scp").write_text("u1 a.wav \n")
+    (tmp_path / "text").write_text("u1 hi\n")
+    assert main(["speech", "check", str(tmp_path)]) == 0
+    (tmp_path / "text").write_bytes("u1 caf\xe9\n".encode("latin-1"))
+    assert main(["speech", "check", str(tmp_path)]) == 2
+    (tmp_path / "wav.scp").unlink()
+    (tmp_path / "transcripts.csv").write_text("text,file\nhi,a.wav\nhello\n")
+    assert main(["speech", "check", str(tmp_path)]) == 2
+    latin, bare = capsys.readouterr().err.splitlines()
+    assert latin.startswith(f"counterflow: {tmp_path / 'text'} cannot be read as a table in UTF-8: ")
+    assert bare == f"counterflow: {tmp_path / 'transcripts.csv'}, line 3 has no file; name one, or remove the line"
+
+
 def test_a_check_foresees_what_training_refuses(tmp_path, capsys):
     folder = tmp_path / "ready"
     folder.mkdir()

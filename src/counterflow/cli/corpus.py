@@ -60,23 +60,34 @@ def read_corpus(folder: Path) -> list[Recording]:
                 long = next((number for number, row in enumerate(whole, 2) if None in row), None)
                 if long is not None:
                     raise DataError(f"{table}, line {long} has more cells than the first; quote texts that have commas")
-                found = [Recording(str(row["file"]), folder / str(row["file"]), row["text"] or "") for row in whole]
+                bare = next((number for number, row in enumerate(whole, 2) if not (row["file"] or "").strip()), None)
+                if bare is not None:
+                    raise DataError(f"{table}, line {bare} has no file; name one, or remove the line")
+                found = [Recording(row["file"], folder / row["file"], row["text"] or "") for row in whole]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} cannot be read as a table in UTF-8: {error}") from error
+        raise _no_table(table, error) from error
     if not found:
         raise DataError(f"{table} names no recordings")
     return found
 
 
 def _keyed(path: Path) -> dict[str, str]:
-    pairs = [line.split(maxsplit=1) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise _no_table(path, error) from error
+    pairs = [line.strip().split(maxsplit=1) for line in lines if line.strip()]
     found = {key: rest[0] if rest else "" for key, *rest in pairs}
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, *_ in pairs).items() if count > 1)
         raise DataError(f"{path}: {twice!r} stands there more than once; keep one of its lines")
     return found
+
+
+def _no_table(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read as a table in UTF-8: {error}")
 
 
 def find_lexicon(path: Path | None, words: Sequence[str], oov: OutOfVocabulary) -> Lexicon:
