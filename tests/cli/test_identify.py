@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,15 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, complaint, voices, t
     captured = capsys.readouterr()
     assert complaint in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_missing_extra_is_told_of_before_the_work(voices, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    plot = ["--plot", str(tmp_path / "confusion.png")]
+    assert main(["identify", "evaluate", str(voices / "model"), str(voices / "test"), *plot]) == 2
+    captured = capsys.readouterr()
+    assert "drawing the confusion matrix needs an optional dependency" in captured.err
+    assert not captured.out
 
 
 def test_long_recordings_are_learned_from_in_pieces():

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from counterflow.cli.targets import require_target, write_json, write_target
-from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.cli.targets import require_plot, require_target, write_json, write_target
+from counterflow.exceptions import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,8 +147,7 @@ def cancel_command(
         regular = path is not None and (path.is_file() or not path.exists())
         if path is not None and regular and (first := written.setdefault(path.resolve(), option)) != option:
             raise InputError(f"--{first} and --{option} both name {path}; give each a file of its own")
-    if plot is not None:
-        _require_pictures()
+    require_plot(plot, "drawing a cancellation")
 
     from counterflow.audio import Recording
     from counterflow.noise_control import Design, Scene
@@ -264,13 +263,6 @@ def _response(path: Path, rate: int) -> NDArray[np.float64]:
     if not response.any():
         raise InputError(f"{path} is silent; an impulse response has a sample that is not zero")
     return response
-
-
-def _require_pictures() -> None:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("plot", "drawing a cancellation") from error
 
 
 class _Clipping:

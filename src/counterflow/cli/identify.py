@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from counterflow.cli.recordings import in_folders, require_heard
-from counterflow.cli.targets import require_json, require_seed, require_target, save_figure, write_json
+from counterflow.cli.targets import require_json, require_plot, require_seed, save_figure, write_json
 from counterflow.exceptions import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -125,11 +125,11 @@ def identify_command(
         what = "MODEL FILE..." if action == "run" else "MODEL DIR"
         if len(paths) < 2 or (action == "evaluate" and len(paths) > 2):
             raise InputError(f"identify {action} takes {what}, got {len(paths)} paths")
+        require_plot(plot, "drawing the confusion matrix")
         identifier = _load(paths[0])
         if action == "run":
             answer = _run(identifier, paths[1:], stream)
         else:
-            require_target("plot", plot)
             answer = _evaluate(identifier, paths[1], plot, stream)
     if json is not None:
         write_json(json, answer)
@@ -358,10 +358,8 @@ def _probabilities(identifier: Identifier, files: Sequence[Path]) -> NDArray[np.
 
 
 def _draw(path: Path, matrix: NDArray[Any], rows: Sequence[str], columns: Sequence[str]) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plot", "drawing the confusion matrix") from error
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2 + 0.5 * len(columns), 1.6 + 0.5 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(matrix / matrix.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from counterflow.cli.recordings import in_folders, require_heard
-from counterflow.cli.targets import require_json, require_target, save_figure, write_json
+from counterflow.cli.targets import require_json, require_plot, require_target, save_figure, write_json
 from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def separate_command(
     require_json(json)
     for read in (path, *references):
         require_target("json", None if json in (None, "-") else Path(str(json)), None, read)
-    require_target("plot", plot)
+    require_plot(plot, "drawing spectrograms")
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
         answer = _train(path, out, epochs or 60, seed or 0, stream)
@@ -181,8 +181,6 @@ def _run(
     # What would be found out at the end is asked before the work.
     if references:
         _metrics()
-    if plot is not None:
-        _figure()
     classifier = None if model is None else WordClassifier.load(model)
     mixture, rate = read_channels(file)
     clipped = float((mixture.abs() >= 0.999).float().mean())
@@ -313,22 +311,16 @@ def _metrics() -> Any:
     return fast_bss_eval
 
 
-def _figure() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("plot", "drawing spectrograms") from error
-    return Figure
-
-
 def _draw(path: Path, mixture: Tensor, found: Tensor, rate: int) -> None:
+    from matplotlib.figure import Figure
+
     from counterflow.audio import ShortTime
 
     size = 1 << (max(round(0.032 * rate), 16) - 1).bit_length()
     transform = ShortTime(size, size // 4, "hann")
     waves = [*mixture, *found]
     titles = [f"microphone {n}" for n in range(1, len(mixture) + 1)] + [f"source {n}" for n in range(1, len(found) + 1)]
-    figure = _figure()(figsize=(9, 1.8 * len(waves)), layout="constrained")
+    figure = Figure(figsize=(9, 1.8 * len(waves)), layout="constrained")
     grid = figure.subplots(len(waves), 1, sharex=True, sharey=True)
     levels = [20 * (transform(wave).abs() + 1e-9).log10().numpy() for wave in waves]
     top = max(float(level.max()) for level in levels)

@@ -9,10 +9,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from counterflow.exceptions import InputError
+from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.files import replacing
 
-__all__ = ["require_json", "require_seed", "require_target", "save_figure", "write_json", "write_target"]
+__all__ = [
+    "require_json",
+    "require_plot",
+    "require_seed",
+    "require_target",
+    "save_figure",
+    "write_json",
+    "write_target",
+]
 
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -60,6 +68,22 @@ def require_json(target: str | None) -> None:
     """Find out before the work that ``--json`` names what cannot be written; ``-`` is standard output."""
     if target is not None and target != "-":
         require_target("json", Path(target))
+
+
+def require_plot(path: Path | None, doing: str) -> None:
+    """Find out before the work that ``--plot`` names what cannot be written, or that matplotlib is not installed.
+
+    Args:
+        path: The file; None if there is none.
+        doing: What matplotlib is needed for.
+    """
+    require_target("plot", path)
+    if path is None:
+        return
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("plot", doing) from error
 
 
 def require_seed(seed: int | None) -> None:
