@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["beside", "replacing"]
+
+
+def beside(path: Path) -> Path:
+    """The name under which a file is written before it gets its own: in the same folder, with the same suffix.
+
+    No other writer has that name, be it a thread, or a process on another machine of a shared folder.
+    """
+    return path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
 
 
 @contextmanager
@@ -34,8 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
         ...     there, target.read_text()
         (False, 'word,count')
     """
-    # A name that no other writer has, be it a thread, or a process on another machine of a shared folder.
-    new = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+    new = beside(path)
     try:
         yield new
         with new.open("rb+") as stream:  # on the disk before it has the name, in case the machine stops

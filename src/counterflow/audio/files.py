@@ -71,8 +71,7 @@ def write(path: str | os.PathLike[str], wave: Tensor, rate: int) -> None:
         rate: Samples a second.
 
     Raises:
-        DataError: If it cannot be written.
-        InputError: If the wave has another shape, or the rate is none.
+        InputError: If it cannot be written, the wave has another shape, or the rate is none.
         MissingExtraError: If soundfile is not installed.
     """
     soundfile = load_soundfile(f"writing {path}")
@@ -88,7 +87,7 @@ def write(path: str | os.PathLike[str], wave: Tensor, rate: int) -> None:
         with replacing(Path(path)) as new:
             new.write_bytes(content.getbuffer())
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def is_silent(wave: Tensor) -> bool:

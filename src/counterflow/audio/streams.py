@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from counterflow.audio.files import load_soundfile, opened
 from counterflow.exceptions import DataError, InputError
+from counterflow.files import beside
 
 __all__ = ["Recording", "Writer"]
 
@@ -144,7 +145,7 @@ class Writer:
         if not rate >= 1:
             raise InputError(f"{path} cannot be written at {rate} Hz; it has to be 1 or more")
         self.path = Path(path)
-        self._new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        self._new = beside(self.path)
         try:
             self._stream = _Noting(self._new.open("w+b"))
         except OSError as error:
