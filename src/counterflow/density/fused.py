@@ -19,7 +19,7 @@ from torch import Tensor
 
 from counterflow.density.kernels import _LARGEST_FUTURE, _SMALLEST_FRAME, _SMALLEST_KEPT, _in_log_space
 from counterflow.density.lanes import FRAMES, PIECE, TURNED, add_up, backward, emit, forward, take, transitions
-from counterflow.exceptions import UnsupportedError
+from counterflow.density.recursions import once
 
 __all__: list[str] = []
 
@@ -166,29 +166,21 @@ def _repaired(x: Any, parameters: list[Any], out: Any) -> Any:
     return total
 
 
-class _Once(torch.autograd.Function):
-    """Hands on derivatives, tied to what they depend on, and refuses to be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, sources: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Derivatives as they are; the first ``sources`` tensors are what they depend on."""
-        return tuple(each.view_as(each) for each in tensors[sources:])
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        """Raises UnsupportedError: there is no second derivative."""
-        raise UnsupportedError('second derivatives of a bank of models need GaussianHMM(..., backend="autograd")')
-
-
 class _Fused(torch.autograd.Function):
     """The log-likelihood, and its derivatives from sums over frames."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, total: Tensor, order: Any, kept: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(total: Tensor, order: Any, kept: Tensor, *parameters: Tensor) -> Tensor:
         """The log-likelihoods ``total`` (batch, models) as they are; ``order`` and ``kept`` are for the way back."""
-        ctx.order = order
-        ctx.save_for_backward(kept, *parameters)
         return total.view_as(total)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keeps sums and what they are of."""
+        _, ctx.order, *kept = inputs
+        ctx.save_for_backward(*kept)
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
@@ -199,15 +191,15 @@ class _Fused(torch.autograd.Function):
         sent[: len(error)] = error.detach().double().numpy()[ctx.order]
         whole = np.einsum("bnm,bmikn->mik", sent.reshape(blocks, lanes, models), kept.numpy())
         D = (width - 2 - states) // 2
-        once, twice, weight = whole[..., :D], whole[..., D : 2 * D], whole[..., 2 * D, None]
+        first, second, weight = whole[..., :D], whole[..., D : 2 * D], whole[..., 2 * D, None]
         with np.errstate(all="ignore"):
             precision = np.exp(-_arrays(parameters[3:])[0])
-        to_means = once * precision  # equation 18
-        to_variances = 0.5 * (twice * precision - weight)  # equation 19
+        to_means = first * precision  # equation 18
+        to_variances = 0.5 * (second * precision - weight)  # equation 19
         found = (whole[..., 2 * D + 1], whole[..., 2 * D + 2 :], to_means, to_variances)
         told = [torch.from_numpy(each).to(error.dtype) for each in found]
         if torch.is_grad_enabled():
-            told = list(_Once.apply(1 + len(parameters), error, *parameters, *told))  # type: ignore[no-untyped-call]
+            told = [*once(told, (error, *parameters))]
         return (None, None, None, *told)
 
 

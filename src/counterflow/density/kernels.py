@@ -450,7 +450,7 @@ class _Bank(torch.autograd.Function):
             first = sent[:, 0].sum(0)
         moved = (moves * error[:, :, None, None]).sum(0)
         sent = sent.flatten(-2)
-        return (*once(first, moved, sent, log_start, log_step, link), None, None, None, None)
+        return (*once((first, moved, sent), (log_start, log_step, link)), None, None, None, None)
 
 
 def recursion(

@@ -6,6 +6,7 @@ recursion alone, through which autograd goes step by step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,30 +36,28 @@ def unrolled(log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor
 
 
 class _Once(torch.autograd.Function):
-    """Hands on what was computed from posteriors, and refuses to be differentiated again."""
+    """Hands on derivatives, tied to what they depend on, and refuses to be differentiated again."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        first: Tensor, moved: Tensor, sent: Tensor, log_start: Tensor, log_step: Tensor, link: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The first three as they are; the others are what they depend on."""
-        return first.view_as(first), moved.view_as(moved), sent.view_as(sent)
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The first ``count`` as they are; the others are what they depend on."""
+        return tuple(each.view_as(each) for each in tensors[:count])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Nothing is kept."""
 
     @staticmethod
-    def backward(ctx: Any, first: Tensor, moved: Tensor, sent: Tensor) -> Any:
+    def backward(ctx: Any, *_: Tensor) -> Any:
         """Raises UnsupportedError: there is no second derivative."""
         raise UnsupportedError('second derivatives of a bank of models need GaussianHMM(..., backend="autograd")')
 
 
-def once(first: Tensor, moved: Tensor, sent: Tensor, *sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tie a first derivative to what it depends on, so that a second one is refused and not wrong."""
-    found: tuple[Tensor, Tensor, Tensor] = _Once.apply(first, moved, sent, *sources)  # type: ignore[no-untyped-call]
+def once(derivatives: Sequence[Tensor], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Tie first derivatives to what they depend on, so that a second one is refused and not wrong."""
+    found: tuple[Tensor, ...] = _Once.apply(len(derivatives), *derivatives, *sources)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -106,7 +105,7 @@ class _Analytic(torch.autograd.Function):
         log_start, log_step, link, gamma, moves = ctx.saved_tensors
         sent = gamma * error[:, None, :, None]
         moved = (moves * error[..., None, None]).sum(0)
-        return (*once(sent[:, 0].sum(0), moved, sent, log_start, log_step, link), None, None)
+        return (*once((sent[:, 0].sum(0), moved, sent), (log_start, log_step, link)), None, None)
 
 
 def analytic(log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
