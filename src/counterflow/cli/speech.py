@@ -261,6 +261,8 @@ def _train(
 def _transcribe(
     rec: Recognizer, files: Sequence[Path], format: str, several: int, durations: float, stream: Any
 ) -> dict[str, Any]:
+    if format == "ctm":
+        _require_names(files, "CTM knows a file by its name")
     answers = []
     for file in files:
         with _named(str(file)):
@@ -280,12 +282,7 @@ def _transcribe(
 
 def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
     recordings = read_corpus(folder)
-    _, twice = Counter(each.file.stem for each in recordings).most_common(1)[0]
-    if twice > 1:
-        name = next(n for n, count in Counter(each.file.stem for each in recordings).items() if count > 1)
-        raise InputError(
-            f"{twice} files of {folder} are called {name!r}; a TextGrid is named after its file, rename them"
-        )
+    _require_names([each.file for each in recordings], "a TextGrid is named after its file")
     waves, _ = listen(recordings, rec.rate)
     found = []
     for each, wave in zip(recordings, waves, strict=True):
@@ -359,6 +356,13 @@ def _named(recording: str) -> Iterator[None]:
             raise
         about = said.removeprefix("the recording ")
         raise InputError(f"{recording} {about}" if about != said else f"{recording}: {said}") from error
+
+
+def _require_names(files: Sequence[Path], why: str) -> None:
+    """Refuse files that are called the same, in folders of their own or with other suffixes."""
+    [(name, count)] = Counter(file.stem for file in files).most_common(1)
+    if count > 1:
+        raise InputError(f"{count} files are called {name!r}; {why}, rename them")
 
 
 def _load(folder: Path, grammar: str | None, oov: OutOfVocabulary) -> Recognizer:
