@@ -14,23 +14,15 @@ import soundfile
 
 from counterflow.cli import main
 
-RATE = 8000
+from ..speech import voices
+from ..speech.voices import RATE
+
 WORDS = {"lo": "l o", "ol": "o l", "hi": "h i", "lil": "l i l"}
-FORMANTS = {"l": (350, 2600), "o": (500, 900), "h": (1500, 3500), "i": (300, 2200)}
 
 
 def say(path: Path, text: str, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    pitch = 120 if seed % 2 else 150
-    parts = [np.zeros(int(0.15 * RATE))]
-    for word in text.split():
-        for phone in WORDS[word].split():
-            time = np.arange(int(random.uniform(0.08, 0.14) * RATE)) / RATE
-            harmonics = np.arange(pitch, 3900, pitch)
-            gains = sum(np.exp(-(((harmonics - f) / 150) ** 2)) for f in FORMANTS[phone])
-            parts.append(0.1 * (gains[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(0))
-    wave = np.concatenate([*parts, np.zeros(int(0.15 * RATE))])
-    soundfile.write(path, wave + 0.002 * random.normal(size=len(wave)), RATE, subtype="PCM_16")
+    wave = voices.say([WORDS[word].split() for word in text.split()], seed)
+    soundfile.write(path, wave, RATE, subtype="PCM_16")
 
 
 def corpus(folder: Path, count: int, seed: int, kaldi: bool = False) -> dict[str, str]:
@@ -342,6 +334,7 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         (["transcribe", model], "takes MODEL FILE..."),
         (["transcribe", model, "a.wav", "b.wav", "--as", "srt"], "captions are of one file, got 2"),
         (["transcribe", model, "a.wav", "--as", "ctm", "--n-best", "2"], "--as ctm holds one answer"),
+        (["transcribe", model, "a/x.wav", "b/x.wav", "--as", "ctm"], "2 files are called 'x'; CTM knows a file by"),
         (["transcribe", model, "a.wav", "--n-best", "0"], "--n-best 0"),
         (["transcribe", model, "a.wav", "--durations", "-1"], "--durations -1"),
         (["transcribe", str(empty), "x.wav"], "holds no model"),

@@ -17,25 +17,15 @@ from counterflow.exceptions import DataError, InputError, ShapeError
 from counterflow.speech import Alternative, Grammar, Lexicon, Linkage, Recognizer, Word, plot_predictions
 from counterflow.speech.answers import in_turn
 
-RATE = 8000
+from . import voices
+from .voices import RATE
+
 LEXICON = Lexicon({"lo": ["lo"], "ol": ["ol"], "hi": ["hi"], "lil": ["lil"]})
-FORMANTS = {"l": (350, 2600), "o": (500, 900), "h": (1500, 3500), "i": (300, 2200)}
 
 
 def say(words: list[str], seed: int) -> torch.Tensor:
-    """A voice of 120 or 150 hertz; each phone has two bands that ring."""
-    random = np.random.default_rng(seed)
-    pitch = 120 if seed % 2 else 150
-    parts = [np.zeros(int(0.15 * RATE))]
-    for word in words:
-        for phone in LEXICON.pronunciations[word][0]:
-            time = np.arange(int(random.uniform(0.08, 0.14) * RATE)) / RATE
-            harmonics = np.arange(pitch, 3900, pitch)
-            gains = sum(np.exp(-(((harmonics - f) / 150) ** 2)) for f in FORMANTS[phone])
-            parts.append(0.1 * (gains[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(0))
-        parts.append(np.zeros(int(random.uniform(0.0, 0.1) * RATE)))
-    wave = np.concatenate([*parts, np.zeros(int(0.15 * RATE))])
-    return torch.tensor(wave + 0.002 * random.normal(size=len(wave)), dtype=torch.float32)
+    phones = [LEXICON.pronunciations[word][0] for word in words]
+    return torch.tensor(voices.say(phones, seed, pauses=True), dtype=torch.float32)
 
 
 def corpus(count: int, seed: int) -> tuple[list[torch.Tensor], list[str]]:
