@@ -215,6 +215,20 @@ def test_one_computed_number_settles_a_bound() -> None:
     assert one(claim("bound"), Group((110.0,), deterministic=True)).verdict == "not reproduced"
 
 
+@pytest.mark.parametrize(("measured", "published"), [(0.06, 0.09), (0.6, 0.9), (6.0, 9.0), (0.9, 0.6), (90.0, 60.0)])
+def test_a_number_on_the_edge_of_its_margin_is_inside_however_it_is_rounded(measured: float, published: float) -> None:
+    assert one(claim("value", value=published), Group((measured,), deterministic=True)).verdict == "reproduced"
+    twin = Group((measured,), deterministic=True), Group((published,), -1.0, deterministic=True)
+    assert one(claim("equivalence"), *twin).verdict == "reproduced"
+
+
+@pytest.mark.parametrize("value", [0.05, 1.1, 1.8, 3.0])
+@pytest.mark.parametrize("direction", ["less", "greater"])
+def test_a_bound_that_is_just_kept_is_kept_however_it_is_rounded(value: float, direction: str) -> None:
+    published = claim("bound", value=value, direction=direction)
+    assert one(published, Group((value,), deterministic=True)).verdict == "reproduced"
+
+
 @pytest.mark.parametrize("kind", DEFAULTS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_sample_that_is_no_number_is_refused(kind: str, bad: float) -> None:

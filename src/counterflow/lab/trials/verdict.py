@@ -43,6 +43,7 @@ from counterflow.lab.trials.claim import Claim, Kind
 __all__ = ["ClaimResult", "Group", "Measurement", "Setting", "Verdict", "judge"]
 
 SIGNIFICANT = 0.05
+ROUNDING = 1e-9  # relative: a number that lies on an edge stays there, whichever way its logarithm is rounded
 
 Setting = Literal["same", "smaller", "other data"]
 Verdict = Literal["reproduced", "direction only", "not reproduced", "inconclusive", "not run"]
@@ -205,21 +206,30 @@ def _judge_one(claim: Claim, measurement: Measurement, missing: str) -> ClaimRes
         return _result(claim, measurement, verdict, interval, p=p)
     _, low, high = interval
     if claim.kind == "equivalence":
-        assert claim.margin is not None  # _mistake has seen to it
-        reach = math.log(claim.margin) if claim.scale == "log" else claim.margin
-        verdict = _three(-reach <= low and high <= reach, high < -reach or low > reach)
-        return _result(claim, measurement, verdict, interval)
+        return _result(claim, measurement, _three(*_within(claim, low, high)), interval)
     assert claim.value is not None  # a bound is left
     low, high = _number(claim, low), _number(claim, high)
     if claim.direction == "less":
-        verdict = _three(high <= claim.value, low > claim.value)
+        verdict = _three(_at_most(high, claim.value), not _at_most(low, claim.value))
     else:
-        verdict = _three(low >= claim.value, high < claim.value)
+        verdict = _three(_at_most(-low, -claim.value), not _at_most(-high, -claim.value))
     return _result(claim, measurement, verdict, interval)
 
 
 def _three(holds: bool, fails: bool) -> Verdict:
     return "reproduced" if holds else "not reproduced" if fails else "inconclusive"
+
+
+def _at_most(number: float, limit: float) -> bool:
+    return number <= limit + ROUNDING * abs(limit)
+
+
+def _within(claim: Claim, low: float, high: float) -> tuple[bool, bool]:
+    """Whether an interval lies inside the margin, and whether it lies wholly outside."""
+    assert claim.margin is not None  # a claim without one has been refused
+    reach = math.log(claim.margin) if claim.scale == "log" else claim.margin
+    inside = _at_most(-low, reach) and _at_most(high, reach)
+    return inside, not _at_most(-high, reach) or not _at_most(low, reach)
 
 
 def _judge_exact(claim: Claim, measurement: Measurement) -> ClaimResult:
@@ -242,15 +252,14 @@ def _judge_exact(claim: Claim, measurement: Measurement) -> ClaimResult:
 
 def _judge_size(claim: Claim, measurement: Measurement, terms: list[stats.Term]) -> ClaimResult:
     assert claim.value is not None
-    assert claim.margin is not None
     n = claim.n if claim.kind == "value" or claim.spread is not None else None
     published = stats.published_term(claim.value, claim.spread, n, claim.statistic, claim.scale)
     relative = stats.contrast([*terms, published])
     _, low, high = relative
-    reach = math.log(claim.margin) if claim.scale == "log" else claim.margin
-    if -reach <= low and high <= reach:
+    inside, outside = _within(claim, low, high)
+    if inside:
         verdict: Verdict = "reproduced"
-    elif high < -reach or low > reach:
+    elif outside:
         verdict = "direction only" if _direction_holds(claim, measurement, terms) else "not reproduced"
     else:
         verdict = "inconclusive"
