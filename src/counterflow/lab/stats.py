@@ -43,6 +43,7 @@ __all__ = [
     "corrected_t_p",
     "mann_whitney_p",
     "paired_t_p",
+    "paired_term",
     "published_term",
     "sample_term",
 ]
@@ -286,15 +287,37 @@ def paired_t_p(first: Sequence[float], second: Sequence[float], scale: Scale = "
         >>> round(less, 4), round(greater, 4)
         (0.0014, 0.9986)
     """
+    return contrast_p([paired_term(first, second, scale)])
+
+
+def paired_term(first: Sequence[float], second: Sequence[float], scale: Scale = "log") -> Term:
+    """The term of a paired t test: the mean of its differences, on the log scale of the logarithms'.
+
+    Args:
+        first: One number a seed.
+        second: One number for each of the same seeds.
+        scale: Whether differences or ratios are averaged.
+
+    Raises:
+        InputError: The groups differ in length.
+        NoStatisticError: The log scale meets a sample that is not positive.
+
+    Example:
+        >>> term = paired_term([1.0, 2.0, 3.0], [2.0, 3.1, 4.2], scale="linear")
+        >>> round(term.estimate, 6), round(term.error, 4), term.freedom
+        (-1.1, 0.0577, 2)
+    """
+    return sample_term(_differences(first, second, scale), scale="linear")
+
+
+def _differences(first: Sequence[float], second: Sequence[float], scale: Scale) -> list[float]:
+    """Differences of pairs, on the log scale of their logarithms."""
     if len(first) != len(second):
         raise InputError(f"a paired test needs as many samples of each, not {len(first)} and {len(second)}")
-    if scale == "log":
-        if min(*first, *second) <= 0:
-            raise NoStatisticError("the log scale needs positive samples; use the linear scale")
-        differences = [math.log(a) - math.log(b) for a, b in zip(first, second, strict=True)]
-    else:
-        differences = [a - b for a, b in zip(first, second, strict=True)]
-    return contrast_p([sample_term(differences, scale="linear")])
+    if scale == "log" and min(*first, *second) <= 0:
+        raise NoStatisticError("the log scale needs positive samples; use the linear scale")
+    pairs = zip(first, second, strict=True)
+    return [math.log(a) - math.log(b) if scale == "log" else a - b for a, b in pairs]
 
 
 def corrected_t_p(first: Sequence[float], second: Sequence[float], ratio: float) -> tuple[float, float]:
@@ -325,9 +348,7 @@ def corrected_t_p(first: Sequence[float], second: Sequence[float], ratio: float)
         >>> round(less, 4), round(greater, 4)
         (0.0034, 0.9966)
     """
-    if len(first) != len(second):
-        raise InputError(f"a paired test needs as many samples of each, not {len(first)} and {len(second)}")
     if ratio < 0:
         raise InputError(f"ratio is {ratio:g}; it is test examples over training examples")
-    term = sample_term([a - b for a, b in zip(first, second, strict=True)], scale="linear")
+    term = paired_term(first, second, scale="linear")
     return contrast_p([replace(term, error=term.error * math.sqrt(1 + len(first) * ratio))])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
 from counterflow.exceptions import InputError
 from counterflow.lab.trials import Claim, ClaimResult, Group, Measurement, Verdict, judge
@@ -227,6 +228,19 @@ def test_a_number_on_the_edge_of_its_margin_is_inside_however_it_is_rounded(meas
 def test_a_bound_that_is_just_kept_is_kept_however_it_is_rounded(value: float, direction: str) -> None:
     published = claim("bound", value=value, direction=direction)
     assert one(published, Group((value,), deterministic=True)).verdict == "reproduced"
+
+
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_a_paired_test_and_its_interval_are_of_the_same_differences(scale: str) -> None:
+    # Seeds differ far more than treatments: without the pairs, there is nothing to see.
+    first, second = (1.0, 10.0, 100.0, 40.0), (1.2, 11.5, 114.0, 44.0)
+    result = one(claim("order", test="paired_t", scale=scale), Group(first), Group(second, -1.0))
+    differences = np.log(first) - np.log(second) if scale == "log" else np.subtract(first, second)
+    end = scipy_stats.t.interval(0.95, 3, differences.mean(), scipy_stats.sem(differences))
+    number = np.exp if scale == "log" else np.asarray
+    assert result.measured == pytest.approx(float(number(differences.mean())))
+    assert (result.low, result.high) == pytest.approx(tuple(number(end)))
+    assert result.p == pytest.approx(scipy_stats.ttest_1samp(differences, 0.0, alternative="less").pvalue)
 
 
 @pytest.mark.parametrize("kind", DEFAULTS)

@@ -2,8 +2,8 @@
 
 How a verdict is reached (`judge`). The estimate of every claim is a contrast of groups of samples: on the
 log scale ``prod_i T(samples_i) ** power_i``, on the linear scale ``sum_i power_i T(samples_i)``, with the
-interval of `counterflow.lab.stats`. All intervals are at 95%, all tests one-sided at .05 in the claimed
-direction.
+interval of `counterflow.lab.stats`; that of a paired test is the mean over the pairs. All intervals are at 95%,
+all tests one-sided at .05 in the claimed direction.
 
 ==============  =============================================================================================
 value, ratio    The interval of measured over published (linear: of their difference), which counts the
@@ -196,9 +196,9 @@ def _judge_one(claim: Claim, measurement: Measurement, missing: str) -> ClaimRes
     if claim.kind == "exact":
         return _judge_exact(claim, measurement)
     terms = _terms(claim, measurement.groups)
-    interval = stats.contrast(terms)
     if claim.kind in ("value", "ratio"):
         return _judge_size(claim, measurement, terms)
+    interval = stats.contrast(terms)
     if claim.kind in ("order", "effect"):
         less, greater = _test(claim, measurement.groups, terms)
         p, opposite = (less, greater) if claim.direction == "less" else (greater, less)
@@ -278,6 +278,9 @@ def _direction_holds(claim: Claim, measurement: Measurement, terms: list[stats.T
 
 
 def _terms(claim: Claim, groups: Sequence[Group]) -> list[stats.Term]:
+    if claim.test == "paired_t":
+        first, second = _pair(claim, groups)
+        return [stats.paired_term(first, second, claim.scale)]
     return [
         stats.sample_term(group.samples, claim.statistic, claim.scale, group.power, group.deterministic)
         for group in groups
@@ -285,14 +288,17 @@ def _terms(claim: Claim, groups: Sequence[Group]) -> list[stats.Term]:
 
 
 def _test(claim: Claim, groups: Sequence[Group], terms: list[stats.Term]) -> tuple[float, float]:
-    if claim.test == "contrast":
-        return stats.contrast_p(terms)
+    if claim.test == "mann_whitney":
+        return stats.mann_whitney_p(*_pair(claim, groups))
+    return stats.contrast_p(terms)
+
+
+def _pair(claim: Claim, groups: Sequence[Group]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The samples of the two groups that a test compares."""
     if sorted(group.power for group in groups) != [-1.0, 1.0]:
         raise InputError(f"the test {claim.test} compares two groups, of powers 1 and -1")
     first, second = sorted(groups, key=lambda group: -group.power)
-    if claim.test == "mann_whitney":
-        return stats.mann_whitney_p(first.samples, second.samples)
-    return stats.paired_t_p(first.samples, second.samples, claim.scale)
+    return first.samples, second.samples
 
 
 def _number(claim: Claim, value: float) -> float:
