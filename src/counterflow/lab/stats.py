@@ -52,6 +52,7 @@ Scale = Literal["log", "linear"]
 Statistic = Literal["mean", "cv", "sd"]
 
 SMALLEST_TAIL = 1e-100  # any smaller p counts as 0
+ROUNDING = 1e-12  # relative: two numbers that are nearer to each other count as equal
 
 
 class NoStatisticError(InputError):
@@ -235,7 +236,9 @@ def contrast_p(terms: Sequence[Term], null: float = 0.0) -> tuple[float, float]:
     distance = math.fsum(term.coefficient * term.estimate for term in terms) - null
     if any(math.isinf(term.error) for term in terms):
         return 1.0, 1.0
-    if distance == 0:
+    # A logarithm near 0 has the absolute error of a number near 1.
+    sizes = (abs(term.coefficient) * max(abs(term.estimate), float(term.log_mean)) for term in terms)
+    if abs(distance) <= ROUNDING * (math.fsum(sizes) + abs(null)):
         tail = 0.5
     elif _half_width(terms, SMALLEST_TAIL) <= abs(distance):
         tail = 0.0
@@ -311,13 +314,18 @@ def paired_term(first: Sequence[float], second: Sequence[float], scale: Scale = 
 
 
 def _differences(first: Sequence[float], second: Sequence[float], scale: Scale) -> list[float]:
-    """Differences of pairs, on the log scale of their logarithms."""
+    """Differences of pairs; 0 where the two are equal but for rounding."""
     if len(first) != len(second):
         raise InputError(f"a paired test needs as many samples of each, not {len(first)} and {len(second)}")
     if scale == "log" and min(*first, *second) <= 0:
         raise NoStatisticError("the log scale needs positive samples; use the linear scale")
-    pairs = zip(first, second, strict=True)
-    return [math.log(a) - math.log(b) if scale == "log" else a - b for a, b in pairs]
+    differences = []
+    for a, b in zip(first, second, strict=True):
+        if abs(a - b) <= ROUNDING * (abs(a) + abs(b)):
+            differences.append(0.0)
+        else:
+            differences.append(math.log(a) - math.log(b) if scale == "log" else a - b)
+    return differences
 
 
 def corrected_t_p(first: Sequence[float], second: Sequence[float], ratio: float) -> tuple[float, float]:

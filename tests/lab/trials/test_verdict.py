@@ -243,6 +243,19 @@ def test_a_paired_test_and_its_interval_are_of_the_same_differences(scale: str) 
     assert result.p == pytest.approx(scipy_stats.ttest_1samp(differences, 0.0, alternative="less").pvalue)
 
 
+@pytest.mark.parametrize("scale", ["log", "linear"])
+@pytest.mark.parametrize(("number", "same"), [(0.3, 0.1 + 0.2), (1.0, 1 - 1e-16), (0.7, 0.1 * 7)])
+def test_rounding_has_no_direction(scale: str, number: float, same: float) -> None:
+    for direction in ("less", "greater"):
+        published = claim("order", scale=scale, direction=direction)
+        computed = Group((number,), deterministic=True), Group((same,), -1.0, deterministic=True)
+        assert one(published, *computed).verdict == "inconclusive"
+        constant = Group((number,) * 3), Group((same,) * 3, -1.0)
+        assert one(published, *constant).verdict == "inconclusive"
+        paired = claim("order", scale=scale, direction=direction, test="paired_t")
+        assert one(paired, *constant).verdict == "inconclusive"
+
+
 @pytest.mark.parametrize("kind", DEFAULTS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_sample_that_is_no_number_is_refused(kind: str, bad: float) -> None:
@@ -308,6 +321,9 @@ def test_wrong_groups_are_refused() -> None:
         one(claim("exact"), Group((1.0,)), Group((1.0,), -1.0))
     with pytest.raises(InputError, match="claim c: a paired test"):
         one(claim("order", test="paired_t"), Group((1.0, 2.0)), Group((1.0,), -1.0))
+    for test in ("paired_t", "mann_whitney"):
+        with pytest.raises(InputError, match=f"claim c: the test {test} is of samples that were drawn"):
+            one(claim("order", test=test), Group((1.0,)), Group((2.0,), -1.0, deterministic=True))
 
 
 def test_verdicts_on_simulated_papers_are_right_as_often_as_they_say() -> None:

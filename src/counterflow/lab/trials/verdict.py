@@ -297,6 +297,8 @@ def _pair(claim: Claim, groups: Sequence[Group]) -> tuple[tuple[float, ...], tup
     """The samples of the two groups that a test compares."""
     if sorted(group.power for group in groups) != [-1.0, 1.0]:
         raise InputError(f"the test {claim.test} compares two groups, of powers 1 and -1")
+    if any(group.deterministic for group in groups):
+        raise InputError(f"the test {claim.test} is of samples that were drawn; a deterministic group has the contrast")
     first, second = sorted(groups, key=lambda group: -group.power)
     return first.samples, second.samples
 
