@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.integrate
+import scipy.special
 import torch
 from torch import nn
 
@@ -13,7 +16,7 @@ from counterflow.lab import loop
 from counterflow.lab.papers.variational import errors, experiment, nets, plan, variance
 from counterflow.lab.papers.variational.figures import exhibits
 from counterflow.lab.report import Figure
-from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
+from counterflow.lab.trials import Context, Group, Measurement, Record, Trial, claims_of, judge
 from counterflow.variational import VariationalLinear, kl
 
 from .finished import finished
@@ -136,6 +139,7 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
     if profile == "paper":
         assert [r.id for r in results if r.verdict == "not run"] == []
         assert verdicts["t1.none.bottom100"] == verdicts["t1.stable.top"] == "reproduced"
+        assert verdicts["t1.early.top"] == verdicts["t1.early.bottom"] == "reproduced"
     if profile != "smoke":
         for claim in ("fig1a.adaptive.a.50", "fig1a.a2.none.300", "fig1a.rates.b", "fig1b.a2.binary.1"):
             assert verdicts[claim] == "reproduced", claim
@@ -147,6 +151,28 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
     for lines in (each["data"] for each in figures.values()):  # no two look alike
         looks = [(line["line"]["color"], line["line"].get("dash")) for line in lines]
         assert len(set(looks)) == len(looks)
+
+
+def test_equal_errors_are_equal_or_better_and_larger_ones_are_not() -> None:
+    published = [claim for claim in claims_of("variational") if "equal to or better" in claim.claim]
+    assert len(published) == 20
+    for error, verdict in ((2.0, "reproduced"), (1.5, "reproduced"), (2.5, "not reproduced")):
+        samples = tuple(error * (1 + 0.001 * i) for i in range(5))
+        others = tuple(2.0 * (1 + 0.001 * i) for i in range(5))
+        for claim in published:
+            measured = {claim.id: Measurement((Group(samples), Group(others, -1.0)))}
+            assert judge([claim], measured)[0].verdict == verdict
+
+
+def test_the_polynomials_deviation_is_that_of_dawsons_function() -> None:
+    log_alpha = np.linspace(-8, 0, 4001)
+    root = np.sqrt(0.5 * np.exp(-log_alpha))
+    slope = root * scipy.special.dawsn(root)  # of -KL
+    exact = scipy.integrate.cumulative_trapezoid(slope, log_alpha, initial=0)
+    alpha = np.exp(log_alpha)
+    off = 0.5 * log_alpha + 1.16145124 * alpha - 1.50204118 * alpha**2 + 0.58629921 * alpha**3 - exact
+    [group] = experiment.measure("smoke", [])["kl.polynomial"].groups
+    assert group.samples[0] == pytest.approx(np.ptp(off) / 2 / np.ptp(exact), rel=1e-3)
 
 
 def test_a_claim_is_judged_by_the_seeds_that_all_its_methods_have() -> None:
