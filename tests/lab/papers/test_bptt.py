@@ -147,6 +147,14 @@ def test_a_wrong_cost_is_not_reproduced(outcomes):
         assert verdicts[claim] == "not reproduced", claim
 
 
+def test_costs_that_the_paper_does_not_print_are_said_to_follow_from_its_recurrences():
+    curves = [c for c in claims_of("bptt") if c.id == "abs.forwards" or c.id.startswith(("fig2a.m", "fig5a.m"))]
+    assert len(curves) == 11
+    for claim in curves:
+        assert claim.claim.startswith("By the paper's recurrence, ")
+        assert "by the recurrence of Section 3." in claim.at
+
+
 def test_published_costs_come_out(tmp_path):
     found = costs.plans({"steps": 100}, Context(tmp_path)).metrics
     assert [found[name][0] for name in ("hsm.C44", "hsm.C10_4", "abs.forwards", "abs.memory")] == [7, 24, 1950, 0.95]
