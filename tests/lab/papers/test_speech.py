@@ -241,6 +241,23 @@ def test_a_worse_model_is_not_reproduced(outcomes):
     assert verdicts["cmp.lpnn"] == "not reproduced"
 
 
+@pytest.mark.parametrize(
+    ("share", "faster", "much"),
+    [
+        (0.4, "reproduced", "reproduced"),
+        (0.9, "reproduced", "not reproduced"),
+        (1.1, "not reproduced", "not reproduced"),
+    ],
+)
+def test_much_faster_is_half_the_time(outcomes, share, faster, much):
+    metrics = dict(outcomes["speed"].metrics)
+    metrics["two states"] = [1.0] * 5
+    metrics["hidden control"] = [share * (1 + 0.001 * i) for i in range(5)]
+    record = finished(plan.speed_trial("laptop"), "laptop", metrics)
+    verdicts = {r.id: r.verdict for r in judge(claims_of("speech"), experiment.measure("laptop", [record]))}
+    assert (verdicts["hc.speed"], verdicts["hc.speed.much"]) == (faster, much)
+
+
 def test_no_profile_is_larger_than_the_next():
     sizes = []
     for profile in PROFILES:
