@@ -178,7 +178,7 @@ def _add_figure_3cd(found: dict[str, Measurement], profile: Profile, records: Se
         return
     level = float(np.mean([plan.final(r) for r in sgd]))
     needed = {method: plan.all_updates_to(of, level) for method, of in runs.items() if of}
-    found["fig3c.updates"] = Measurement(
+    found["fig3c.updates"] = found["fig3c.up_to"] = Measurement(
         (_group(needed["sgd"][0]), _group(needed["prong"][0], -1.0)),
         reason=f"to SGD's mean final error of {level:.3g}{needed['prong'][1]}",
         seconds=_seconds(prong, sgd),
