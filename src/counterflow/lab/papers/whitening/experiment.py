@@ -277,8 +277,11 @@ def _add_negatives(found: dict[str, Measurement], profile: Profile, records: Seq
     depth = plan_classifiers.DEPTHS[profile][-1]
     for claim, first, second in (
         ("unstable.plain", "prong", "prong+"),
-        ("unstable.two_sided", "two-sided 0.01", "prong"),
+        *((f"unstable.two_sided.{name.split()[1]}", name, "prong") for name in deep.TREATMENTS if " " in name),
     ):
+        if not any(trial.treatment == f"deep {first}" for trial in plan_classifiers.deep_trials(profile)):
+            found[claim] = Measurement((), reason="this damping is for a larger profile")
+            continue
         pair = [plan_classifiers.deep_records(profile, name, depth, records) for name in (first, second)]
         if all(pair):
             rates, errors = zip(*(plan_classifiers.at_best(record) for [record] in pair), strict=True)
