@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from counterflow.analog import board
+from counterflow.analog import DeviceModel, board
 from counterflow.lab.papers.noise_control import plan, runs, sensitivity
 from counterflow.lab.papers.noise_control.figures import exhibits
 from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial
+from counterflow.noise_control import Design
 
 __all__ = ["PAPER"]
 
@@ -155,9 +156,20 @@ def _add_hardware(found: dict[str, Measurement]) -> None:
         "process",
     ):
         found[f"geometry.{name}"] = Measurement((), reason="a property of silicon")
-    for name in ("rows", "columns", "neurons", "synapse_chips"):
-        size = float(getattr(board, name.upper()))
-        found[f"geometry.{name}"] = Measurement((Group((size,), deterministic=True),), reason="of the model")
+    paper = DeviceModel.paper()
+    facts: dict[str, int | None] = {
+        "geometry.rows": board.ROWS,
+        "geometry.columns": board.COLUMNS,
+        "geometry.neurons": board.NEURONS,
+        "geometry.synapse_chips": board.SYNAPSE_CHIPS,
+        "geometry.neuron_chips": len(board.Board().layers),  # one a layer
+        "geometry.taps": Design().taps,
+        "converters.input": paper.input_bits,
+        "converters.output": paper.output_bits,
+    }
+    for claim, number in facts.items():
+        assert number is not None  # the paper's device has converters
+        found[claim] = Measurement((Group((float(number),), deterministic=True),), reason="of the model")
     for name in ("forward", "recall", "learning", "recall_dsp", "learning_dsp"):
         found[f"speed.{name}"] = Measurement((), reason=SILICON)
 
