@@ -13,7 +13,7 @@ from counterflow.exceptions import DataNotFoundError
 from counterflow.lab.papers.separation import experiment, listening, plan
 from counterflow.lab.papers.separation import words as task
 from counterflow.lab.papers.separation.figures import exhibits
-from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
+from counterflow.lab.trials import Context, Group, Measurement, Record, Trial, claims_of, judge
 
 from .finished import finished
 
@@ -139,6 +139,15 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
     assert held_out == (profile != "smoke")
     assert ("Figure 3: false recognition rates by pass, by rate" in titles) == (profile != "smoke")
     assert exhibits(profile, [], []) == []
+
+
+def test_a_reduction_by_30_to_80_percent_is_within_the_papers_words() -> None:
+    [claim] = [claim for claim in claims_of("separation") if claim.id == "t1.reduces.test"]
+    words = {0.15: "direction only", 0.201: "reproduced", 0.5: "reproduced", 0.699: "reproduced", 0.8: "direction only"}
+    for stay, verdict in {**words, 1.2: "not reproduced"}.items():
+        samples = [tuple(share * (1 + 1e-5 * i) for i in range(5)) for share in (stay, 1.0)]
+        groups = tuple(Group(each, power) for each, power in zip(samples, (1.0, -1.0), strict=True))
+        assert judge([claim], {claim.id: Measurement(groups)})[0].verdict == verdict
 
 
 def test_without_records_of_the_learning_rates_the_rest_is_measured() -> None:

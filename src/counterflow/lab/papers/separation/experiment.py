@@ -91,6 +91,7 @@ def _add_table(found: dict[str, Measurement], profile: Profile, of: Sequence[Rec
                 np.mean([missed[split, level, method] for level in levels], 0) for method in ("att", "ica")
             ]
         (a, b), (c, d) = shares[split, "light"], shares[split, "heavy"]
+        add(f"reduces.{split}", _group(a), _group(b, -1.0))
         add(f"light.{split}", _group(a), _group(b, -1.0), _group(c, -1.0), _group(d))
     (a, b), (c, d) = shares["train", "all"], shares["test", "all"]
     add("gain", _group(a), _group(b, -1.0), _group(c, -1.0), _group(d))
