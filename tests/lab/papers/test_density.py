@@ -10,7 +10,7 @@ import torch
 from scipy import stats as scipy_stats
 
 from counterflow.lab import stats
-from counterflow.lab.papers.density import experiment, nets, peers, plan, speakers
+from counterflow.lab.papers.density import experiment, nets, peers, plan, speakers, timing
 from counterflow.lab.papers.density.figures import exhibits
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
 from counterflow.lab.trials.finding import identity
@@ -210,6 +210,17 @@ def test_a_net_that_is_behind_is_never_significant() -> None:
     ours, theirs = ([_record(t, "smoke") for t in plan.net_trials("smoke", net, 4)] for net in ("cdn", "rdn"))
     assert min(experiment.p_values(ours, theirs)) == 1.0
     assert max(experiment.p_values(theirs, ours)) < 0.01
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_states_are_timed_where_their_square_outweighs_what_a_frame_costs_at_any_number(
+    profile: Any, tmp_path: Any
+) -> None:
+    [trial] = plan.speed_trials(profile)
+    settings = {**trial.settings, "states": [2, min(trial.settings["states"])], "batch": 2, "frames": 200}  # type: ignore[type-var]
+    found = timing.times(settings, range(5), Context(tmp_path))
+    fixed, smallest = (min(v or 0.0 for v in found.metrics[f"states {states}"]) for states in settings["states"])
+    assert smallest > 4 * fixed
 
 
 @pytest.mark.parametrize("profile", PROFILES)

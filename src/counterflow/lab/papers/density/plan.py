@@ -55,11 +55,13 @@ class Size:
     every: tuple[str, ...] = tuple(PANELS)
 
 
+# From where K^2 outweighs what a frame costs at any K, to where 8 MB of transitions still fit into a cache.
+_STATES = [256, 512, 1024]
 _TIMING: Mapping[str, Json] = {
-    "states": [32, 64, 128, 256], "models": 24, "classes": 12, "features": 24, "batch": 32, "frames": 200,
+    "states": _STATES, "models": 24, "classes": 12, "features": 24, "batch": 32, "frames": 200,
 }  # fmt: skip
 _SMALL: Mapping[str, Json] = {
-    "states": [16, 32, 64],
+    "states": _STATES,
     "models": 8,
     "classes": 4,
     "features": 8,
