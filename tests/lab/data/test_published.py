@@ -619,3 +619,14 @@ def test_a_drawn_split_of_strata() -> None:
     strata = [i % 4 for i in range(40)]
     split = data.drawn_split(groups, 3, strata=strata)
     assert [sum(side == "test" for side in split[k::4]) for k in range(4)] == [3, 3, 3, 3]
+
+
+def test_a_group_of_several_strata_is_never_on_both_sides() -> None:
+    groups = ["a", "b", "a", "c"]
+    split = data.drawn_split(groups, 1, strata=[0, 0, 1, 1])
+    assert split[0] == split[2]
+    assert [split[:2].count("test"), split[2:].count("test")] == [1, 1]
+    mixed = [str(i % 7) for i in range(60)]
+    for seed in range(20):
+        sides = data.drawn_split(mixed, 5, strata=[i % 4 for i in range(60)], seed=seed)
+        assert len(set(zip(mixed, sides, strict=True))) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Protocol
 
@@ -42,11 +43,13 @@ def drawn_split(
     """Draw which examples are for testing; examples of one group are never on both sides.
 
     Groups are put in the order of a hash of their name and the seed, which needs no generator and does
-    not depend on the order of the examples; the first ones are for testing.
+    not depend on the order of the examples; the first ones are for testing. A group that lies in several
+    strata is drawn in the first of them, and counts in the others.
 
     Args:
         groups: Each example's group: its speaker, or its text where texts are repeated.
-        test: How many examples of each stratum are for testing, at least; the last group drawn may exceed it.
+        test: How many examples of each stratum are for testing, at least, if its groups allow; the last group
+            drawn may exceed it.
         strata: Each example's stratum, such as its class; all are one if not given.
         seed: Another seed draws another split.
 
@@ -57,16 +60,14 @@ def drawn_split(
         >>> drawn_split(["ann", "bob", "ann", "eve"], test=1)
         ('train', 'train', 'train', 'test')
     """
-    of_stratum: dict[Hashable, dict[str, list[int]]] = {}
-    for index, (group, stratum) in enumerate(zip(groups, strata or [None] * len(groups), strict=True)):
-        of_stratum.setdefault(stratum, {}).setdefault(group, []).append(index)
-    split = ["train"] * len(groups)
+    of_stratum: dict[Hashable, Counter[str]] = {}
+    for group, stratum in zip(groups, strata or [None] * len(groups), strict=True):
+        of_stratum.setdefault(stratum, Counter())[group] += 1
+    sides: dict[str, str] = {}
     for members in of_stratum.values():
-        left = test
-        for group in sorted(members, key=lambda g: hashlib.sha256(f"{seed} {g}".encode()).digest()):
-            if left <= 0:
-                break
-            for index in members[group]:
-                split[index] = "test"
-            left -= len(members[group])
-    return tuple(split)
+        left = test - sum(count for group, count in members.items() if sides.get(group) == "test")
+        undecided = members.keys() - sides.keys()
+        for group in sorted(undecided, key=lambda g: hashlib.sha256(f"{seed} {g}".encode()).digest()):
+            sides[group] = "test" if left > 0 else "train"
+            left -= members[group]
+    return tuple(sides[group] for group in groups)
