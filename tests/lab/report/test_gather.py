@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from counterflow.exceptions import RecordError
+from counterflow.lab.data.catalog import CATALOG
 from counterflow.lab.report import TableExhibit, assemble, gather, read_sections, select
 from counterflow.lab.trials import Claim, Digest, Group, Measurement, Outcome, Paper, Record, Trial
 from counterflow.lab.trials.record import FORMAT_VERSION, pack, trial_key, write_record
@@ -165,6 +166,41 @@ def test_select_prefers_a_trial_that_is_done():
     for key in ("0" * 20, "f" * 20):  # whichever of the two comes first by name
         missing = msgspec.structs.replace(first, status="not run", data={"digits": "missing"}, key=key)
         assert select(PAPER, "laptop", [missing, first, second, fresh]) == [first, second, fresh]
+
+
+def _trial_of(record: Record) -> Trial:
+    return Trial(record.paper, record.treatment, record.seeds, record.settings)
+
+
+def _of_data(records: list[Record], checksum: str, shift: float = 0.0) -> list[Record]:
+    """The same records, as if they had read a data set with this checksum."""
+    return [
+        msgspec.structs.replace(
+            record,
+            data={"digits": checksum},
+            key=trial_key(_trial_of(record), record.revision, {"digits": checksum}),
+            metrics={name: tuple(v + shift for v in values) for name, values in record.metrics.items()},
+        )
+        for record in records
+    ]
+
+
+@pytest.mark.parametrize("other", ["0" * 64, "f" * 64])
+def test_select_takes_the_version_of_the_data_that_the_catalog_has(other):
+    today = _of_data(_run("laptop"), CATALOG["digits"].forms[0].identity)
+    before = _of_data(_run("laptop"), other, shift=1.0)
+    assert select(PAPER, "laptop", [*before, *before, *today]) == today
+
+
+@pytest.mark.parametrize("other", ["0" * 64, "f" * 64])
+def test_select_takes_one_version_of_unknown_data_for_the_whole_paper_and_says_so(other, tmp_path):
+    more = _of_data(_run("laptop"), "8" * 64)
+    [fewer, *_] = _of_data(_run("laptop"), other, shift=1.0)
+    assert select(PAPER, "laptop", [fewer, *more]) == more
+    for record in [fewer, *more]:
+        write_record(tmp_path, record, ENVIRONMENT)
+    [section], _, _ = read_sections(tmp_path)
+    assert section.notes == ["1 record is of another version of the data set digits than 888888888888, and left out."]
 
 
 def test_a_folder_of_runs_shows_its_largest_profile_or_the_one_asked_for(runs):

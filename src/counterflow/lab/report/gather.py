@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
 from counterflow.exceptions import RecordError
+from counterflow.lab.data.catalog import CATALOG
 from counterflow.lab.report.exhibit import Exhibit, Section
 from counterflow.lab.trials import Paper, Profile, Record, claims_of, digest_of, judge, load_paper, paper_keys
 from counterflow.lab.trials.finding import identity
@@ -91,11 +93,14 @@ def select(paper: Paper, profile: Profile, records: Iterable[Record]) -> list[Re
         records: All records of the paper.
 
     Returns:
-        Those of the profile's trials, finished or not, at the paper's current revision, in the trials' order.
+        Those of the profile's trials, finished or not, at the paper's current revision, in the trials' order. All that
+        finished have seen one version of each data set: one that the catalog has, and else the one of most records.
     """
+    current = [record for record in records if record.revision == paper.revision]
+    versions = {name: of[0] for name, of in _versions(current).items()}
     # Of records that differ only in their data the last one counts, and so one that is done.
-    ordered = sorted(records, key=lambda record: (record.status == "done", record.key))
-    known = {identity(record): record for record in ordered if record.revision == paper.revision}
+    ordered = sorted(current, key=lambda record: (record.status == "done", record.key))
+    known = {identity(record): record for record in ordered if _is_of(record, versions)}
     selected: list[Record] = []
     while True:
         done = [record for record in selected if record.status == "done"]
@@ -105,6 +110,37 @@ def select(paper: Paper, profile: Profile, records: Iterable[Record]) -> list[Re
         if len(following) <= len(selected):
             return following
         selected = following
+
+
+def _versions(records: Iterable[Record]) -> dict[str, list[str]]:
+    """The checksums of each data set that finished trials have seen, the one to be used first."""
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        if record.status == "done":
+            for name, checksum in record.data.items():
+                counts.setdefault(name, Counter())[checksum] += 1
+    ranked = {}
+    for name, of in counts.items():
+        known = {form.identity for form in CATALOG[name].forms} if name in CATALOG else set()
+        ranked[name] = sorted(of, key=lambda checksum: (checksum in known, of[checksum], checksum), reverse=True)
+    return ranked
+
+
+def _is_of(record: Record, versions: Mapping[str, str]) -> bool:
+    """Whether a record is of these versions of its data; one that is not done need not have any."""
+    return record.status != "done" or all(versions[name] == checksum for name, checksum in record.data.items())
+
+
+def _other_versions(paper: Paper, records: Iterable[Record]) -> list[str]:
+    """A line for every data set of which records were left out, since they have seen another version of it."""
+    current = [record for record in records if record.revision == paper.revision]
+    lines = []
+    for name, (used, *others) in _versions(current).items():
+        left = sum(record.status == "done" and record.data.get(name) in others for record in current)
+        if left:
+            are = "1 record is" if left == 1 else f"{left} records are"
+            lines.append(f"{are} of another version of the data set {name} than {used[:12]}, and left out.")
+    return lines
 
 
 def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Section], str, list[str]]:
@@ -152,13 +188,16 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
         own = wanted if wanted in by_profile else list(by_profile)[-1]
         records = {own: select(paper, own, by_profile[own])}
         section = assemble(paper, own, records[own], environments)
+        left_out = _other_versions(paper, by_profile[own])
         if profile is None and own == "paper" and "laptop" in by_profile:
             records["laptop"] = select(paper, "laptop", by_profile["laptop"])
             smaller = assemble(paper, "laptop", records["laptop"], environments)
             if filled := _filled(section, smaller):
                 once = {record.key: record for each in records.values() for record in each if record.status == "done"}
                 section = replace(filled, seconds=sum(record.seconds for record in once.values()))
+                left_out += _other_versions(paper, by_profile["laptop"])
                 shown.add("laptop")
+        section = replace(section, notes=list(dict.fromkeys([*section.notes, *left_out])))
         shown.add(own)
         sections.append(section)
     return sections, " and ".join(name for name in PROFILES if name in shown), complaints
