@@ -204,7 +204,10 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
 
 
 def _filled(section: Section, smaller: Section) -> Section | None:
-    """A section with what it lacks from that of a smaller profile; None where that has none of it."""
+    """A section with what it lacks from that of a smaller profile; None where that has none of it.
+
+    The figures are of both, since the claims are: each under its profile's name where both have one.
+    """
     claims = [
         less if claim.verdict == "not run" and less.verdict != "not run" else claim
         for claim, less in zip(section.claims, smaller.claims, strict=True)
@@ -212,14 +215,24 @@ def _filled(section: Section, smaller: Section) -> Section | None:
     if claims == list(section.claims):
         return None
     own = {exhibit.title: exhibit for exhibit in section.exhibits}
+    exhibits: list[Exhibit] = []
+    for exhibit in smaller.exhibits:
+        if exhibit.title in own:
+            exhibits += [_titled(exhibit, "laptop"), _titled(own.pop(exhibit.title), "paper")]
+        else:
+            exhibits.append(exhibit)
     return replace(
         section,
         command=f"{smaller.command} && {section.command}",
         claims=claims,
-        exhibits=[*(own.pop(exhibit.title, exhibit) for exhibit in smaller.exhibits), *own.values()],
+        exhibits=[*exhibits, *own.values()],
         environments=[*smaller.environments, *(e for e in section.environments if e not in smaller.environments)],
         notes=list(dict.fromkeys([*smaller.notes, *section.notes])),
     )
+
+
+def _titled(exhibit: Exhibit, profile: Profile) -> Exhibit:
+    return replace(exhibit, title=f"{exhibit.title} ({profile})")
 
 
 def _read_runs(folder: Path, complaints: list[str]) -> list[Record]:
