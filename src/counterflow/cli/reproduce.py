@@ -22,7 +22,7 @@ from counterflow.cli.live import Display
 from counterflow.cli.targets import require_json, write_json
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.lab.report import Section, assemble, write_report
-from counterflow.lab.report.numbers import format_interval, format_number, format_seconds
+from counterflow.lab.report.numbers import format_computing, format_interval, format_number
 from counterflow.lab.trials import (
     Device,
     Paper,
@@ -211,8 +211,9 @@ def _print_section(console: Console, section: Section) -> None:
     for note in section.notes:
         console.print(Text(note), soft_wrap=True)
     counts = {verdict: sum(c.verdict == verdict for c in section.claims) for verdict in STYLES}
+    spent = format_computing(section.seconds, section.card_seconds)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    console.print(Text(f"{section.key}: {summary}; {format_seconds(section.seconds)} of computing\n"))
+    console.print(Text(f"{section.key}: {summary}; computing time {spent}\n"))
 
 
 def _answer(section: Section) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from counterflow.exceptions import RecordError
 from counterflow.lab.data.catalog import CATALOG
-from counterflow.lab.report import TableExhibit, assemble, gather, read_sections, select
+from counterflow.lab.report import Section, TableExhibit, assemble, gather, read_sections, reproduction_markdown, select
 from counterflow.lab.trials import Claim, Digest, Group, Measurement, Outcome, Paper, Record, Trial
 from counterflow.lab.trials.record import FORMAT_VERSION, pack, trial_key, write_record
 
@@ -126,6 +126,58 @@ def test_trials_that_did_not_finish_are_told_and_not_measured():
     assert section.notes == ["1 trial failed (rate.0.1): boom", "1 trial did not run (rate.0.2): no data"]
     assert {claim.verdict for claim in section.claims} == {"not run"}
     assert (section.seconds, section.environments) == (0, [])
+    assert section.command == "counterflow reproduce toy --profile laptop"
+
+
+CARD = {**ENVIRONMENT, "graphics card": "a card"}
+
+
+def _parts(names: str) -> tuple[Paper, dict[str, Trial]]:
+    """A paper of these treatments, two trials each."""
+    every = {
+        f"{name} {seed}": Trial("toy", name, (seed,), {"rate": 0.1}) for name in names.split(", ") for seed in (0, 1)
+    }
+    return Paper("toy", 3, lambda p, r: list(every.values()), lambda t, c: Outcome({}), _measure, _exhibits), every
+
+
+def _assembled(monkeypatch, names: str, done: str, on_card: str = "") -> Section:
+    paper, every = _parts(names)
+    monkeypatch.setattr(gather, "load_paper", lambda key: paper)
+    records = []
+    for name in filter(None, [*done.split(", "), *on_card.split(", ")]):
+        where = CARD if name in on_card.split(", ") else ENVIRONMENT
+        records.append(msgspec.structs.replace(_record(every[name]), environment=_hash(where)))
+    return assemble(paper, "laptop", records, {_hash(each): each for each in (ENVIRONMENT, CARD)})
+
+
+@pytest.mark.parametrize(
+    ("done", "on_card", "commands"),
+    [
+        ("a x 0, a y 0, b x 0, b y 0, c 0", "", [""]),
+        ("a x 0", "a y 0, b x 0, b y 0, c 0", [" --device cuda"]),
+        ("a x 0, a y 0", "", [" --only 'a *'"]),
+        ("a x 0", "b x 0, b y 0", [" --only 'a x'", " --only 'b *' --device cuda"]),
+        ("a x 0, c 0", "a x 1, a y 0", [" --only 'a *' --device cuda", " --only c"]),
+        ("a x 0, a x 1", "a y 0", [" --only 'a x'", " --only 'a y' --device cuda"]),
+    ],
+)
+def test_the_command_runs_what_has_records_and_no_more(monkeypatch, done, on_card, commands):
+    section = _assembled(monkeypatch, "a x, a y, b x, b y, c", done, on_card)
+    assert section.command.split(" && ") == [f"counterflow reproduce toy --profile laptop{each}" for each in commands]
+    there = len([name for name in [*done.split(", "), *on_card.split(", ")] if name])
+    assert section.notes == [f"{there} of 10 trials of the profile laptop have records."]
+
+
+def test_a_treatment_that_follows_from_another_is_not_run_alone():
+    first, _, fresh = _run("laptop")
+    assert assemble(PAPER, "laptop", [first]).command == "counterflow reproduce toy --profile laptop --only rate.0.1"
+    assert assemble(PAPER, "laptop", [fresh]).command == "counterflow reproduce toy --profile laptop"
+
+
+def test_computing_time_is_told_by_what_computed(monkeypatch):
+    section = _assembled(monkeypatch, "a x, a y", "a x 0, a x 1, a y 0", "a y 1")
+    assert (section.seconds, section.card_seconds, section.notes) == (8.0, 2.0, [])
+    assert "Computing time: 6 s of a processor and 2 s of a graphics card." in reproduction_markdown([section])
 
 
 def test_select_follows_the_stages_of_one_profile():
@@ -225,7 +277,9 @@ def test_what_paper_was_not_run_for_is_taken_from_laptop(runs, monkeypatch):
     assert (measured.verdict, measured.command) == ("reproduced", "counterflow reproduce toy --profile laptop")
     assert (never.verdict, never.reason) == ("not run", "no finished trial of the paper profile measures it")
     assert shown == "laptop and paper"
-    assert section.command == "counterflow reproduce toy --profile laptop && counterflow reproduce toy --profile paper"
+    part = "counterflow reproduce toy --profile paper --only rate.0.1"
+    assert section.command == f"counterflow reproduce toy --profile laptop && {part}"
+    assert section.notes == ["1 of 2 trials of the profile paper have records."]
     assert section.seconds == 8.0  # of four trials, each counted once
     assert section.environments == [ENVIRONMENT]
     # The claim is laptop's, and so is the first table; what there is of the larger profile stands beside it.

@@ -87,6 +87,7 @@ class Section:
         exhibits: Figures and tables, in the order of reading.
         environments: What the trials ran on, one mapping for each different one.
         seconds: Computing time of all its trials together.
+        card_seconds: Of these, that of trials on a graphics card.
         notes: Remarks for the reader, a paragraph each.
         says: What the paper claims, in a sentence or two.
         headline: The ids of the claims that the overview shows; all of them if there are none.
@@ -103,3 +104,4 @@ class Section:
     notes: Sequence[str] = ()
     says: str = ""
     headline: Sequence[str] = ()
+    card_seconds: float = 0.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
@@ -11,7 +13,7 @@ from typing import cast, get_args
 from counterflow.exceptions import RecordError
 from counterflow.lab.data.catalog import CATALOG
 from counterflow.lab.report.exhibit import Exhibit, Section
-from counterflow.lab.trials import Paper, Profile, Record, claims_of, digest_of, judge, load_paper, paper_keys
+from counterflow.lab.trials import Paper, Profile, Record, Trial, claims_of, digest_of, judge, load_paper, paper_keys
 from counterflow.lab.trials.finding import identity
 from counterflow.lab.trials.record import read_environments, read_record, unpack
 
@@ -38,7 +40,12 @@ def assemble(
         The section, with every claim of the paper's ``published.toml``.
     """
     done = [record for record in records if record.status == "done"]
+    with_card = _with_card(environments or {})
+    # Of the whole paper, where it is a part of it that was run.
+    whole = load_paper(paper.key)
+    planned = whole.trials(profile, done)
     command = f"counterflow reproduce {paper.key} --profile {profile}"
+    command = _command(command, [t.treatment for t in whole.trials(profile, [])], planned, done, with_card)
     results = judge(
         claims_of(paper.key),
         paper.measure(profile, done),
@@ -48,6 +55,7 @@ def assemble(
         result if result.verdict == "not run" else replace(result, command=result.command or command)
         for result in results
     ]
+    seconds, card_seconds = _seconds(done, with_card)
     used = dict.fromkeys(record.environment for record in done)
     digest = digest_of(paper.key)
     return Section(
@@ -59,11 +67,56 @@ def assemble(
         # Trials know nothing of the report above them, so a paper's exhibits are typed as objects there.
         exhibits=cast("Sequence[Exhibit]", paper.exhibits(profile, done, results)),
         environments=[dict((environments or {})[name]) for name in used if name in (environments or {})],
-        seconds=sum(record.seconds for record in done),
-        notes=_unfinished(records),
+        seconds=seconds,
+        card_seconds=card_seconds,
+        notes=[*_part(len(records), len(planned), profile), *_unfinished(records)],
         says=digest.says,
         headline=digest.headline,
     )
+
+
+def _command(
+    whole: str, first: Collection[str], planned: Sequence[Trial], done: Sequence[Record], with_card: Collection[str]
+) -> str:
+    """What runs the treatments again that have records, where most of these were: in one line, for a shell.
+
+    A treatment that follows from another cannot be run alone: then it is the command of the whole paper.
+    """
+    cards: dict[str, list[bool]] = {}
+    for record in done:
+        cards.setdefault(record.treatment, []).append(record.environment in with_card)
+    every = dict.fromkeys(trial.treatment for trial in planned)
+    if not cards or cards.keys() >= every.keys() or not cards.keys() <= set(first):
+        return whole + _device([each for of in cards.values() for each in of])
+    devices = {treatment: _device(cards[treatment]) for treatment in every if treatment in cards}
+    commands: dict[str, None] = {}
+    for treatment, device in devices.items():
+        pattern = f"{treatment.split()[0]} *"
+        alike = fnmatch.filter(every, pattern)
+        if len(alike) < 2 or any(devices.get(other) != device for other in alike):
+            pattern = treatment
+        commands[f"{whole} --only {shlex.quote(pattern)}{device}"] = None
+    return " && ".join(commands)
+
+
+def _device(cards: Sequence[bool]) -> str:
+    return " --device cuda" if cards and 2 * sum(cards) >= len(cards) else ""
+
+
+def _with_card(environments: Mapping[str, Mapping[str, object]]) -> set[str]:
+    """The environments in which tensors were on a graphics card."""
+    return {name for name, described in environments.items() if described.get("graphics card")}
+
+
+def _seconds(records: Iterable[Record], with_card: Collection[str]) -> tuple[float, float]:
+    """What finished trials took, in all and on a graphics card."""
+    done = [record for record in records if record.status == "done"]
+    on_card = [record.seconds for record in done if record.environment in with_card]
+    return sum(record.seconds for record in done), sum(on_card)
+
+
+def _part(there: int, planned: int, profile: Profile) -> list[str]:
+    return [f"{there} of {planned} trials of the profile {profile} have records."] if there < planned else []
 
 
 def _unfinished(records: Iterable[Record]) -> list[str]:
@@ -193,8 +246,9 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
             records["laptop"] = select(paper, "laptop", by_profile["laptop"])
             smaller = assemble(paper, "laptop", records["laptop"], environments)
             if filled := _filled(section, smaller):
-                once = {record.key: record for each in records.values() for record in each if record.status == "done"}
-                section = replace(filled, seconds=sum(record.seconds for record in once.values()))
+                once = {record.key: record for each in records.values() for record in each}
+                seconds, card_seconds = _seconds(once.values(), _with_card(environments))
+                section = replace(filled, seconds=seconds, card_seconds=card_seconds)
                 left_out += _other_versions(paper, by_profile["laptop"])
                 shown.add("laptop")
         section = replace(section, notes=list(dict.fromkeys([*section.notes, *left_out])))

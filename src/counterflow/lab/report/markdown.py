@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from counterflow.lab.report.exhibit import Section
-from counterflow.lab.report.numbers import format_interval, format_number, format_seconds
+from counterflow.lab.report.numbers import format_computing, format_interval, format_number
 from counterflow.lab.report.page import VERDICTS, differences, summary
 from counterflow.lab.trials import ClaimResult
 
@@ -46,7 +46,8 @@ def reproduction_markdown(sections: Sequence[Section]) -> str:
 
 
 def _paper(section: Section) -> list[str]:
-    cost = f" Computing time: {format_seconds(section.seconds)}." if section.seconds else ""
+    spent = format_computing(section.seconds, section.card_seconds)
+    cost = f" Computing time: {spent}." if section.seconds else ""
     lines = [
         f"## {_text(section.title)}",
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["format_interval", "format_number", "format_seconds"]
+__all__ = ["format_computing", "format_interval", "format_number", "format_seconds"]
 
 MISSING = "–"
 
@@ -76,3 +76,23 @@ def format_seconds(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def format_computing(seconds: float, card_seconds: float) -> str:
+    """A computing time, by what computed: an hour of a graphics card is not one of a processor.
+
+    Args:
+        seconds: Of all trials.
+        card_seconds: Of these, of trials on a graphics card.
+
+    Example:
+        >>> format_computing(3900.0, 0.0)
+        '1 h 5 min'
+        >>> format_computing(3900.0, 200.0)
+        '1 h 2 min of a processor and 3 min 20 s of a graphics card'
+    """
+    if not card_seconds:
+        return format_seconds(seconds)
+    on_card = f"{format_seconds(card_seconds)} of a graphics card"
+    rest = seconds - card_seconds
+    return f"{format_seconds(rest)} of a processor and {on_card}" if rest > 0 else on_card

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.lab.report.exhibit import Exhibit, Figure, Section
-from counterflow.lab.report.numbers import format_interval, format_number, format_seconds
+from counterflow.lab.report.numbers import format_computing, format_interval, format_number, format_seconds
 from counterflow.lab.report.strip import Axis, Mark, axis_for, mark_for
 from counterflow.lab.trials import ClaimResult, Setting, Verdict
 from counterflow.lab.trials.record import write_whole
@@ -116,7 +116,8 @@ def write_report(sections: Sequence[Section], path: Path | str, *, profile: str)
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "seconds": format_seconds, "slug": _slug}
+    environment.filters |= {"number": format_number, "seconds": format_seconds, "computing": format_computing}
+    environment.filters |= {"slug": _slug}
     templates = importlib.resources.files("counterflow.lab.report") / "templates"
     claims = [claim for section in sections for claim in section.claims]
     axis = axis_for([claim for section in sections for claim in _headline(section)])
