@@ -182,6 +182,18 @@ def test_a_call_that_raises_leaves_the_weights_proper():
     assert list(module.state_dict()) == list(nn.LSTM(4, 3).state_dict())
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_parameters_that_a_checkpoint_has_exchanged_are_whitened(kind):
+    """A recurrent layer computes with a list of its weights, which it builds anew when one is another object."""
+    module = kind(4, 3).double()
+    x = randn(6, 5, 4)
+    cf.whiten(module, torch.optim.Adam(module.parameters()), loader=[x], epsilon=EPSILON)
+    wanted = module(x)[0].detach()
+    module.load_state_dict(copy.deepcopy(module.state_dict()), assign=True)
+    for _ in range(2):
+        torch.testing.assert_close(module(x)[0], wanted)
+
+
 OPTIMIZERS = {
     "SGD": lambda module: torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9),
     "Adam": lambda module: torch.optim.Adam(module.parameters(), lr=0.003),

@@ -166,6 +166,10 @@ class Bend:
         self.parts = tuple(parts)
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if isinstance(module, nn.RNNBase):
+            # Its forward builds the list it computes with anew where parameters have been exchanged, as under
+            # torch.func, and so would put the weights proper back: let it do so now.
+            module._update_flat_weights()
         learns = torch.is_grad_enabled() and not exporting()
         parts = [part for part in self.parts if part.form == "explicit" or learns]
         names = [*{name: None for part in parts for name in (part.of, part.of_bias) if name}]
