@@ -120,6 +120,18 @@ def test_convolutions_sum_over_all_that_a_pixel_feeds(name: str) -> None:
     assert bool((got <= 1 / wanted * (1 + 1e-12)).all())
 
 
+@pytest.mark.parametrize(
+    "above",
+    [nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(3, 4, 3, (2, 1), 1), nn.Conv2d(3, 4, 3, stride=3, dilation=2)],
+    ids=["apart", "overlapping", "dilated"],
+)
+def test_below_a_stride_the_pixel_that_feeds_most_stands_for_all(above: nn.Module) -> None:
+    model, sample = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), above).double(), torch.randn(4, 2, 20, 20).double()
+    wanted = sizes(model, sample, 0).amax((1, 2), keepdim=True)
+    cf.temper(model, sample, loss="mse_loss_sum", attenuation="weights", shunt=False)
+    torch.testing.assert_close(factor(model, "0"), 1 / wanted)
+
+
 def test_units_are_followed_through_joins_sums_and_functions() -> None:
     net = FamilyNet().double()
     cf.temper(net, tuple(x.double() for x in family_inputs()), loss=LOSS, attenuation="weights", local_output=False)

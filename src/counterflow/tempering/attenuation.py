@@ -18,8 +18,9 @@ weights, so that
 whatever the weights are: a true average, whose shares add up to one. Where the posterior errors are of equal variance
 it is their plain mean. (To stay below the plain mean for variances of any kind would take :math:`1/(s \sqrt{|P_i|}
 \max_j |w_{ij}|)`, which falls short of it otherwise.) Fixed maps on the way, such as pooling, are taken for ones that
-do not enlarge the error. A recurrent cell in a loop feeds its own gates by its recurrent weights, so the average runs
-over the errors of the next step too.
+do not enlarge the error. Below a strided convolution, whose pixels meet unlike parts of the kernel, the pixel with the
+largest vector stands for all of a channel. A recurrent cell in a loop feeds its own gates by its recurrent weights, so
+the average runs over the errors of the next step too.
 
 **The error's variance, measured.** With :math:`g_i` the error of a unit before attenuation, :math:`\delta_i = a g_i`.
 The bound (13) on :math:`\langle g_i^2\rangle` is replaced by what the layer's errors are: in each backward pass, over
@@ -46,6 +47,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -119,6 +121,7 @@ class Outgoing:
         slope: The largest slope on the way there.
         kind: How the weight's inputs are arranged: (out, in), (out, in / groups, ...) or (in, out / groups, ...).
         groups: Of a convolution.
+        periods: Of a convolution, how far apart two kernel positions are, by axis, that one pixel can meet.
         start: Which of its inputs the first unit is; None where units cannot be told apart, and the largest vector
             stands for all of them.
         shape: That of the squared sizes, broadcastable against one example's error; None where start is.
@@ -128,6 +131,7 @@ class Outgoing:
     slope: float
     kind: str
     groups: int = 1
+    periods: tuple[int, ...] = ()
     start: int | None = None
     shape: tuple[int, ...] | None = None
 
@@ -137,8 +141,11 @@ class Outgoing:
         if self.kind == "transposed":
             sizes = squared.flatten(1).sum(1)
         else:
-            by_group = squared.reshape(self.groups, -1, squared.shape[1], squared[0, 0].numel())
-            sizes = by_group.sum((1, 3)).reshape(-1)
+            sizes = squared.unflatten(0, (self.groups, -1)).sum(1).flatten(0, 1)
+            for axis, period in enumerate(self.periods, 1):
+                each = [sizes[(slice(None),) * axis + (slice(first, None, period),)] for first in range(period)]
+                sizes = torch.stack([met.sum(axis) for met in each], axis)
+            sizes = sizes.reshape(sizes.shape[0], -1).amax(1)
         if self.start is None or self.shape is None:
             return sizes.max()
         return sizes[self.start : self.start + math.prod(self.shape)].reshape(self.shape)
@@ -218,16 +225,21 @@ def _is_product(consumer: Use) -> bool:
 def _outgoing(trace: Trace, layer: Layer, use: Use, consumer: Use, link: str, slope: float) -> Outgoing:
     name = operation(consumer.node)
     if not name.startswith("conv"):
-        return Outgoing(link, slope, "linear", 1, *_units(trace, layer, use, consumer))
-    kind = "transposed" if name.startswith("conv_transpose") else name
-    return Outgoing(link, slope, kind, _groups(consumer.node), *_units(trace, layer, use, consumer))
+        return Outgoing(link, slope, "linear", 1, (), *_units(trace, layer, use, consumer))
+    (groups,) = _settings(consumer.node, 6, "groups", 1)
+    if name.startswith("conv_transpose"):  # a pixel meets the whole kernel, whatever the stride
+        return Outgoing(link, slope, "transposed", groups, (), *_units(trace, layer, use, consumer))
+    axes = len(trace.model.get_parameter(consumer.weights[0]).shape) - 2
+    steps, gaps = (_settings(consumer.node, at, of, axes) for at, of in ((3, "stride"), (5, "dilation")))
+    periods = tuple(step // math.gcd(step, gap) for step, gap in zip(steps, gaps, strict=True))
+    return Outgoing(link, slope, name, groups, periods, *_units(trace, layer, use, consumer))
 
 
-def _groups(node: fx.Node) -> int:
-    at = 6
-    groups = node.args[at] if len(node.args) > at else node.kwargs.get("groups", 1)
-    assert isinstance(groups, int)
-    return groups
+def _settings(node: fx.Node, at: int, name: str, count: int) -> list[int]:
+    """A convolution's argument, as many numbers as it stands for."""
+    found: Any = node.args[at] if len(node.args) > at else node.kwargs.get(name, 1)
+    numbers = list(found) if isinstance(found, list | tuple) else [found]
+    return numbers * count if len(numbers) == 1 else numbers
 
 
 def _units(trace: Trace, layer: Layer, use: Use, consumer: Use) -> tuple[int | None, tuple[int, ...] | None]:
