@@ -238,6 +238,17 @@ def test_measuring_works_on_line_and_passes_over_errors_that_tell_nothing() -> N
     assert float(model[0].temper_power_ratio) == first
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_measuring_one_output_of_a_small_last_batch(size: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    cf.temper(model, torch.randn(8, 3).double(), loss="mse_loss_sum", variance="measured", shunt=False)
+    model(torch.randn(8, 3).double()).square().sum().backward()
+    before = model.state_dict()["0.temper_power_ratio"].clone()
+    model(torch.randn(size, 3).double()).square().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    assert (float(model[0].temper_power_ratio) == float(before)) == (size == 0)
+
+
 def test_measuring_normalized_and_shared_layers() -> None:
     table = cf.temper(resnet(), torch.randn(4, 3, 8, 8), loss="cross_entropy", variance="measured").table()
     assert table["2.conv1"].done == "rate, attenuated by measured variance, shunted"

@@ -21,6 +21,7 @@ __all__ = [
     "batch_rms",
     "batch_sum",
     "count_samples",
+    "error_rms",
     "prepare_ranks",
     "sum_over_ranks",
     "widen",
@@ -92,6 +93,20 @@ def batch_rms(error: Tensor, dim: tuple[int, ...], caller: str) -> Tensor:
         UnsupportedError: If the error is complex.
     """
     _check(error, dim, caller)
+    return error_rms(error, caller)
+
+
+def error_rms(error: Tensor, caller: str) -> Tensor:
+    r"""`batch_rms` of however many examples; NaN where there are none.
+
+    Args:
+        error: Of any shape.
+        caller: Named in the error message.
+
+    Raises:
+        UnsupportedError: If the error is complex.
+    """
+    _refuse_complex(error, caller)
     # In float64, since the squares of an error that has vanished to 1e-25 are zero in float32, and those of one that
     # has exploded to 1e25 infinite: to clip by either would be to wipe the error out, or to let all of it pass.
     wide = torch.float32 if error.device.type == "mps" else torch.float64
@@ -108,9 +123,13 @@ def count_samples(error: Tensor, dim: tuple[int, ...]) -> int:
     return count
 
 
-def _check(error: Tensor, examples: tuple[int, ...], caller: str) -> None:
+def _refuse_complex(error: Tensor, caller: str) -> None:
     if error.is_complex():
         raise UnsupportedError(f"{caller} takes statistics of real errors only, got one of {error.dtype}")
+
+
+def _check(error: Tensor, examples: tuple[int, ...], caller: str) -> None:
+    _refuse_complex(error, caller)
     shape = tuple(error.shape)
     if error.ndim < 2 or not examples:
         raise ShapeError(

@@ -39,7 +39,7 @@ fan-out that (14) counts: an output layer with a local code is one unit here too
 The buffer ``temper_power_ratio`` of a module is :math:`\bar q`; the state_dict has it. Every backward pass counts as
 one measurement, so accumulating over four parts makes four, each of its own part; a part's errors are scaled by what is
 known when it comes. Ranks of a distributed run measure together. A pass in which an error is not finite, or all those
-above are zero, leaves it as it was.
+above are zero, or the batch is empty, leaves it as it was.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from counterflow.backward.reduce import batch_rms, world_size
+from counterflow.backward.reduce import error_rms, world_size
 from counterflow.backward.shunting import shunt
 from counterflow.backward.tap import State, Tap, Transform
 from counterflow.tempering.activations import UNARY
@@ -331,7 +331,7 @@ class Measured(Transform):
     def __call__(self, error: Tensor, batch: tuple[int, ...], state: State) -> Tensor:
         # All elements count alike, so a single example tells a layer's mean square too.
         # Errors are larger by the number of ranks, over which DistributedDataParallel averages.
-        now = (batch_rms(error, tuple(range(error.ndim)), repr(self)) / world_size()).square()
+        now = (error_rms(error, repr(self)) / world_size()).square()
         with torch.no_grad():
             factor = self._follow(now, state) if self.above else torch.ones_like(now)
             # What the layer below looks at, later in this backward pass.
