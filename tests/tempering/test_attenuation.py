@@ -132,6 +132,25 @@ def test_below_a_stride_the_pixel_that_feeds_most_stands_for_all(above: nn.Modul
     torch.testing.assert_close(factor(model, "0"), 1 / wanted)
 
 
+def test_names_that_differ_in_a_dot_are_two() -> None:
+    """`a.b` and `a_b` feed on one layer, each with weights of its own."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a_b, self.a = nn.Linear(4, 3), nn.Linear(3, 2), nn.ModuleDict({"b": nn.Linear(3, 2)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.stem(x)
+            z: Tensor = self.a_b(y) + self.a["b"](y)
+            return z
+
+    net = Net().double()
+    cf.temper(net, torch.randn(8, 4).double(), loss="mse_loss_sum", attenuation="weights", shunt=False)
+    total = sum(layer.weight.detach().square().sum(0) for layer in (net.a_b, net.a["b"]))
+    torch.testing.assert_close(factor(net, "stem"), total.rsqrt())
+
+
 def test_units_are_followed_through_joins_sums_and_functions() -> None:
     net = FamilyNet().double()
     cf.temper(net, tuple(x.double() for x in family_inputs()), loss=LOSS, attenuation="weights", local_output=False)
@@ -247,6 +266,28 @@ def test_measuring_one_output_of_a_small_last_batch(size: int) -> None:
     model(torch.randn(size, 3).double()).square().sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
     assert (float(model[0].temper_power_ratio) == float(before)) == (size == 0)
+
+
+def test_measuring_below_a_module_named_error() -> None:
+    """The name of what a layer looks at above is not that of its own mean square."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.error = nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.error(self.second(self.first(x)))
+            return y
+
+    net = Net().double()
+    cf.temper(net, torch.randn(8, 4).double(), loss="mse_loss_sum", variance="measured", shunt=False)
+    above = torch.randn(8, 2).double()
+    net(torch.randn(8, 4).double()).backward(above)
+    for layer, feeds in ((net.second, net.error), (net.first, net.second)):
+        below = above @ feeds.weight.detach()
+        torch.testing.assert_close(layer.temper_power_ratio, below.square().mean() / above.square().mean())
+        above = below
 
 
 def test_measuring_normalized_and_shared_layers() -> None:

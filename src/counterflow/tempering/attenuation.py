@@ -201,9 +201,8 @@ def plan_weights(trace: Trace, layer: Layer) -> tuple[ByWeights, dict[str, Link]
                 return f"which layer of the stack {consumer.layer!r} takes its state cannot be told"
             for parameter in sorted(flow.ways[consumer]):
                 owner, _, attribute = parameter.rpartition(".")
-                link = parameter.replace(".", "_")
-                links[link] = (trace.model.get_submodule(owner), attribute)
-                outgoing.append(_outgoing(trace, layer, use, consumer, link, flow.consumers[consumer]))
+                links[parameter] = (trace.model.get_submodule(owner), attribute)
+                outgoing.append(_outgoing(trace, layer, use, consumer, parameter, flow.consumers[consumer]))
         fan_out = sum(units(flow, consumer) for consumer in flow.counted)
         # A state that is carried past the gates meets a weight of one at most, as what reaches the output does.
         direct = math.hypot(flow.output or 0.0, math.sqrt(len(flow.carried.intersection(flow.counted))))
@@ -373,7 +372,7 @@ def plan_measured(trace: Trace, layers: list[Layer]) -> dict[Layer, tuple[str, M
         links: dict[str, Link] = {}
         shares = []
         for use in layer.flows[0].consumers:
-            name = use.scope.replace(".", "_") + "_power"
+            name = use.scope + ".error_power"  # with a dot, which this layer's own names have not
             links[name] = (trace.model.get_submodule(use.scope), PREFIX + "error_power")
             shares.append((name, (use.facts.fan_out if use.facts else 1.0) / layer.counted))
         plans[layer] = (layer.tapped, Measured(tuple(shares)), links)
