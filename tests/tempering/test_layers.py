@@ -230,6 +230,8 @@ def test_bare_parameters_are_layers_too() -> None:
             "parametrizations.weight.original1.*_weight_norm",
         ),
         (nn.utils.parametrizations.orthogonal(nn.Linear(3, 2)), torch.randn(2, 3), "parametriz"),
+        # The power of its inputs is that of how many words are in a bag.
+        (nn.EmbeddingBag(11, 6, mode="sum"), torch.randint(11, (4, 5)), "'weight' is used by 'embedding_bag'"),
     ],
 )
 def test_unknown_layers_raise_with_their_names(model: nn.Module, sample: Any, match: str) -> None:

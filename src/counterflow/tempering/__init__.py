@@ -35,6 +35,7 @@ Beyond the paper, for networks that it does not treat:
 
 * Convolution: fan-in is the size of its patch; pixels are samples, for the ceiling of the global rate too.
 * An embedding is a linear layer on a one-hot input (:math:`\xi^2 = 1`), a bare parameter a unit's bias (the same).
+  Of a bag of words as many inputs are active as there are words, so `nn.EmbeddingBag` is refused.
 * Normalization has inputs of unit power (:math:`\xi^2 = 1 + 1` with a bias), an elementwise scale of unit power at
   least.
 * External inputs are measured by (7) on the sample. Where a function has no bound, as ReLU has none, its :math:`p` is

@@ -287,7 +287,6 @@ READERS: dict[str, Callable[[fx.Node], list[Weighted]]] = {
         _convolution,
     ),
     "embedding": _embedding,
-    "embedding_bag": _embedding,
     "batch_norm": _norm(1),
     "instance_norm": _norm(1),
     "layer_norm": _norm(2),

@@ -168,7 +168,7 @@ class Trace:
         if any(self.model.get_parameter(name).requires_grad for name in names):
             raise UnsupportedError(
                 f"parameter {names[0]!r} is used by {operation(node)!r} in {place(node)}, which temper does not know; "
-                "write that step with layers of torch.nn, or freeze the parameter with requires_grad_(False)"
+                "write that step with layers that it knows, or freeze the parameter with requires_grad_(False)"
             )
 
     def _refuse_computed_weight(self, node: fx.Node, name: str) -> None:
