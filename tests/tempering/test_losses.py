@@ -126,6 +126,8 @@ def test_a_temperature_before_the_loss_counts() -> None:
         (nn.SmoothL1Loss(beta=0.0), UnsupportedError, "full size"),
         (nn.GaussianNLLLoss(), UnsupportedError, "variance"),
         (nn.CrossEntropyLoss(weight=torch.ones(3)), UnsupportedError, "reduction='sum'"),
+        (nn.CrossEntropyLoss(ignore_index=0), UnsupportedError, "ignore_index=0.*reduction='sum'"),
+        (nn.NLLLoss(ignore_index=-1), UnsupportedError, "ignore_index=-1.*reduction='sum'"),
         (nn.MSELoss(reduction="none"), UnsupportedError, "'none'"),
         ("binary_cross_entropy", UnsupportedError, "behind sigmoid.*'linear'"),
         ("nll_loss", UnsupportedError, "behind log_softmax"),

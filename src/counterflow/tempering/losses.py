@@ -152,6 +152,9 @@ def _reduction(reduction: str, loss: object) -> Reduction:
     )
 
 
+# PyTorch's own: that none is ignored, unless targets of it are made.
+_IGNORED = -100
+
 _MODULES: dict[type[nn.Module], str] = {
     nn.CrossEntropyLoss: "cross_entropy",
     nn.NLLLoss: "nll_loss",
@@ -185,6 +188,12 @@ def _from_module(loss: nn.Module) -> Loss:
         raise _refusal(base, base)
     known = _KNOWN[base]
     reduction = _reduction(str(getattr(loss, "reduction", "mean")), loss)
+    ignored = getattr(loss, "ignore_index", _IGNORED)
+    if ignored != _IGNORED and reduction != "sum":
+        raise UnsupportedError(
+            f"loss={loss!r}: with ignore_index={ignored} its mean divides by how many targets are left, which the "
+            "backward pass does not see; use reduction='sum'"
+        )
     ratio = known.ratio
     weight = getattr(loss, "weight", None)
     if isinstance(weight, torch.Tensor):
