@@ -220,6 +220,13 @@ def test_bare_parameters_are_layers_too() -> None:
     assert table["token"].kind == "Parameter"
 
 
+class Convolution(nn.Conv1d):
+    """By the operator in which transposed convolutions are too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.convolution(input, self.weight, self.bias, [1], [0], [1], False, [0], 1)
+
+
 @pytest.mark.parametrize(
     ("model", "sample", "match"),
     [
@@ -232,6 +239,7 @@ def test_bare_parameters_are_layers_too() -> None:
         (nn.utils.parametrizations.orthogonal(nn.Linear(3, 2)), torch.randn(2, 3), "parametriz"),
         # The power of its inputs is that of how many words are in a bag.
         (nn.EmbeddingBag(11, 6, mode="sum"), torch.randint(11, (4, 5)), "'weight' is used by 'embedding_bag'"),
+        (Convolution(2, 3, 3), torch.randn(4, 2, 8), "'weight' is used by 'convolution'"),
     ],
 )
 def test_unknown_layers_raise_with_their_names(model: nn.Module, sample: Any, match: str) -> None:

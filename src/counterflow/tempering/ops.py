@@ -282,7 +282,6 @@ READERS: dict[str, Callable[[fx.Node], list[Weighted]]] = {
             "conv_transpose1d",
             "conv_transpose2d",
             "conv_transpose3d",
-            "convolution",
         ),
         _convolution,
     ),
