@@ -361,6 +361,13 @@ def test_an_empty_batch_is_no_bad_batch():
     assert h.table()["0"].why == ""
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_empty_batch_goes_through_an_explicit_convolution(groups):
+    layer = nn.Conv1d(4, 4, 2, groups=groups)
+    cf.whiten(layer, adam(layer), loader=[torch.randn(8, 4, 6)])
+    assert layer(torch.randn(0, 4, 6)).shape == (0, 4, 5)
+
+
 def test_a_mean_far_from_zero_costs_no_digits():
     model = nn.Linear(5, 2)
     x = X + 3000.0

@@ -64,7 +64,7 @@ class Project:
             else:
                 unbatched = x.ndim < weight.ndim
                 batch = (x[None] if unbatched else x).to(basis.dtype)
-                channels = batch.reshape(len(batch), self.groups, -1, *batch.shape[2:])
+                channels = batch.reshape(len(batch), self.groups, basis.shape[-1], *batch.shape[2:])
                 white = torch.einsum("gmn,bgn...->bgm...", basis, channels).flatten(1, 2)
                 white = white[0] if unbatched else white
         return (white.to(weight.dtype), *rest), {}
