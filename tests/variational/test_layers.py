@@ -104,6 +104,24 @@ def test_convolutions_have_the_right_marginals(kind: Any, shape: tuple[int, ...]
         assert layer.train()(x[0]).shape == plain(x)[0].shape
 
 
+def test_every_input_channel_of_a_grouped_convolution_has_a_rate_of_its_own() -> None:
+    torch.manual_seed(0)
+    layer = VariationalConv2d(4, 6, 3, groups=2, rates="unit", max_alpha=None).double()
+    assert layer.rate.rho.numel() == 4
+    with torch.no_grad():
+        layer.rate.rho.copy_(torch.randn_like(layer.rate.rho))
+        rates = layer.rate.rho.reshape(2, 1, 2, 1, 1).expand(2, 3, 2, 3, 3).reshape(6, 2, 3, 3)  # of every weight
+        twin = variational.deterministic(layer)
+        twin.weight.copy_(rates.exp() * layer.weight.square())
+        twin.bias.zero_()
+        x = torch.randn(1, 4, 5, 4).double()
+        moments_agree(draw(layer, x, 1500), layer.eval()(x)[0], twin(x.square())[0])
+        torch.testing.assert_close(variational.kl(layer), variational.dropout_kl(rates))
+        layer.rate.rho.view(-1)[3] = 5.0
+    lost = (variational.prune(layer).weight == 0).nonzero()[:, :2].unique(dim=0)
+    assert lost.tolist() == [[3, 1], [4, 1], [5, 1]]  # the second channel of the second group
+
+
 def test_a_channel_has_one_scale_at_all_positions() -> None:
     torch.manual_seed(0)
     layer = VariationalConv2d(1, 1, 1, bias=False, noise="A")

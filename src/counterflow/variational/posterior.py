@@ -131,7 +131,8 @@ class Stochastic(nn.Module):
         if rates == "layer":
             shape = ()
         elif rates == "unit":
-            shape = (self.weight.shape[1] * self.groups_of(),) if noise == "A" else self._unit_shape()
+            groups, units, *positions = self.groups_of(), *self.weight.shape[1:]
+            shape = (groups * units,) if noise == "A" else (groups, units, *[1] * len(positions))
         self.rate = Rate(shape, alpha, max_alpha, learn)
         self.settle()
 
@@ -160,8 +161,12 @@ class Stochastic(nn.Module):
         units: int = self.weight.shape[1] * self.groups_of()
         return units
 
-    def _unit_shape(self) -> tuple[int, ...]:
-        return (1, self.weight.shape[1], *[1] * (self.weight.ndim - 2))
+    def _over_groups(self, rates: Tensor) -> Tensor:
+        """Rates of type B to go with the weight: those of a group's input channels for all of its outputs."""
+        groups = self.groups_of()
+        if groups == 1 or self.rates != "unit":
+            return rates
+        return rates.unsqueeze(1).expand(-1, len(self.weight) // groups, *rates.shape[1:]).flatten(0, 1)
 
     @property
     def noisy(self) -> bool:
@@ -174,7 +179,7 @@ class Stochastic(nn.Module):
             ratio: Tensor = self.log_variance - self.weight.square().log()
             return ratio
         found: Tensor = self.rate()
-        return found
+        return found if self.noise == "A" else self._over_groups(found)
 
     def product_with_noise(self, x: Tensor, product: Product, channels: int, rows: slice | None = None) -> Tensor:
         """What the layer makes of its inputs, without the bias; of some rows of its weight alone, where given."""
@@ -197,7 +202,7 @@ class Stochastic(nn.Module):
                 return gaussian(x, weight, variance, product)
             deviation = variance.sqrt()
         else:
-            rho = of_rows(self.rate.rho)
+            rho = of_rows(self._over_groups(self.rate.rho))
             if self.estimator == "local":
                 return independent(x, weight, rho, self.rate.max_alpha, product)
             deviation = (0.5 * below(rho, self.rate.max_alpha)).exp() * weight
