@@ -341,6 +341,7 @@ def test_gaussian_dropout_has_its_variance() -> None:
         (lambda: Linear(2, 2, prior="gaussian", noise="A"), "needs noise='B'"),
         (lambda: Linear(2, 2, approximation="taylor"), "approximation must be"),
         (lambda: Linear(2, 2, approximation="polynomial", max_alpha=None), "alpha <= 1"),
+        (lambda: Linear(2, 2, approximation="polynomial", max_alpha=None, learn=False), "alpha <= 1"),
         (lambda: GaussianDropout(1.0), "p must lie between"),
         (lambda: GaussianDropout(0.5, "B"), "needs the layer that follows"),
         (lambda: GaussianDropout(0.5, "A", nn.Linear(2, 2)), "stands before a layer"),

@@ -122,7 +122,7 @@ class Stochastic(nn.Module):
             return
         if noise == "A" and rates == "weight":
             raise InputError("rates='weight' needs noise='B': in type A all weights of an input unit share its noise")
-        if approximation == "polynomial" and learn and (max_alpha is None or max_alpha > 1):
+        if approximation == "polynomial" and (max_alpha is None or max_alpha > 1):
             raise InputError(
                 f"approximation='polynomial' holds for alpha <= 1, but max_alpha={max_alpha!r}; take 'exact', or "
                 "bound the rates"
