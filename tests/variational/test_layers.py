@@ -122,6 +122,19 @@ def test_every_input_channel_of_a_grouped_convolution_has_a_rate_of_its_own() ->
     assert lost.tolist() == [[3, 1], [4, 1], [5, 1]]  # the second channel of the second group
 
 
+@pytest.mark.parametrize("options", [{"rates": "weight"}, {"prior": "gaussian"}])
+def test_a_convolution_in_double_precision_draws_in_it(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    layer, x = VariationalConv1d(3, 2, 2, **options).double(), torch.randn(4, 3, 5).double()
+    torch.manual_seed(1)
+    y = layer(x)
+    torch.manual_seed(1)
+    noise = torch.randn(y.shape, dtype=torch.float64)
+    variance = F.conv1d(x.square(), layer.log_alpha().exp() * layer.weight.square()) + 1e-12
+    wanted = F.conv1d(x, layer.weight, layer.bias) + variance.sqrt() * noise
+    torch.testing.assert_close(y, wanted, rtol=0, atol=1e-14)
+
+
 def test_a_channel_has_one_scale_at_all_positions() -> None:
     torch.manual_seed(0)
     layer = VariationalConv2d(1, 1, 1, bias=False, noise="A")
@@ -260,9 +273,11 @@ def test_eval_mode_is_the_plain_layer_to_the_bit() -> None:
     assert not torch.equal(layer.train()(x), plain(x))
 
 
-def test_inputs_of_zeros_have_gradients() -> None:
-    layer = Linear(5, 3, rates="weight")
-    layer(torch.zeros(2, 5)).sum().backward()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("options", [{"rates": "weight"}, {"rates": "unit"}, {"prior": "gaussian"}])
+def test_inputs_of_zeros_have_gradients(options: dict[str, Any], dtype: torch.dtype) -> None:
+    layer = Linear(5, 3, **options).to(dtype)
+    layer(torch.zeros(2, 5, dtype=dtype)).sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in layer.parameters())
 
 

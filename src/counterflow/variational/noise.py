@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
+from counterflow.backward.reduce import widen
 from counterflow.variational.loops import flat, has_loops, of_one_type, standard_normal, takes_loop
 
 __all__ = [
@@ -35,6 +36,11 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 _CELLS = 2**24  # weights that are drawn at once, one set an example
 _TINY = 1e-12  # added to variances: where a row is all zeros, the root has no derivative
+_TINY_HALF = 2.0**-24  # the least that float16 holds
+
+
+def _tiny(like: Tensor) -> float:
+    return _TINY_HALF if like.dtype == torch.float16 else _TINY
 
 
 def _spread(center: Tensor, variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +50,7 @@ def _spread(center: Tensor, variance: Tensor, noise: Tensor) -> tuple[Tensor, Te
 
         kernels.spread(flat(center), flat(variance), flat(noise), _TINY)
         return center, variance
-    deviation = variance.add_(_TINY).sqrt_()
+    deviation = variance.add_(_tiny(variance)).sqrt_()
     return torch.addcmul(center, deviation, noise), deviation
 
 
@@ -89,12 +95,12 @@ class _Local(Function):
         x, weight, log_alpha, noise, rated, squares, deviation = ctx.saved_tensors
         if torch.is_grad_enabled():  # the derivative is derived: what follows has to hang together
             rated, squares = x * x * _by_input(log_alpha).exp(), weight * weight
-            deviation = (F.linear(rated, squares) + _TINY).sqrt()
+            deviation = (F.linear(rated, squares) + _tiny(squares)).sqrt()
         of_variance = _of_variance(grad, noise, deviation)
         needs_x, needs_weight, needs_rate, _ = ctx.needs_input_grad
         for_x = for_weight = for_rate = None
         if needs_rate and log_alpha.numel() == 1:  # the variance is the derivative of itself
-            for_rate = (of_variance * (deviation.square() - _TINY)).sum().reshape(log_alpha.shape)
+            for_rate = (of_variance * (deviation.square() - _tiny(deviation))).sum().reshape(log_alpha.shape)
         by_unit = needs_rate and for_rate is None
         if needs_x:
             into = of_variance @ squares
@@ -197,7 +203,7 @@ class _LocalByWeight(Function):
         x, weight, rho, noise, scaled, variance, deviation = ctx.saved_tensors
         if torch.is_grad_enabled():  # the derivative is derived: what follows has to hang together
             scaled, variance = _rated(rho, weight, ctx.bound)
-            deviation = (F.linear(x * x, variance) + _TINY).sqrt()
+            deviation = (F.linear(x * x, variance) + _tiny(variance)).sqrt()
         of_variance = _of_variance(grad, noise, deviation)
         for_x = None
         if ctx.needs_input_grad[0]:
@@ -276,7 +282,8 @@ def below(rho: Tensor, bound: float | None) -> Tensor:
 def gaussian(x: Tensor, mean: Tensor, variance: Tensor, product: Product) -> Tensor:
     """Pre-activations of weights with these means and variances."""
     center = product(x, mean)
-    spread = (product(x.square(), variance).float() + _TINY).sqrt().to(center.dtype)
+    variance = product(x.square(), variance)
+    spread = (widen(variance) + _tiny(variance)).sqrt().to(center.dtype)
     return center + spread * standard_normal(center.shape, center)
 
 
