@@ -76,3 +76,26 @@ def test_a_forward_that_somebody_exchanged_is_left_alone() -> None:
     table = cf.make_variational(model).table()
     assert "forward has been exchanged" in table["attention"].why
     assert table["head"].done == "variational"
+
+
+def test_attentions_that_share_a_weight_share_its_rates() -> None:
+    model = nn.ModuleDict({"a": nn.MultiheadAttention(4, 2), "b": nn.MultiheadAttention(4, 2), "c": nn.Linear(4, 4)})
+    model["b"].in_proj_weight = model["a"].in_proj_weight
+    model["c"].weight = model["b"].out_proj.weight
+    with pytest.raises(InputError, match=r"'b\.out_proj' at 0\.2 and 'c' at 0\.3, but they share"):
+        cf.make_variational(model, p={"c": 0.3, "*": 0.2})
+    h = cf.make_variational(model)
+    ours = h.model
+    assert ours["a"].rate is ours["b"].rate
+    assert ours["b"].out_proj.rate is ours["c"].rate
+    assert len(h.rates()) == 3  # of what projects into both, and out of each
+    cf.variational.kl(ours).backward()
+    assert all(rate.grad is not None for rate in h.rates())
+
+
+def test_an_attention_whose_outputs_are_projected_by_another_layer_is_left_alone() -> None:
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
+    nn.utils.parametrizations.weight_norm(model["attention"].out_proj)
+    h = cf.make_variational(model)
+    assert [(row.layer, row.done) for row in h.table()] == [("attention", "left alone"), ("head", "variational")]
+    assert "its out_proj (ParametrizedNonDynamicallyQuantizableLinear) has no layer" in h.table()["attention"].why

@@ -126,18 +126,22 @@ def make_variational(
     made: list[tuple[str, nn.Module, Any]] = []
     by_weight: dict[int, Any] = {}
     for name, module in found:  # all are made before any is put in, so that an error changes nothing
+        p_of = begin[name]
         if isinstance(module, nn.MultiheadAttention):
-            layer: Any = attention_around(module, {**options, "p": begin[name]})
+            layer: Any = attention_around(module, {**options, "p": p_of})
+            parts = [(name, layer), (f"{name}.out_proj" if name else "out_proj", layer.out_proj)]
         else:
-            layer = variational_layer(module, {**options, "p": begin[name]})
-            first, other = by_weight.setdefault(id(layer.weight), (layer, name))
-            if first is not layer:
-                if begin[other] != begin[name]:
+            layer = variational_layer(module, {**options, "p": p_of})
+            parts = [(name, layer)]
+        for label, part in parts:
+            first, other, p_of_other = by_weight.setdefault(id(part.weight), (part, label, p_of))
+            if first is not part:
+                if p_of_other != p_of:
                     raise InputError(
-                        f"p begins layer {other!r} at {begin[other]!r} and {name!r} at {begin[name]!r}, but they share "
+                        f"p begins layer {other!r} at {p_of_other!r} and {label!r} at {p_of!r}, but they share "
                         "a weight and its rates; give both one"
                     )
-                _tie(first, layer)
+                _tie(first, part)
         made.append((name, module, layer))
     places = {id(module): layer for _, module, layer in made}
     undo: list[Callable[[], None]] = []
@@ -174,7 +178,11 @@ def _reason(module: nn.Module) -> str | None:
     if isinstance(module, nn.MultiheadAttention) or type(module) in KINDS:
         if "forward" in vars(module):
             return "its forward has been exchanged on the module itself"
-        return unlike(module) if isinstance(module, nn.MultiheadAttention) else ""
+        if not isinstance(module, nn.MultiheadAttention):
+            return ""
+        if type(module.out_proj) not in KINDS:
+            return f"its out_proj ({type(module.out_proj).__name__}) has no layer with a posterior"
+        return unlike(module)
     if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
         what = "a transposed convolution" if "Transpose" in type(module).__name__ else "a type of its own"
         return f"{what} ({type(module).__name__}) has no layer with a posterior"
