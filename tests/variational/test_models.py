@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import counterflow as cf
 from counterflow import variational
@@ -348,6 +349,39 @@ def test_gradients_vary_as_table_1_orders_them() -> None:
             variational.gradient_variance(model, F.cross_entropy, data, **options)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="no parameter"):
         variational.gradient_variance(model.requires_grad_(False), F.cross_entropy, data)
+
+
+def test_gradients_of_a_model_without_noise_are_not_measured_for_those_with_it() -> None:
+    model = cf.make_variational(nn.Sequential(nn.Linear(4, 3))).model.eval()
+    data = [(torch.randn(5, 4), torch.randint(3, (5,))) for _ in range(2)]
+    with pytest.raises(InputError, match=r"draws noise in eval mode; call model\.train\(\)"):
+        variational.gradient_variance(model, F.cross_entropy, data)
+    exact = variational.gradient_variance(model, F.cross_entropy, data, "none")
+    again = variational.gradient_variance(model.train(), F.cross_entropy, data, "none")
+    assert all(torch.equal(exact[name], again[name]) for name in exact)
+
+
+@pytest.mark.parametrize("estimator", ["local", "per_minibatch"])
+def test_gradients_of_what_is_computed_again_have_the_estimators_noise(estimator: Any) -> None:
+    torch.manual_seed(0)
+    model = cf.make_variational(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), rates="weight").model
+    data = [(torch.randn(5, 4), torch.randint(3, (5,))) for _ in range(2)]
+
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = checkpoint(self.model, x, use_reentrant=False)
+            return found
+
+    found = []
+    for each in (model, Again()):
+        torch.manual_seed(1)
+        found.append(list(variational.gradient_variance(each, F.cross_entropy, data, estimator).values()))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_measuring_gradients_moves_no_running_statistics() -> None:

@@ -87,7 +87,8 @@ def gradient_variance(
         :math:`v_b` by the parameter's name, one number a minibatch.
 
     Raises:
-        InputError: If there is no such estimator, or no data, or ``estimates`` or ``passes`` is not positive.
+        InputError: If there is no such estimator, or no data, or ``estimates`` or ``passes`` is not positive, or the
+            model is in eval mode and the estimator one with noise.
         UnsupportedError: If no layer has a posterior, or no parameter requires a gradient.
 
     References:
@@ -110,6 +111,12 @@ def gradient_variance(
     for name, value in (("estimates", len(batches) if estimates is None else estimates), ("passes", passes)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
+    layers = [module for module in model.modules() if isinstance(module, Stochastic)]
+    if estimator != "none" and layers and not any(layer.training or layer.sampling for layer in layers):
+        raise InputError(
+            f"no layer of this {type(model).__name__} draws noise in eval mode; call model.train() first, or measure "
+            "estimator='none'"
+        )
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -119,7 +126,8 @@ def gradient_variance(
     def gradient(kind: Estimator, batch: tuple[Any, Any]) -> list[Tensor]:
         with estimating(model, kind):
             loss = loss_fn(model(batch[0]), batch[1])
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            # Inside, since activation checkpointing runs the layers once more.
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g * data_size for p, g in zip(parameters, found, strict=True)]
 
     steady: Estimator = "none" if estimator == "none" else "local"
