@@ -315,6 +315,23 @@ def test_channels_are_taken_out_through_a_flattening() -> None:
     torch.testing.assert_close(small(x), full(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("over_time", [True, False])
+def test_units_are_taken_out_behind_a_norm_of_units_and_stay_behind_one_of_time(over_time: bool) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(5 if over_time else 16)
+    net = nn.Sequential(nn.Linear(4, 16), norm, nn.ReLU(), nn.Linear(16, 2))
+    model = cf.make_variational(net, rates="unit", max_alpha=None).model
+    with torch.no_grad():
+        model[3].rate.rho.view(-1)[[0, 7]] = 4.0
+    small = variational.prune(model.eval())
+    assert (small[0].out_features, small[1].num_features) == ((16, 5) if over_time else (14, 14))
+    full = variational.deterministic(model)
+    with torch.no_grad():
+        full[3].weight[:, [0, 7]] = 0.0
+    x = torch.randn(8, 5, 4) if over_time else torch.randn(8, 4)
+    torch.testing.assert_close(small(x), full(x))
+
+
 def test_a_bound_forbids_pruning_and_so_do_rates_of_whole_layers() -> None:
     with pytest.raises(InputError, match="max_alpha=None"):
         variational.prune(cf.make_variational(nn.Linear(4, 3), rates="weight").model)

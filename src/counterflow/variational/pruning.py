@@ -148,7 +148,8 @@ def _behind(model: nn.Module, node: fx.Node, calls: Counter[Any]) -> tuple[list[
 
     None where there is no such node: the units must stay.
     """
-    linear = isinstance(model.get_submodule(str(node.target)), nn.Linear)
+    first: Any = model.get_submodule(str(node.target))
+    linear = isinstance(first, nn.Linear)
     flat = False  # a convolution's channels, behind nn.Flatten
     norms: list[nn.Module] = []
     while True:
@@ -163,6 +164,10 @@ def _behind(model: nn.Module, node: fx.Node, calls: Counter[Any]) -> tuple[list[
             if _hooked(module):
                 return norms, None
             if isinstance(module, _NORMS) and calls[node.target] == 1 and not flat:
+                # Behind a linear layer over sequences or pictures it normalizes steps of time or channels instead.
+                over_units = not linear or isinstance(module, nn.BatchNorm1d)
+                if not over_units or module.num_features != len(first.weight):
+                    return norms, None
                 norms.append(module)
             elif isinstance(module, nn.Flatten) and not linear and (module.start_dim, module.end_dim) == (1, -1):
                 flat = True
