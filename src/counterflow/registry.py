@@ -24,6 +24,7 @@ __all__ = [
     "Method",
     "Site",
     "Waiver",
+    "attention_example",
     "cnn_example",
     "methods",
     "mlp_example",
@@ -184,5 +185,30 @@ def cnn_example() -> Example:
         ),
         inputs=lambda n: torch.randn(n, 1, 8, 8),
         targets=lambda n: torch.randint(5, (n,)),
+        loss=lambda y, t: nn.functional.cross_entropy(y, t, reduction="sum"),
+    )
+
+
+class _Attention(nn.Module):
+    """Self-attention over four time steps of four features, and a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.unflatten(x, 1, (4, 4))
+        seen, _ = self.attention(x, x, x, need_weights=False)
+        y: torch.Tensor = (x + seen).flatten(1)
+        return y
+
+
+def attention_example() -> Example:
+    """Self-attention with a skip and a linear layer on random sequences, with cross-entropy summed over the batch."""
+    return Example(
+        name="attention",
+        model=lambda: nn.Sequential(_Attention(), nn.Linear(16, 3)),
+        inputs=lambda n: torch.randn(n, 16),
+        targets=lambda n: torch.randint(3, (n,)),
         loss=lambda y, t: nn.functional.cross_entropy(y, t, reduction="sum"),
     )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from counterflow.registry import Contract, Example, Method, Waiver, cnn_example, mlp_example, register
+from counterflow.registry import Contract, Method, Waiver, attention_example, cnn_example, mlp_example, register
 from counterflow.variational.conversion import make_variational
 
 __all__: list[str] = []
@@ -23,29 +20,6 @@ _WAIVERS: dict[Contract, Waiver] = {
 }
 
 
-class _Attention(nn.Module):
-    """Self-attention over four time steps of four features, and a skip."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.unflatten(x, 1, (4, 4))
-        seen, _ = self.attention(x, x, x, need_weights=False)
-        y: Tensor = (x + seen).flatten(1)
-        return y
-
-
-_ATTENTION = Example(
-    name="attention",
-    model=lambda: nn.Sequential(_Attention(), nn.Linear(16, 3)),
-    inputs=lambda n: torch.randn(n, 16),
-    targets=lambda n: torch.randint(3, (n,)),
-    loss=lambda y, t: nn.functional.cross_entropy(y, t, reduction="sum"),
-)
-
-
 def _entry(key: str, summary: str, **options: Any) -> None:
     register(
         Method(
@@ -54,7 +28,7 @@ def _entry(key: str, summary: str, **options: Any) -> None:
             paper=_PAPER,
             site="source",
             attach=lambda model, inputs: make_variational(model, **options),
-            examples=(*_EXAMPLES, _ATTENTION),
+            examples=(*_EXAMPLES, attention_example()),
             keeps_forward=False,
             random=True,
             adds_buffers=True,

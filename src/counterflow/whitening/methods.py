@@ -9,35 +9,12 @@ from torch import Tensor, nn
 
 from counterflow.exceptions import UnsupportedError
 from counterflow.handle import Handle
-from counterflow.registry import Contract, Example, Method, Waiver, cnn_example, mlp_example, register
+from counterflow.registry import Contract, Method, Waiver, attention_example, cnn_example, mlp_example, register
 from counterflow.whitening.whitened import whiten
 
 __all__: list[str] = []
 
 _EXAMPLES = (mlp_example(), cnn_example())
-
-
-class _Attention(nn.Module):
-    """Self-attention over four time steps of four features, and a skip."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.unflatten(1, (4, 4))  # type: ignore[no-untyped-call]
-        seen, _ = self.attention(x, x, x, need_weights=False)
-        y: Tensor = (x + seen).flatten(1)
-        return y
-
-
-_ATTENTION = Example(
-    name="attention",
-    model=lambda: nn.Sequential(_Attention(), nn.Linear(16, 3)),
-    inputs=lambda n: torch.randn(n, 16),
-    targets=lambda n: torch.randint(3, (n,)),
-    loss=lambda y, t: nn.functional.cross_entropy(y, t, reduction="sum"),
-)
 _PAPER = "Desjardins, Simonyan, Pascanu, Kavukcuoglu, Natural Neural Networks, NIPS 2015"
 _FUNCTIONAL: dict[Contract, Waiver] = dict.fromkeys(
     ("grad", "vmap"),
@@ -69,7 +46,7 @@ register(
         paper=_PAPER,
         site="update",
         attach=_from_loader,
-        examples=(*_EXAMPLES, _ATTENTION),
+        examples=(*_EXAMPLES, attention_example()),
         adds_buffers=True,
     )
 )
@@ -106,7 +83,7 @@ register(
         paper=_PAPER,
         site="update",
         attach=_from_backward,
-        examples=(*_EXAMPLES, _ATTENTION),
+        examples=(*_EXAMPLES, attention_example()),
         stateful=True,
         waivers=_FUNCTIONAL,
     )
