@@ -138,6 +138,29 @@ def test_transforms() -> None:
     assert torch.equal(tangent, winners(x, 2).double())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_jacobians_send_many_errors_back_through_one_mask(dtype: torch.dtype) -> None:
+    x = draw(3, 4, 2, 1).detach().to(dtype)
+    wanted = torch.diag(reference(x, 2, 1).flatten().to(dtype)).view(*x.shape, *x.shape)
+    assert torch.equal(torch.func.jacrev(lwta)(x), wanted)
+    assert torch.equal(torch.autograd.functional.jacobian(lwta, x, vectorize=True), wanted)
+    hessian = torch.func.hessian(lambda v: lwta(v).square().sum())(x)
+    assert torch.equal(hessian, 2 * wanted)
+    x.requires_grad_()
+    errors = torch.randn(5, *x.shape).to(dtype)
+    (found,) = torch.autograd.grad(lwta(x), x, errors, is_grads_batched=True)
+    assert torch.equal(found, torch.where(reference(x.detach(), 2, 1), errors, 0.0))
+
+
+def test_a_competition_may_expand_a_mask() -> None:
+    x, fixed = draw(50, 8), torch.tensor([[True, False], [False, True], [True, True], [False, False]])
+    y = lwta(x, competition=lambda blocks: fixed.expand(blocks.shape))
+    mask = fixed.flatten().expand(x.shape)
+    assert torch.equal(y, torch.where(mask, x, 0.0))
+    y.sum().backward()
+    assert torch.equal(x.grad, mask.double())
+
+
 def test_compiled_it_is_the_same() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), LocalWinnerTakeAll(), nn.Flatten(), nn.Linear(64, 6), LocalWinnerTakeAll(3))
     x = torch.randn(5, 1, 6, 6)

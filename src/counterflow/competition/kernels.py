@@ -90,7 +90,11 @@ def _compete(x: Tensor, block: int, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _route(x: Tensor, mask: Tensor) -> Tensor:
-    if not _by_numba(x):
+    """The winners' values, laid out in memory as the mask is."""
+    readable = _plain(mask)
+    if readable and not _dense(mask):
+        mask = mask.clone()  # one that vmap has expanded, say, has no entry in memory for every element
+    if not (readable and _by_numba(x)):
         return torch.where(mask, x, 0.0)
     if x.stride() != mask.stride():
         # The error follows the layout of the forward pass.
@@ -101,9 +105,17 @@ def _route(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _by_numba(x: Tensor) -> bool:
-    # A subclass, such as a fake tensor, has no memory that a kernel could read; a negated view has another sign there.
-    plain = type(x) is Tensor or type(x) is torch.nn.Parameter
-    return plain and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not x.is_neg()
+    # A negated view has another sign in memory.
+    return _plain(x) and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not x.is_neg()
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether it has memory that a kernel can read.
+
+    A subclass has none, such as a fake tensor, nor what `torch.autograd.grad` makes of errors that are batched.
+    """
+    known = type(x) is Tensor or type(x) is torch.nn.Parameter
+    return known and not torch._C._functorch.is_legacy_batchedtensor(x)
 
 
 def _laid_out(x: Tensor, dim: int) -> tuple[Tensor, int]:
@@ -345,9 +357,8 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _dense(x: Tensor) -> bool:
-    formats = [torch.contiguous_format]
-    formats += [torch.channels_last] * (x.ndim == 4) + [torch.channels_last_3d] * (x.ndim == 5)
-    return any(x.is_contiguous(memory_format=each) for each in formats)
+    forms = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.is_contiguous() or (x.ndim in forms and x.is_contiguous(memory_format=forms[x.ndim]))
 
 
 def _keep_mask(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
