@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import counterflow as cf
 from counterflow.competition import LocalWinnerTakeAll, k_winners, lwta, soft_winner, winners
@@ -113,6 +114,21 @@ def test_the_way_back_in_any_layout_of_net_inputs_and_errors(blocks, block, dtyp
         error = torch.ones((), dtype=dtype).expand(shape)
     lwta(x, block).backward(error)
     assert torch.equal(x.grad, torch.where(reference(x.detach(), block, 1), error, 0.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operators_lay_out_memory_as_they_tell_the_compiler(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 4, 3, 5).to(dtype)
+    forms = [x, x.contiguous(memory_format=torch.channels_last), x.mT.contiguous().mT, torch.stack([x, x], -1)[..., 0]]
+    operators = torch.ops.counterflow
+    for form in forms:
+        mask = operators.compete(form, 2, 1)[1]
+        with FakeTensorMode() as mode:
+            known, known_mask = mode.from_tensor(form), mode.from_tensor(mask)
+            told = [*operators.compete(known, 2, 1), operators.route(known, known_mask)]
+        done = [*operators.compete(form, 2, 1), operators.route(form, mask)]
+        assert [each.stride() for each in done] == [each.stride() for each in told]
+    assert lwta(forms[1]).is_contiguous(memory_format=torch.channels_last)
 
 
 def draw(*shape: int) -> Tensor:

@@ -78,9 +78,16 @@ def _mask(x: Tensor, block: int, dim: int) -> Tensor:
 
 
 def _compete(x: Tensor, block: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Outputs and winners, both laid out in memory as ``x`` is."""
+    """Outputs and winners, both laid out in memory as ``x`` is, or without gaps where that has no format of PyTorch's.
+
+    That is what the operators tell a compiler, too.
+    """
     if not _by_numba(x) or not x.numel():
         mask = _mask(x, block, dim)
+        if _plain(x):
+            x = x if _dense(x) else x.contiguous()
+            if mask.stride() != x.stride():
+                mask = torch.empty_like(x, dtype=torch.bool).copy_(mask)
         return torch.where(mask, x, 0.0), mask
     x, inner = _laid_out(x, dim)
     y = torch.empty_like(x)
