@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import counterflow as cf
-from counterflow.competition import LocalWinnerTakeAll, k_winners, lwta, soft_winner, winners
+from counterflow.competition import Competition, LocalWinnerTakeAll, k_winners, lwta, soft_winner, winners
 from counterflow.exceptions import InputError, ShapeError
 
 VALUES = torch.tensor([0.0, -1, 1, 2, float("nan"), float("inf"), -float("inf")])
@@ -231,6 +232,15 @@ def test_other_functions_and_competitions() -> None:
     assert lwta(x, 2, competition=lambda blocks: blocks * 0.5).tolist() == (x * 0.5).tolist()
     soft = lwta(x, 2, competition=soft_winner(1e-3))
     torch.testing.assert_close(soft, lwta(x, 2))
+
+
+@pytest.mark.parametrize("competition", [k_winners(2), soft_winner(0.5)])
+def test_a_competition_is_pickled_and_shown_with_its_layer(competition: Competition) -> None:
+    layer, x = LocalWinnerTakeAll(4, competition=competition), torch.randn(3, 8)
+    again = pickle.loads(pickle.dumps(layer))
+    assert torch.equal(again(x), layer(x))
+    assert repr(again) == f"LocalWinnerTakeAll(block=4, dim=1, competition={competition})"
+    assert str(competition) in ("k_winners(2)", "soft_winner(0.5)")
 
 
 def test_bad_arguments() -> None:

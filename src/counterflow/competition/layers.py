@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -193,12 +194,21 @@ def k_winners(k: int) -> Competition:
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise InputError(f"k must be an integer >= 1, the number of units that pass, got {k!r}")
 
-    def competition(blocks: Tensor) -> Tensor:
-        order = blocks.argsort(dim=-1, descending=True, stable=True)  # NaNs come first
-        return order.argsort(dim=-1) < k
+    return _KWinners(k)
 
-    competition.__qualname__ = f"k_winners({k})"
-    return competition
+
+@dataclass(frozen=True)
+class _KWinners:
+    """A callable object rather than a closure, so that a model that holds it can be pickled."""
+
+    k: int
+
+    def __call__(self, blocks: Tensor) -> Tensor:
+        order = blocks.argsort(dim=-1, descending=True, stable=True)  # NaNs come first
+        return order.argsort(dim=-1) < self.k
+
+    def __repr__(self) -> str:
+        return f"k_winners({self.k})"
 
 
 def soft_winner(temperature: float = 1.0) -> Competition:
@@ -224,11 +234,18 @@ def soft_winner(temperature: float = 1.0) -> Competition:
     if not isinstance(temperature, int | float) or not temperature > 0:
         raise InputError(f"temperature must be a number > 0, got {temperature!r}")
 
-    def competition(blocks: Tensor) -> Tensor:
-        return blocks * (blocks / temperature).softmax(-1)
+    return _SoftWinner(temperature)
 
-    competition.__qualname__ = f"soft_winner({temperature})"
-    return competition
+
+@dataclass(frozen=True)
+class _SoftWinner:
+    temperature: float
+
+    def __call__(self, blocks: Tensor) -> Tensor:
+        return blocks * (blocks / self.temperature).softmax(-1)
+
+    def __repr__(self) -> str:
+        return f"soft_winner({self.temperature})"
 
 
 def _checked(x: Tensor, block: int, dim: int) -> int:
@@ -260,5 +277,7 @@ def _kept(y: Tensor, shape: torch.Size, name: str) -> Tensor:
 
 
 def name_of(function: Callable[..., object]) -> str:
-    """A function's name; of an object that can be called, its type's."""
+    """A function's name; of a competition of this file, how it was made; of another object, its type's name."""
+    if isinstance(function, _KWinners | _SoftWinner):
+        return repr(function)
     return getattr(function, "__qualname__", type(function).__name__)
