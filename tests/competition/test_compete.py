@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import counterflow as cf
+from counterflow.competition.exchange import ACTIVATIONS
 from counterflow.exceptions import InputError, PatternError, UnsupportedError
 
 
@@ -46,6 +47,18 @@ class Functional(nn.Module):
 
     def forward(self, x):
         return self.down(F.relu(self.up(self.act(x))))
+
+
+class Calling(nn.Module):
+    """Calls a function between two layers."""
+
+    def __init__(self, function, *further) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.function, self.further = function, further
+
+    def forward(self, x):
+        return self.down(self.function(self.up(x), *self.further))
 
 
 class ByMethod(nn.Module):
@@ -138,6 +151,15 @@ def test_a_functional_activation_raises_with_the_place_of_the_call(inputs):
         cf.compete(Functional(), inputs=inputs)
     with pytest.raises(UnsupportedError, match=r"ByMethod calls the activation 'tanh_' as a function"):
         cf.compete(ByMethod(), inputs=inputs)
+
+
+@pytest.mark.parametrize("inputs", [None, torch.randn(2, 4)], ids=["fx", "trial"])
+def test_the_function_of_every_activation_raises(inputs):
+    further = {"prelu": (torch.tensor(0.1),), "threshold": (0.0, 0.0)}
+    names = ["leaky_relu" if kind is nn.LeakyReLU else kind.__name__.lower() for kind in ACTIVATIONS]
+    for function in (*(getattr(F, name) for name in names), torch.special.expit):
+        with pytest.raises(UnsupportedError, match="Calling calls the activation"):
+            cf.compete(Calling(function, *further.get(function.__name__.strip("_"), ())), inputs=inputs)
 
 
 def test_the_message_names_the_inner_module_and_layers_leaves_it_out():

@@ -45,7 +45,8 @@ ACTIVATIONS = (
     nn.Tanhshrink,
     nn.Threshold,
 )
-FUNCTIONS = {kind.__name__.lower() for kind in ACTIVATIONS} | {"leaky_relu", "expit"}
+# By the names that a function itself goes by, which are not always those that it is called by.
+FUNCTIONS = {kind.__name__.lower() for kind in ACTIVATIONS} | _words("leaky_relu log_sigmoid expit special_expit")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -200,7 +201,7 @@ def _row(name: str, kind: str, units: _Units | None, block: int, why: str) -> Ro
 def _refuse_functions(model: nn.Module, calls: list[Call], chosen: set[int]) -> None:
     feeding = set(upstream([call for call in calls if _weighs(call)]))
     for call in calls:
-        if isinstance(call.what, str) and call.what.rstrip("_") in FUNCTIONS and call in feeding:
+        if isinstance(call.what, str) and call.what.strip("_") in FUNCTIONS and call in feeding:
             scope = model.get_submodule(call.name)
             if id(scope) in chosen and not _is_gate(call, calls):
                 where = f"module {call.name!r} ({type(scope).__name__})" if call.name else type(scope).__name__
