@@ -213,6 +213,15 @@ def test_the_monitor_counts_dead_and_over_used_units() -> None:
         monitor(model, 0.2)
 
 
+def test_the_monitor_counts_an_input_without_a_batch() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), LocalWinnerTakeAll(2, dim=-1))
+    with monitor(model) as h:
+        model(torch.randn(4))
+        model(torch.randn(3, 4))
+        values = h.table()["1"].values
+    assert (values["inputs"], values["units"]) == (4, 6)
+
+
 def digits(which: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(which)
     y = torch.randint(2, (400,), generator=generator)

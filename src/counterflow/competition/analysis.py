@@ -231,9 +231,9 @@ def monitor(model: nn.Module, overused: float = 0.95) -> Handle:
     def count(name: str, layer: LocalWinnerTakeAll, x: Tensor) -> None:
         won = layer.winners(x.detach())
         dim = layer.dim % won.ndim
-        by_unit = won.movedim(dim, 0).flatten(1).sum(1).double().cpu()
+        by_unit = won.movedim(dim, 0).reshape(won.shape[dim], -1).sum(1).double().cpu()
         wins[name] = wins[name] + by_unit if name in wins else by_unit
-        inputs[name] += len(x)
+        inputs[name] += 1 if dim == 0 else len(x)  # without a batch
 
     hooks = [
         layer.register_forward_pre_hook(lambda module, args, name=name: count(name, module, args[0]))
