@@ -141,6 +141,21 @@ def test_a_share_that_is_too_small_names_the_smallest(budget: str | int) -> None
         model(torch.randint(9, (BATCH, TIME)))
 
 
+def test_under_autocast_a_layer_is_limited_as_often_as_it_is_called() -> None:
+    layer, x = nn.GRU(WIDTH, WIDTH, batch_first=True), torch.randn(BATCH, TIME, WIDTH)
+
+    def twice() -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(layer(x)[0])[0]
+        return gradients(y.float().square().sum(), list(layer.parameters()))
+
+    expected = twice()
+    for chunk in ("auto", 4):
+        with limit(layer, "8KiB", chunk=chunk):  # type: ignore[arg-type]
+            for mine, theirs in zip(twice(), expected, strict=True):
+                assert torch.nn.functional.cosine_similarity(mine.flatten(), theirs.flatten(), 0) > 0.999
+
+
 @pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights")  # of PyTorch's own layer
 def test_an_exported_model_is_the_bare_model() -> None:
     layer, x = nn.GRU(WIDTH, 5), torch.randn(TIME, BATCH, WIDTH)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from counterflow.bptt.ambient import Buffers, devices_of, draws, generator_states, moved, set_generator_states
@@ -165,21 +166,60 @@ def measure(core: Any, x: Any, state: Any = None, *, loss_fn: Any = None) -> Siz
     return weigh(Steps(adapted, x, state, None, dim == 1, whole.shape[dim], loss_fn=loss_fn))
 
 
-def weigh(steps: Steps) -> Sizes:
-    """Measure the states of a sequence's first step, and leave random generators and buffers as they were."""
+@dataclass(frozen=True)
+class Observed:
+    """A sequence's first step, run with a graph, and what there is to know of it.
+
+    Args:
+        internal: What going back through it needs.
+        outputs: Leaves of its outputs.
+        loss: Its loss.
+        leaves: What its graph leads to, apart from its own inputs and state.
+        foreign: Nodes of its graph that were there before it.
+        sizes: What it weighs.
+        modules: Those that it reaches.
+        devices: Where it may draw random numbers.
+        generators: The states of the random generators there before it.
+        buffers: The modules' buffers before it.
+    """
+
+    internal: Internal
+    outputs: list[Tensor]
+    loss: Tensor | None
+    leaves: list[Tensor]
+    foreign: list[Any]
+    sizes: Sizes
+    modules: list[nn.Module]
+    devices: list[torch.device]
+    generators: list[Tensor]
+    buffers: Buffers
+
+
+def observe(steps: Steps) -> Observed:
+    """Run a sequence's first step with a graph, and look at what it keeps, draws and depends on."""
     functions = (steps.core, steps.loss_fn, steps.stream)
     modules = modules_of(*functions)
     devices = devices_of([*steps.inputs, *steps.state])
     generators, buffers = generator_states(devices), Buffers(modules)
-    meter = Meter([*steps.inputs, *tensors_of(*functions)])
+    # A weight that autocast has cast for something else before would lead out of the step's own graph.
+    torch.clear_autocast_cache()
     since = sequence_number()
+    meter = Meter([*steps.inputs, *tensors_of(*functions)])
     with meter:
-        internal, outputs, _ = record_first(steps)
-    meter.forget(walk(internal, since)[0])
+        internal, outputs, loss = record_first(steps)
+    leaves, foreign = walk(internal, since)
+    meter.forget(leaves)
     drew = draws(modules) or moved(generators, generator_states(devices))
-    set_generator_states(devices, generators)
-    buffers.restore()
-    return sizes_of(internal, outputs, meter, generators if drew else [])
+    sizes = sizes_of(internal, outputs, meter, generators if drew else [])
+    return Observed(internal, outputs, loss, leaves, foreign, sizes, modules, devices, generators, buffers)
+
+
+def weigh(steps: Steps) -> Sizes:
+    """Measure the states of a sequence's first step, and leave random generators and buffers as they were."""
+    seen = observe(steps)
+    set_generator_states(seen.devices, seen.generators)
+    seen.buffers.restore()
+    return seen.sizes
 
 
 def sizes_of(internal: Internal, outputs: Sequence[Tensor], meter: Meter, generators: Sequence[Tensor]) -> Sizes:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_unflatten
 
-from counterflow.bptt.ambient import Buffers, devices_of, draws, generator_states, moved, set_generator_states
-from counterflow.bptt.budget import Sizes, parse_bytes, sizes_of, weigh
+from counterflow.bptt.ambient import Buffers, devices_of, generator_states, set_generator_states
+from counterflow.bptt.budget import Observed, Sizes, observe, parse_bytes, weigh
 from counterflow.bptt.choices import Choice, choose
 from counterflow.bptt.chunks import check_chunk, choose_chunk, remembered
-from counterflow.bptt.cores import Core, adapt, modules_of, name_of, tensors_of
+from counterflow.bptt.cores import Core, adapt, name_of
 from counterflow.bptt.executor import First, Run, follow
-from counterflow.bptt.graphs import Internal, Meter, sequence_number, walk
 from counterflow.bptt.plans import Plan, Strategy, check_strategy
 from counterflow.bptt.resident import Ceiling
 from counterflow.bptt.steps import LossFn, Steps, check_lengths, record_first, zeros_for
@@ -205,8 +204,7 @@ def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first
         raise InputError(f"plan is for {request.plan.steps} steps, but the sequence has {steps.count}; make one for it")
     if not torch.is_grad_enabled():
         return _without_graph(steps, None)
-    modules = modules_of(core, loss_fn, inputs if callable(inputs) else None)
-    first, sizes, leaves, changing = _first_step(steps, modules)
+    first, sizes, leaves, changing = _first_step(steps)
     tensors = (*steps.inputs, *steps.state, *leaves)
     if not any(tensor.requires_grad for tensor in tensors):
         return _without_graph(steps, first)
@@ -271,57 +269,42 @@ def _without_graph(steps: Steps, first: First | None) -> Outcome:
     return Outcome(outputs, steps.state_of(state), steps.chunk, None)
 
 
-def _first_step(steps: Steps, modules: list[nn.Module]) -> tuple[First, Sizes, list[Tensor], list[nn.Module]]:
+def _first_step(steps: Steps) -> tuple[First, Sizes, list[Tensor], list[nn.Module]]:
     """Run the first step with a graph, to learn from it what there is to know.
 
     Returns:
         The step, what it weighs, the leaves whose gradients are wanted, and the modules if steps change their buffers.
     """
-    name, loss_fn, stream = steps.core.name, steps.loss_fn, steps.stream
-    devices = devices_of([*steps.inputs, *steps.state])
-    generators = generator_states(devices)
-    buffers = Buffers(modules)
-    since = sequence_number()
-    meter = Meter([*steps.inputs, *tensors_of(steps.core, loss_fn, stream)])
-    versions = [tensor._version for tensor in (*steps.inputs, *steps.state)]
-    with meter:
-        internal, ys, loss = record_first(steps)
-    if versions != [tensor._version for tensor in (*steps.inputs, *steps.state)]:
+    name = steps.core.name
+    given = (*steps.inputs, *steps.state)
+    versions = [tensor._version for tensor in given]
+    seen = observe(steps)
+    if versions != [tensor._version for tensor in given]:
         raise UnsupportedError(f"core {name} changes its inputs or its state in place; let it make new tensors")
-    leaves, foreign = walk(internal, since)
-    meter.forget(leaves)
-    if foreign:
-        named = name_of(foreign[0], steps.core, loss_fn, stream) or foreign[0].name()
+    if seen.foreign:
+        node = seen.foreign[0]
+        named = name_of(node, steps.core, steps.loss_fn, steps.stream) or node.name()
         raise UnsupportedError(
             f"core {name} uses {named!r}, a tensor from outside that was computed from others, so that its gradient "
             "would be lost; hand it over in the inputs or in the state"
         )
-    drew = draws(modules) or moved(generators, generator_states(devices))
-    changed = buffers.changed()
+    changed = seen.buffers.changed()
     if changed:
-        _check_buffers(steps, internal, ys, Buffers(modules), changed, devices, generators)
-    trained = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
-    wanted = list(dict.fromkeys([*trained, *leaves]))
-    sizes = sizes_of(internal, ys, meter, generators if drew else [])
-    return First(internal, ys, loss, generators), sizes, wanted, modules if changed else []
+        _check_buffers(steps, seen, changed)
+    trained = dict.fromkeys(p for module in seen.modules for p in module.parameters() if p.requires_grad)
+    wanted = list(dict.fromkeys([*trained, *seen.leaves]))
+    first = First(seen.internal, seen.outputs, seen.loss, seen.generators)
+    return first, seen.sizes, wanted, seen.modules if changed else []
 
 
-def _check_buffers(
-    steps: Steps,
-    internal: Internal,
-    ys: list[Tensor],
-    behind: Buffers,
-    changed: list[str],
-    devices: list[torch.device],
-    generators: list[Tensor],
-) -> None:
+def _check_buffers(steps: Steps, seen: Observed, changed: list[str]) -> None:
     """A core that changes buffers must not depend on them: run its first step once more and compare."""
-    now = generator_states(devices)
-    set_generator_states(devices, generators)
+    now, behind = generator_states(seen.devices), Buffers(seen.modules)
+    set_generator_states(seen.devices, seen.generators)
     again, ys_again, _ = record_first(steps)
-    set_generator_states(devices, now)
+    set_generator_states(seen.devices, now)
     behind.restore()
-    pairs = zip((*ys, *internal.next_state), (*ys_again, *again.next_state), strict=True)
+    pairs = zip((*seen.outputs, *seen.internal.next_state), (*ys_again, *again.next_state), strict=True)
     if not all(torch.allclose(a, b, equal_nan=True) for a, b in pairs):
         raise UnsupportedError(
             f"core {steps.core.name} changes its buffer {changed[0]!r} in every step and depends on it, so that a step "
