@@ -118,6 +118,13 @@ def test_packed_sequences_go_in_and_come_out(kind: type[nn.Module], enforce_sort
     assert_close(gradients(weighted(mine.data, *ends), wanted(core, x)), expected)
 
 
+def test_a_chunk_that_was_chosen_for_short_rows_holds_long_ones() -> None:
+    layer, x = nn.LSTM(WIDTH, 8, batch_first=True), learned(8, 64, WIDTH).float()
+    for length in (2, 64):
+        y, _ = unroll(layer, x, budget="64KiB", lengths=torch.full((8,), length))
+        y.sum().backward()
+
+
 def test_rows_of_no_length_keep_their_state() -> None:
     lengths = torch.tensor([0, 3, 0])
     cell, x, state = CASES[1].make()

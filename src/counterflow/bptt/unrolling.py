@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -194,12 +195,15 @@ def _within(request: Request, core: Core, inputs: Any, lengths: Any, batch_first
         lengths = check_lengths(lengths, _batch(probe), probe.time_steps)
     chunk = check_chunk(core, request.chunk, request.budget)
 
-    def chunked(size: int) -> Steps:
-        return Steps(core, inputs, state, request.steps, batch_first, size, lengths, loss_fn)
+    def chunked(size: int, ends: Tensor | None) -> Steps:
+        return Steps(core, inputs, state, request.steps, batch_first, size, ends, loss_fn)
 
     if chunk is None:
-        chunk = _choose_chunk(request, probe, chunked) if torch.is_grad_enabled() else probe.time_steps
-    steps = chunked(min(chunk, probe.time_steps))
+        # Rows are weighed as if none of them ended before the sequence: the next batch's may be longer than these.
+        full = None if lengths is None else torch.full_like(lengths, probe.time_steps)
+        weighed = functools.partial(chunked, ends=full)
+        chunk = _choose_chunk(request, probe, weighed) if torch.is_grad_enabled() else probe.time_steps
+    steps = chunked(min(chunk, probe.time_steps), lengths)
     if request.plan is not None and request.plan.steps != steps.count:
         raise InputError(f"plan is for {request.plan.steps} steps, but the sequence has {steps.count}; make one for it")
     if not torch.is_grad_enabled():
