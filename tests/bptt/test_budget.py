@@ -165,6 +165,20 @@ def test_what_a_step_keeps_of_the_callers_counts_for_nothing() -> None:
     assert classified.internal < plain.internal + targets.nbytes / 2
 
 
+def test_what_autocast_makes_of_weights_counts_for_nothing() -> None:
+    linear, x, state = nn.Linear(512, 256), torch.randn(2, 256), torch.randn(2, 256)
+
+    def core(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = linear(torch.cat([x, state], -1)).tanh().float()
+        return state, state
+
+    cell = nn.GRUCell(256, 256)
+    plain = [measure(each, x, state).internal for each in (core, cell)]
+    with torch.autocast("cpu", torch.bfloat16):
+        for each, most in zip((core, cell), plain, strict=True):
+            assert measure(each, x, state).internal <= most
+
+
 def test_sizes_of_pytorchs_cells() -> None:
     # What a step saves, in hidden states, with the one that it ends with: 3.5, 7 and 2 of them the cells' own.
     for kind, alpha in ((nn.LSTMCell, 4.5), (nn.GRUCell, 8.0), (nn.RNNCell, 2.0)):

@@ -82,6 +82,12 @@ class Buffers:
                         kept[0].copy_(kept[1])
 
 
+def autocasting(devices: Iterable[torch.device]) -> list[tuple[str, torch.dtype]]:
+    """The kinds of these devices for which autocast is on, and what it casts to."""
+    kinds = dict.fromkeys(device.type for device in devices)
+    return [(kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)]
+
+
 def plainly(autocast: Sequence[tuple[str, torch.dtype]]) -> contextlib.ExitStack:
     """Go back as PyTorch does, without autocast."""
     stack = contextlib.ExitStack()

@@ -21,6 +21,7 @@ from torch.autograd import Function
 from counterflow.bptt.actions import Action, Advance, Backward, Forward, Release, Restore, StoreHidden, StoreInternal
 from counterflow.bptt.ambient import (
     Buffers,
+    autocasting,
     devices_of,
     generator_states,
     moved,
@@ -90,11 +91,7 @@ class Run:
         self.steps, self.plan, self.leaves, self.wanted, self.modules = steps, plan, leaves, wanted, modules
         self._ceiling = ceiling
         self._devices = devices_of([*steps.inputs, *steps.state])
-        self.autocast = [
-            (kind, torch.get_autocast_dtype(kind))
-            for kind in dict.fromkeys(device.type for device in self._devices)
-            if torch.is_autocast_enabled(kind)
-        ]
+        self.autocast = autocasting(self._devices)
         # A pass gets inputs and start state from PyTorch, which frees them when the graph is freed.
         self._inputs: list[Tensor] = []
         self._begin = _Stored(0, [], first.generators)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
+from counterflow.bptt.ambient import autocasting
+
 __all__ = ["Internal", "Meter", "record"]
 
 _ACCUMULATE: Any = type(get_gradient_edge(torch.zeros((), requires_grad=True)).node)
@@ -89,20 +91,37 @@ class Meter(saved_tensors_hooks):
     def __init__(self, theirs: Iterable[Tensor]) -> None:
         # Not the tensor itself: what an operation puts out would keep its own node alive.
         super().__init__(lambda tensor: self.see(tensor).detach(), lambda tensor: tensor)
+        theirs = list(theirs)
         self._theirs = {storage_of(tensor)[0] for tensor in theirs}
+        # Asked now, since inside of an operation that it has cast for autocast is off.
+        self._autocast = autocasting(t.device for t in theirs) if torch.is_autocast_cache_enabled() else []
         self._sizes: dict[int, int] = {}
+        self._casts: dict[int, Tensor] = {}
 
     def see(self, tensor: Tensor) -> Tensor:
         """Count one tensor more."""
         key, size = storage_of(tensor)
         if key not in self._theirs:
             self._sizes[key] = size
+            leaf = self._cast_from(tensor)
+            if leaf is not None:
+                self._casts[key] = leaf
         return tensor
 
+    def _cast_from(self, tensor: Tensor) -> Tensor | None:
+        """The leaf of which autocast has made this, to use it in every step; None if it has not."""
+        whole: Any = tensor if tensor._base is None else tensor._base
+        if (whole.device.type, whole.dtype) not in self._autocast or whole.grad_fn is None:
+            return None
+        (source, _), *_ = whole.grad_fn.next_functions
+        return source.variable if whole.grad_fn.name() == "ToCopyBackward0" and type(source) is _ACCUMULATE else None
+
     def forget(self, tensors: Iterable[Tensor]) -> None:
-        """Take out what turns out to be the caller's."""
-        for tensor in tensors:
-            self._sizes.pop(storage_of(tensor)[0], None)
+        """Take out what turns out to be the caller's, with what autocast has made of it."""
+        gone = dict.fromkeys(tensors)
+        theirs = [storage_of(tensor)[0] for tensor in gone]
+        for key in (*theirs, *(key for key, leaf in self._casts.items() if leaf in gone)):
+            self._sizes.pop(key, None)
 
     def counts(self, key: int) -> bool:
         """Whether this storage was counted."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_unflatten
 
-from counterflow.bptt.ambient import Buffers, devices_of, generator_states, set_generator_states
+from counterflow.bptt.ambient import Buffers, autocasting, devices_of, generator_states, set_generator_states
 from counterflow.bptt.budget import Observed, Sizes, observe, parse_bytes, weigh
 from counterflow.bptt.choices import Choice, choose
 from counterflow.bptt.chunks import check_chunk, choose_chunk, remembered
@@ -233,8 +233,7 @@ def _choose_chunk(request: Request, probe: Steps, chunked: Callable[[int], Steps
     if request.loss_fn is not None or probe.stream is not None:
         return choice()  # what these keep may change at any time
     tensors = [(t.shape, t.dtype, t.device, t.requires_grad) for t in (*probe.inputs, *probe.state)]
-    kinds = dict.fromkeys(device.type for device in devices_of([*probe.inputs, *probe.state]))
-    casts = [(kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)]
+    casts = autocasting(devices_of([*probe.inputs, *probe.state]))
     trained = (*(p.requires_grad for p in layer.parameters()), layer.training, *casts)
     ragged = request.lengths is not None or isinstance(request.inputs, PackedSequence)
     return remembered(layer, (budget, strategy, ragged, probe.dim, *tensors, *trained), choice)
