@@ -85,7 +85,7 @@ def test_the_table_says_what_was_done_and_what_was_not() -> None:
     results(model, torch.randint(9, (BATCH, TIME)))
     values = h.table()["lstm"].values
     assert isinstance(values["chunk"], int)
-    assert isinstance(values["forwards per step"], float)
+    assert isinstance(values["forwards a step"], float)
     # Shares follow the sizes of hidden states, 20 of 20 + 12 + 6 + 4, and leave nothing over.
     assert cf.bptt.parse_bytes(str(values["budget"])) == pytest.approx(65536 * 20 / 42, rel=0.01)
 

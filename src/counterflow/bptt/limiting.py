@@ -114,7 +114,7 @@ class _Limited:
 
     def __init__(self, layer: nn.RNNBase, budget: int, chunk: Chunk, strategy: Strategy | None) -> None:
         self._layer, self._budget, self._chunk, self._strategy = layer, budget, chunk, strategy
-        self._last: dict[str, float | int | str | None] = {"chunk": None, "strategy": None, "forwards per step": None}
+        self._last: dict[str, float | int | str | None] = {"chunk": None, "strategy": None, "forwards a step": None}
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """The layer's ``forward``, within its share."""
@@ -133,7 +133,7 @@ class _Limited:
             self._last = {
                 "chunk": outcome.chunk,
                 "strategy": plan.strategy,
-                "forwards per step": plan.forwards_per_step,
+                "forwards a step": plan.forwards_per_step,
             }
         return outcome.outputs, outcome.state
 
