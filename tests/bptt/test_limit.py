@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -134,11 +135,22 @@ def test_a_copy_and_a_pickled_model_are_limited_by_themselves() -> None:
 
 
 @pytest.mark.parametrize("budget", [1, "2KiB"])  # of one byte, most layers would have none
-def test_a_share_that_is_too_small_names_the_smallest(budget: str | int) -> None:
-    model = reader()
-    limit(model, budget)
-    with pytest.raises(InputError, match="too small for one internal state"):
-        model(torch.randint(9, (BATCH, TIME)))
+@pytest.mark.parametrize("strategy", [None, "internal", "mixed", "chen-recursive"])
+def test_a_budget_that_is_too_small_names_the_layer_and_the_smallest(budget: Any, strategy: Any) -> None:
+    model, tokens = reader(), torch.randint(9, (BATCH, TIME))
+
+    def refusal(budget: str | int) -> str:
+        with limit(model, budget, strategy=strategy), pytest.raises(InputError) as caught:
+            model(tokens)
+        return str(caught.value)
+
+    asked = re.search(r"^budget=(.*) is too small: layer 'lstm' \(LSTM\) .* at least (\d+) bytes", refusal(budget))
+    assert asked is not None
+    assert asked[1] == repr(budget)
+    enough = int(asked[2])
+    assert "layer 'lstm'" in refusal(enough - 1)
+    with limit(model.lstm, enough * 20 // 42, strategy=strategy):  # what the layer's share of it is
+        model.lstm(torch.randn(BATCH, TIME, WIDTH).double())
 
 
 def test_under_autocast_a_layer_is_limited_as_often_as_it_is_called() -> None:

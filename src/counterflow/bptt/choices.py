@@ -13,11 +13,24 @@ from counterflow.bptt.plans import Plan, Strategy
 from counterflow.bptt.plans import plan as make_plan
 from counterflow.exceptions import InputError
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "TooSmallError", "choose"]
 
 # Beyond so many cells the mixed strategy's table is made on a grid that is coarser than a hidden state, takes long, and
 # finds little that the two pure strategies do not.
 _CELLS = 30_000_000
+
+
+class TooSmallError(InputError):
+    """A budget that is too small.
+
+    Args:
+        message: What the user reads.
+        needed: The smallest budget that works, in bytes.
+    """
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 @dataclass(frozen=True)
@@ -76,18 +89,20 @@ def choose(
     allowed = parse_bytes(budget)
     room = allowed - sizes.smallest
     if room < 0:
-        raise InputError(
+        raise TooSmallError(
             f"budget={budget!r} is too small for one internal state: this core needs {format_bytes(sizes.smallest)} "
-            f"({sizes.smallest} bytes) before anything is stored; give at least that"
+            f"({sizes.smallest} bytes) before anything is stored; give at least that",
+            sizes.smallest + _least(steps, strategy, sizes),
         )
     strategies: tuple[Strategy, ...] = ("hidden", "internal", "mixed") if strategy is None else (strategy,)
     if strategy is None and steps * (room // sizes.stored) > _CELLS:
         strategies = ("hidden", "internal")
     best = cheapest(steps, room, strategies, sizes)
     if best is None:
-        raise InputError(
+        raise TooSmallError(
             f"budget={budget!r} leaves {format_bytes(room)} to store states in, less than strategy={strategy!r} needs; "
-            "leave the strategy out, or raise the budget"
+            "leave the strategy out, or raise the budget",
+            sizes.smallest + _least(steps, strategy, sizes),
         )
     return Choice(best, sizes, allowed)
 
@@ -120,6 +135,15 @@ def _within(steps: int, room: int, strategy: Strategy, sizes: Sizes) -> Plan | N
         return None
     # More slots are of use to one strategy only; the start state is one of them, as of the hidden strategy's.
     return _plan(steps, 1 + room // sizes.stored, strategy, sizes) if strategy == "chen-recursive" else plan
+
+
+def _least(steps: int, strategy: Strategy | None, sizes: Sizes) -> int:
+    """The bytes beside what is always needed that a strategy's plan takes at least; None is the cheapest strategy."""
+    if strategy in (None, "hidden"):
+        return 0
+    if strategy == "internal":
+        return max(sizes.internal + sizes.generator, 1)
+    return least_mixed(sizes) if strategy == "mixed" else stack_bytes(_plan(steps, None, strategy, sizes), sizes)
 
 
 def least_mixed(sizes: Sizes) -> int:

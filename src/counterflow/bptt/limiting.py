@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from counterflow.bptt.budget import format_bytes, parse_bytes
+from counterflow.bptt.choices import TooSmallError
 from counterflow.bptt.cores import Core, why_not
 from counterflow.bptt.plans import Strategy, check_strategy
 from counterflow.bptt.unrolling import Chunk, Request, run
@@ -76,7 +79,8 @@ def limit(model: nn.Module, budget: str | int, *, chunk: Chunk = "auto", strateg
     whole = sum(_weight(layer) for _, layer in layers)
     limited = []
     for index, layer in layers:
-        replaced = _Limited(layer, max(1, total * _weight(layer) // whole), chunk, strategy)
+        share = Fraction(_weight(layer), whole)
+        replaced = _Limited(layer, rows[index].layer, budget, share, chunk, strategy)
         layer.forward = replaced.forward  # a bound method is copied with what it is bound to
         limited.append((index, replaced))
 
@@ -112,8 +116,18 @@ def _weight(layer: nn.RNNBase) -> int:
 class _Limited:
     """What stands in for a layer's ``forward``; a copy of the layer gets a copy of it."""
 
-    def __init__(self, layer: nn.RNNBase, budget: int, chunk: Chunk, strategy: Strategy | None) -> None:
-        self._layer, self._budget, self._chunk, self._strategy = layer, budget, chunk, strategy
+    def __init__(
+        self,
+        layer: nn.RNNBase,
+        name: str,
+        whole: str | int,
+        share: Fraction,
+        chunk: Chunk,
+        strategy: Strategy | None,
+    ) -> None:
+        self._layer, self._name, self._whole, self._share = layer, name, whole, share
+        self._budget = max(1, int(parse_bytes(whole) * share))
+        self._chunk, self._strategy = chunk, strategy
         self._last: dict[str, float | int | str | None] = {"chunk": None, "strategy": None, "forwards a step": None}
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
@@ -127,7 +141,10 @@ class _Limited:
             raise UnsupportedError(f"this {type(layer).__name__} cannot be limited: {reason}; undo() the limit")
         # Its hooks see the whole sequence, as they would without a budget: the chunks go past them.
         core = Core(type(layer).__name__, bare, layer, fused=layer)
-        outcome = run(Request(core, input, hx, budget=self._budget, chunk=self._chunk, strategy=self._strategy))
+        try:
+            outcome = run(Request(core, input, hx, budget=self._budget, chunk=self._chunk, strategy=self._strategy))
+        except TooSmallError as error:
+            raise InputError(self._too_small(error.needed)) from None
         if outcome.choice is not None:
             plan = outcome.choice.plan
             self._last = {
@@ -136,6 +153,14 @@ class _Limited:
                 "forwards a step": plan.forwards_per_step,
             }
         return outcome.outputs, outcome.state
+
+    def _too_small(self, needed: int) -> str:
+        """What to say where the layer needs more bytes than its share: in terms of the budget for all layers."""
+        return (
+            f"budget={self._whole!r} is too small: layer {self._name!r} ({type(self._layer).__name__}) needs "
+            f"{format_bytes(needed)}, and its share is {format_bytes(self._budget)}; give at least "
+            f"{math.ceil(needed / self._share)} bytes for all layers together"
+        )
 
     def values(self) -> dict[str, float | int | str | None]:
         """Its share, and its last plan, for the table."""
