@@ -146,6 +146,19 @@ def test_the_table_says_who_takes_the_naive_path_and_why() -> None:
     assert model.table()["members.0"].done == "naive"
 
 
+def test_a_second_forward_pass_that_is_another_is_known() -> None:
+    layers = {
+        "new": nn.utils.parametrizations.spectral_norm(nn.Linear(6, 4)),
+        "old": nn.utils.spectral_norm(nn.Linear(6, 4)),
+        "regions": nn.FractionalMaxPool2d(2, output_size=2),
+    }
+    model = MultipleChoice(list(layers.values()))
+    assert [row.done for row in model.table()] == ["naive"] * 3
+    assert "spectral normalization" in model.table()["members.0"].why
+    assert "FractionalMaxPool2d draws its regions" in model.table()["members.2"].why
+    assert [row.done for row in model.eval().table()] == ["rows cut", "rows cut", "naive"]
+
+
 def test_the_scaled_step_scales_the_gradients() -> None:
     x, y = data()
     plain, scaled = ensemble(trunk=True).eval(), ensemble(trunk=True).eval()

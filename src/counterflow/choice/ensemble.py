@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
 from counterflow.choice.oracle import check_k, weighted_loss, winners
@@ -70,6 +72,8 @@ def _hindrance(member: nn.Module) -> str:
     """Why no cutting of rows equals the whole batch; empty if it does."""
     for module in member.modules():
         kind = type(module).__name__
+        if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):  # in any mode
+            return f"{kind} draws its regions for the whole batch"
         if not module.training:
             continue
         # Both keep statistics of the batch that they see, and a second forward pass would count it twice.
@@ -85,6 +89,10 @@ def _hindrance(member: nn.Module) -> str:
         # Layers with noise on their weights say so by `noisy`; another draw would be another loss than was compared.
         if isinstance(module, nn.RReLU) or getattr(module, "noisy", False) is True:
             return f"{kind} draws noise for the whole batch"
+        # Both forms of spectral normalization go on with their power iteration in every forward pass.
+        hooks = module._forward_pre_hooks.values()
+        if isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks):
+            return "spectral normalization estimates the norm anew in every forward pass"
     return ""
 
 
