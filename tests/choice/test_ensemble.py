@@ -159,6 +159,15 @@ def test_a_second_forward_pass_that_is_another_is_known() -> None:
     assert [row.done for row in model.eval().table()] == ["rows cut", "rows cut", "naive"]
 
 
+def test_members_with_sparse_gradients() -> None:
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Flatten()) for sparse in (True, False)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x, y = torch.randint(9, (12, 1)), torch.randint(4, (12,))
+    norms = [MultipleChoice([each]).step(x, y, cross_entropy).gradient_norms for each in nets]
+    torch.testing.assert_close(*norms)
+
+
 def test_the_scaled_step_scales_the_gradients() -> None:
     x, y = data()
     plain, scaled = ensemble(trunk=True).eval(), ensemble(trunk=True).eval()

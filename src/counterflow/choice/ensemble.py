@@ -260,7 +260,7 @@ class MultipleChoice(nn.Module):
             del each
         if fixed is not None:
             everyone = self._gather(mine)
-        grads = [[p.grad for p in member.parameters() if p.grad is not None] for member in self.members]
+        grads = [[_values(p.grad) for p in member.parameters() if p.grad is not None] for member in self.members]
         norms = torch.stack([nn.utils.get_total_norm(each) if each else mine.new_zeros(()) for each in grads])
         if shared is not None and shared.requires_grad:
             error = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -334,6 +334,11 @@ def _select(tree: Any, rows: Tensor) -> Any:
     def select(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
+def _values(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient; of a sparse one, as an embedding may make, those that are there."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
         form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(leaf.dim(), torch.contiguous_format)
         kept = form if leaf.is_contiguous(memory_format=form) else torch.contiguous_format
         return leaf.index_select(0, rows).contiguous(memory_format=kept)
