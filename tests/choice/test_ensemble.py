@@ -159,6 +159,19 @@ def test_a_second_forward_pass_that_is_another_is_known() -> None:
     assert [row.done for row in model.eval().table()] == ["rows cut", "rows cut", "naive"]
 
 
+@pytest.mark.parametrize("cut", [None, False])
+def test_an_input_with_a_graph_of_its_own_gets_the_members_errors_once(cut: bool | None) -> None:
+    model, (x, y) = ensemble(cut=cut), data()
+    found = []
+    stem = nn.Sequential(nn.Linear(6, 6), nn.Tanh()).double()
+    for trunk in (stem, None):
+        step = MultipleChoice(list(model.members), trunk, cut=cut).step(x if trunk else stem(x), y, cross_entropy)
+        assert step.winners.any(1).sum() > 1
+        found.append([p.grad.clone() for p in stem.parameters() if p.grad is not None])
+        stem.zero_grad()
+    torch.testing.assert_close(*found)
+
+
 def test_members_with_sparse_gradients() -> None:
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Flatten()) for sparse in (True, False)]

@@ -209,12 +209,11 @@ class MultipleChoice(nn.Module):
         References:
             Lee and others (2016), algorithm 2.
         """
-        leaf, shared = x, None
-        if self.trunk is not None:
-            shared = self.trunk(x)
-            if not isinstance(shared, Tensor):
-                raise UnsupportedError(f"trunk gives a {type(shared).__name__}; its heads can share one tensor only")
-            leaf = shared.detach().requires_grad_(shared.requires_grad)
+        shared = x if self.trunk is None else self.trunk(x)
+        if self.trunk is not None and not isinstance(shared, Tensor):
+            raise UnsupportedError(f"trunk gives a {type(shared).__name__}; its heads can share one tensor only")
+        # The members' errors add up here, and go further back once.
+        leaf = tree_map(_cut_off, shared)
         start = 0 if self.group is None else sum(self._counts[: dist.get_rank(self.group)])
         fixed = _numbers(weights).to(_device(leaf)) if isinstance(weights, Tensor) else None
         if fixed is not None:
@@ -262,11 +261,16 @@ class MultipleChoice(nn.Module):
             everyone = self._gather(mine)
         grads = [[_values(p.grad) for p in member.parameters() if p.grad is not None] for member in self.members]
         norms = torch.stack([nn.utils.get_total_norm(each) if each else mine.new_zeros(()) for each in grads])
-        if shared is not None and shared.requires_grad:
-            error = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-            if self.group is not None:
+        ends = [
+            (end, torch.zeros_like(cut_off) if cut_off.grad is None else cut_off.grad)
+            for end, cut_off in zip(tree_leaves(shared), tree_leaves(leaf), strict=True)
+            if end is not cut_off
+        ]
+        if self.group is not None and self.trunk is not None:
+            for _, error in ends:
                 dist.all_reduce(error, group=self.group)
-            shared.backward(error)
+        if ends:
+            torch.autograd.backward(*zip(*ends, strict=True))
         return Step(weighted_loss(everyone, given), everyone, chosen, cut, given, norms)
 
     def _check(self, weights: Tensor, batch: int | None) -> None:
@@ -315,6 +319,11 @@ class MultipleChoice(nn.Module):
 
 def _batch(tree: Any) -> int | None:
     """How many examples an input holds; None where no tensor says it."""
+def _cut_off(leaf: Any) -> Any:
+    """A tensor that errors go to, as the beginning of a graph of its own."""
+    return leaf.detach().requires_grad_() if isinstance(leaf, Tensor) and leaf.requires_grad else leaf
+
+
     return next((len(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.dim()), None)
 
 
