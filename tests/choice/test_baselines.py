@@ -76,6 +76,17 @@ def test_rows_of_weight_zero_are_not_run() -> None:
     assert step.gradient_norms[1] == 0
 
 
+def test_a_naive_member_of_weight_zero_is_not_run() -> None:
+    members = [nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double() for _ in range(2)]
+    ensemble, (x, y) = cf.MultipleChoice(members), _batch()
+    weights = torch.zeros(2, 12, dtype=torch.float64)
+    weights[0, :5] = 1
+    step = ensemble.step(x, y, loss_fn, weights=weights)
+    assert [int(member[1].num_batches_tracked) for member in members] == [1, 0]
+    assert step.losses[1].isnan().all()
+    assert all(p.grad is not None and not p.grad.any() for p in members[1].parameters())
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_relaxed_and_annealed_end_in_winners_only(k: int) -> None:
     torch.manual_seed(0)

@@ -195,8 +195,9 @@ class MultipleChoice(nn.Module):
             loss_fn: Maps a member's output and targets to losses of the examples, ``(batch,)``.
             scaler: Scales the loss for the backward pass under float16; unscaling and stepping are left to the loop.
             weights: What each member's loss on each example counts, ``(members, batch)``, or a function that maps the
-                losses, of that shape and without a graph, to it. A tensor fixes the assignment beforehand, and rows of
-                weight zero are not run at all. By default the k winners count 1.
+                losses, of that shape and without a graph, to it. A tensor fixes the assignment beforehand: a member
+                whose weights are all zero is not run at all, nor, where rows are cut, is a row of weight zero. By
+                default the k winners count 1.
 
         Returns:
             The oracle loss, who has won, and how often.
@@ -220,8 +221,9 @@ class MultipleChoice(nn.Module):
             self._check(fixed, _batch(leaf))
         cut = tuple(not self._why(member, weights) for member in self.members)
         found = []
-        for member, short in zip(self.members, cut, strict=True):
-            if fixed is not None and short:  # who is to learn what is known: one pass will do
+        for index, (member, short) in enumerate(zip(self.members, cut, strict=True)):
+            # Who is to learn what is known: one pass will do, and none for a member that learns nothing.
+            if fixed is not None and (short or not fixed[start + index].any()):
                 found.append(fixed.new_full(fixed.shape[1:], torch.nan))
                 continue
             with torch.set_grad_enabled(not short):
@@ -317,19 +319,24 @@ class MultipleChoice(nn.Module):
         return torch.cat([part[:count] for part, count in zip(parts, self._counts, strict=True)])
 
 
-def _batch(tree: Any) -> int | None:
-    """How many examples an input holds; None where no tensor says it."""
 def _cut_off(leaf: Any) -> Any:
     """A tensor that errors go to, as the beginning of a graph of its own."""
     return leaf.detach().requires_grad_() if isinstance(leaf, Tensor) and leaf.requires_grad else leaf
 
 
+def _batch(tree: Any) -> int | None:
+    """How many examples an input holds; None where no tensor says it."""
     return next((len(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.dim()), None)
 
 
 def _device(tree: Any) -> torch.device | None:
     """Where an input is; None, which moves nothing, where it holds no tensor."""
     return next((leaf.device for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)), None)
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient; of a sparse one, as an embedding may make, those that are there."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _numbers(weights: Tensor) -> Tensor:
@@ -343,11 +350,6 @@ def _select(tree: Any, rows: Tensor) -> Any:
     def select(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-def _values(gradient: Tensor) -> Tensor:
-    """The numbers of a gradient; of a sparse one, as an embedding may make, those that are there."""
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
         form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(leaf.dim(), torch.contiguous_format)
         kept = form if leaf.is_contiguous(memory_format=form) else torch.contiguous_format
         return leaf.index_select(0, rows).contiguous(memory_format=kept)
