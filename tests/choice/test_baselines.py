@@ -202,6 +202,26 @@ def test_later_members_get_less_of_the_error() -> None:
     assert max(norms[1:]) < norms[0]
 
 
+def test_in_turn_a_member_rests_when_its_turn_is_over() -> None:
+    x, y = _batch()
+    members = list(_ensemble().members)
+    taught: list[list[Tensor]] = []
+
+    def train(weights: Tensor) -> None:
+        turn = len(taught)
+        alone = cf.MultipleChoice([members[turn]])
+        optimizer = torch.optim.SGD(alone.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            alone.step(x, y, loss_fn, weights=weights[turn : turn + 1].double())
+            optimizer.step()
+        taught.append([p.detach().clone() for p in members[turn].parameters()])
+
+    train_in_turn(3, 12, lambda member: (members[member](x).argmax(-1) == y).float(), train)
+    for member, wanted in zip(members, taught, strict=True):
+        assert all(map(torch.equal, member.parameters(), wanted))
+
+
 def test_a_warm_start_goes_on_from_a_plain_ensemble() -> None:
     x, y = _batch()
     ensemble = _ensemble(k=3)

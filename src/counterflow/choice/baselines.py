@@ -106,7 +106,9 @@ def train_in_turn(
         measure: Gives a member's metric on all training examples, ``(examples,)``, between 0 and 1: whether it is
             right, the intersection over union, or CIDEr-D over 10.
         train: Trains with the weights that it is given, ``(members, examples)``, zero but for the member whose turn it
-            is, as in `train_alternating`.
+            is. Give that member an optimizer of its own, and step it alone:
+            ``MultipleChoice([member]).step(x[rows], y[rows], loss_fn, weights=weights[turn : turn + 1, rows])``. With
+            one optimizer for all, weight decay and momentum would go on to move members whose turn is over.
 
     Returns:
         The weights and metrics of all members.
