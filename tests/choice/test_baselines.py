@@ -87,6 +87,12 @@ def test_a_naive_member_of_weight_zero_is_not_run() -> None:
     assert all(p.grad is not None and not p.grad.any() for p in members[1].parameters())
 
 
+def test_relaxed_weights_are_exact_in_the_losses_precision() -> None:
+    losses = torch.rand(3, 4, dtype=torch.float64)
+    weights = relaxed(losses, 0.1)
+    assert torch.equal(weights[winners(losses)], torch.full((4,), 0.9, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_relaxed_and_annealed_end_in_winners_only(k: int) -> None:
     torch.manual_seed(0)

@@ -118,7 +118,8 @@ def relaxed(losses: Tensor, epsilon: float = 0.05, k: int = 1) -> Tensor:
         k: How many members win each example.
 
     Returns:
-        Weights of the same shape, without a graph; they sum to k over the members. A loss of NaN has weight 0.
+        Weights of the same shape, without a graph; they sum to k over the members. A loss of NaN has weight 0, which
+        is then missing from the sum.
 
     Raises:
         ShapeError: As in `winners`.
@@ -138,7 +139,7 @@ def relaxed(losses: Tensor, epsilon: float = 0.05, k: int = 1) -> Tensor:
     chosen = winners(losses, k)
     if k == len(losses):
         return chosen.to(losses.dtype)
-    weights = torch.where(chosen, 1 - epsilon, epsilon * k / (len(losses) - k)).to(losses.dtype)
+    weights = torch.full_like(losses, epsilon * k / (len(losses) - k)).masked_fill(chosen, 1 - epsilon)
     return weights.masked_fill(losses.detach().isnan(), 0)
 
 
