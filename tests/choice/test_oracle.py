@@ -94,3 +94,12 @@ def test_bfloat16_and_the_gate() -> None:
     gated.sum().backward()
     assert losses.grad is not None
     assert torch.equal(losses.grad.bool(), winners(losses, 2))
+
+
+def test_the_gate_steps_aside_where_no_error_goes_back() -> None:
+    model, losses = torch.nn.Sequential(torch.nn.Identity()), torch.full((2, 3), torch.nan)
+    with choose(model, "0"):
+        with torch.no_grad():
+            assert model(losses).isnan().all()
+        exported = torch.export.export(model, (torch.rand(2, 3),))
+    assert "sort" not in str(exported.graph)

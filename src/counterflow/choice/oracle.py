@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError, ShapeError
-from counterflow.handle import Handle, Row, Table, reset_compiler, select
+from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 
 __all__ = ["annealed", "check_k", "choose", "oracle_loss", "relaxed", "weighted_loss", "winners", "winners_only"]
 
@@ -238,7 +238,7 @@ def choose(model: nn.Module, layers: str, k: int = 1) -> Handle:
 
     Raises:
         PatternError: If the pattern matches no module.
-        InputError: If k is no whole number from 1 on; in the forward pass, as in `winners`.
+        InputError: If k is no whole number from 1 on; in a forward pass with gradients, as in `winners`.
 
     Example:
         >>> model = nn.Identity()
@@ -251,6 +251,8 @@ def choose(model: nn.Module, layers: str, k: int = 1) -> Handle:
     check_k(k)
 
     def hook(module: nn.Module, arguments: object, losses: Tensor) -> Tensor:
+        if exporting() or not torch.is_grad_enabled():
+            return losses
         return winners_only(losses, k)
 
     found = select(model, layers)
