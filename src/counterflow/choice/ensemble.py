@@ -263,16 +263,13 @@ class MultipleChoice(nn.Module):
             everyone = self._gather(mine)
         grads = [[_values(p.grad) for p in member.parameters() if p.grad is not None] for member in self.members]
         norms = torch.stack([nn.utils.get_total_norm(each) if each else mine.new_zeros(()) for each in grads])
-        ends = [
-            (end, torch.zeros_like(cut_off) if cut_off.grad is None else cut_off.grad)
-            for end, cut_off in zip(tree_leaves(shared), tree_leaves(leaf), strict=True)
-            if end is not cut_off
-        ]
+        ends = [pair for pair in zip(tree_leaves(shared), tree_leaves(leaf), strict=True) if pair[0] is not pair[1]]
+        errors = [torch.zeros_like(cut_off) if cut_off.grad is None else cut_off.grad for _, cut_off in ends]
         if self.group is not None and self.trunk is not None:
-            for _, error in ends:
+            for error in errors:
                 dist.all_reduce(error, group=self.group)
         if ends:
-            torch.autograd.backward(*zip(*ends, strict=True))
+            torch.autograd.backward([end for end, _ in ends], errors)
         return Step(weighted_loss(everyone, given), everyone, chosen, cut, given, norms)
 
     def _check(self, weights: Tensor, batch: int | None) -> None:
