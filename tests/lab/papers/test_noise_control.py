@@ -13,6 +13,7 @@ from counterflow.lab.papers.noise_control import experiment, plan, runs, sensiti
 from counterflow.lab.papers.noise_control.figures import exhibits, needed
 from counterflow.lab.report import TableExhibit
 from counterflow.lab.trials import Context, Record, Trial, claims_of, judge
+from counterflow.noise_control import Tuned
 
 from .finished import finished
 
@@ -32,12 +33,22 @@ def settings(**more: Any) -> dict[str, Any]:
 
 def test_no_run_is_judged_on_what_chose_its_step() -> None:
     samples = np.arange(1000.0)
-    tuning = runs.part(samples, 100, 2.0, None)
-    np.testing.assert_array_equal(tuning, samples[:200])
+    tuning = runs.tuning_parts(samples, 100, 2.0)
+    assert [(each[0], len(each)) for each in tuning] == [(0, 200), (150, 200), (300, 200)]
     parts = [runs.part(samples, 100, 2.0, seed) for seed in range(40)]
-    assert all(len(each) == 200 and each[0] >= 200 for each in parts)
+    assert all(len(each) == 200 and each[0] >= 500 for each in parts)
     assert len({each[0] for each in parts}) > 20
     assert all(seed != runs.TUNING_SEED for profile in plan.PLANS.values() for seed in profile.seeds)
+
+
+@pytest.mark.usefixtures("white")
+def test_a_step_that_amplifies_one_part_is_not_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = iter([(6.0, 9.0), (6.0, -20.0), (6.0, 9.0), (-np.inf, -np.inf), (6.0, 9.0), (6.0, 9.0)])
+    monkeypatch.setattr(runs, "choose_step", lambda *arguments: Tuned(0.0, (0.1, 0.2), next(parts)))
+    tuned = runs.best_step("lms", settings(), 25.0)
+    assert (tuned.best, tuned.reductions_db) == (0.1, (6.0, pytest.approx(-2 / 3)))
+    with pytest.raises(DivergenceError, match=r"steps are from 0\.1 to 0\.2"):
+        runs.best_step("lms", settings(), 25.0)
 
 
 @pytest.mark.usefixtures("white")

@@ -176,7 +176,7 @@ def _add_hardware(found: dict[str, Measurement]) -> None:
 
 PAPER = Paper(
     key=plan.KEY,
-    revision=1,
+    revision=2,
     trials=trials,
     run=run,
     measure=measure,

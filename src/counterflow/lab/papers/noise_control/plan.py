@@ -1,9 +1,9 @@
 """The trials of each profile, and how their records are read.
 
 A condition is a noise at a sampling rate. Each trial is one controller in one condition, behind one channel, with one
-place and sign of the distortion, at all signal-to-distortion ratios: the step of every ratio is chosen on a part of the
-noise that no run is judged on, with the same budget for all controllers, and every seed is a run from fresh weights on
-a part of its own of the rest.
+place and sign of the distortion, at all signal-to-distortion ratios: the step of every ratio is chosen on parts of the
+noise's first half, with the same budget for all controllers, and every seed is a run from fresh weights on a part of
+the second half of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "PLANS",
     "SCALES",
     "STUDIES",
+    "TUNING_PARTS",
     "all_trials",
     "arms_of",
     "figure_trial",
@@ -40,6 +41,7 @@ CONDITIONS = (("car", 16000), ("car", 2000), ("engine", 16000), ("engine", 2000)
 # The reading of the paper that its claims are judged in; only in it has figure 5 the paper's shape in our sketch.
 PAPERS = ("car", 16000), ("target", "saturating")
 LEVEL_DB = -20.0  # of the additive noise, which bounds what can be reached
+TUNING_PARTS = 3  # a step that is just stable on one part of a noise amplifies another, in which more power lies
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,14 @@ def arms_of(place: str) -> tuple[str, ...]:
     return ARMS if place == "target" else ARMS[:4]
 
 
+def _runs(plan: Plan) -> int:
+    """Of a controller at one ratio: those that choose its step, and those that are judged."""
+    return TUNING_PARTS * plan.budget + len(plan.seeds)
+
+
 def _cost(arm: str, rate: int, plan: Plan, points: int) -> float:
     each = {"lms": 0.03, "nlms": 0.03, "volterra": 0.2, "chip": 1.2}.get(arm, 0.2)  # seconds a run of 8 s at 16 kHz
-    return max(0.2, each * rate / 16000 * plan.seconds / 8 * points * (plan.budget + len(plan.seeds)))
+    return max(0.2, each * rate / 16000 * plan.seconds / 8 * points * _runs(plan))
 
 
 def figure_trial(
@@ -136,7 +143,7 @@ def study_trial(profile: Profile, study: str, channel: str) -> Trial:
     trial = figure_trial(profile, "chip", channel, *PAPERS)
     settings: dict[str, Json] = {name: value for name, value in trial.settings.items() if name != "ratios"}
     settings["ratio"] = plan.ratios[-1]
-    seeds, runs = plan.seeds, plan.budget + len(plan.seeds)
+    seeds, runs = plan.seeds, _runs(plan)
     if study == "precision":
         settings["scales"] = list(SCALES)
         runs *= len(SCALES)

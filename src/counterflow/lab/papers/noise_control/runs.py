@@ -10,14 +10,15 @@ import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
+from counterflow.analog import DeviceModel
 from counterflow.exceptions import DivergenceError
 from counterflow.lab.data import noise
-from counterflow.lab.papers.noise_control.plan import key
+from counterflow.lab.papers.noise_control.plan import TUNING_PARTS, key
 from counterflow.lab.trials import Context, Outcome
-from counterflow.noise_control import CONTROLLERS, Design, Scene, choose_step, noise_reduction
+from counterflow.noise_control import CONTROLLERS, Design, Scene, Tuned, choose_step, noise_reduction
 from counterflow.seeding import numpy_generator
 
-__all__ = ["line", "part", "recording"]
+__all__ = ["best_step", "line", "part", "recording", "reduction", "tuning_parts"]
 
 TUNING_SEED = 1_000_003  # of no run that is judged
 
@@ -34,15 +35,20 @@ def recording(name: str, rate: int) -> NDArray[np.float64]:
     return samples
 
 
-def part(samples: NDArray[np.float64], rate: int, seconds: float, seed: int | None) -> NDArray[np.float64]:
-    """The first seconds, for tuning, where there is no seed; with one, seconds of what comes after them.
+def tuning_parts(samples: NDArray[np.float64], rate: int, seconds: float) -> list[NDArray[np.float64]]:
+    """Parts of the first half of a noise, on which steps are chosen and no run is judged."""
+    length = round(seconds * rate)
+    last = max(0, len(samples) // 2 - length)
+    return [samples[first : first + length] for first in np.linspace(0, last, TUNING_PARTS).astype(int)]
+
+
+def part(samples: NDArray[np.float64], rate: int, seconds: float, seed: int) -> NDArray[np.float64]:
+    """A seed's part of the second half of a noise.
 
     Noises are 25 s or longer, so several seeds' parts of 8 s overlap; weights and additive noise are each one's own.
     """
     length = round(seconds * rate)
-    if seed is None:
-        return samples[:length]
-    first = int(numpy_generator(seed, "part of the noise").integers(length, len(samples) - length + 1))
+    first = int(numpy_generator(seed, "part of the noise").integers(len(samples) // 2, len(samples) - length + 1))
     return samples[first : first + length]
 
 
@@ -66,6 +72,38 @@ def controller_of(arm: str) -> str:
     return "perceptron" if arm.startswith("8-bit ") else arm
 
 
+def best_step(arm: str, settings: Mapping[str, Any], ratio: float, device: DeviceModel | None = None) -> Tuned:
+    """The best of the budget by its mean reduction over the parts for tuning.
+
+    Args:
+        arm: One of the plan's.
+        settings: Those of `line`.
+        ratio: Of signal to distortion.
+        device: A chip's, if not the paper's.
+
+    Raises:
+        DivergenceError: If every step diverges on some part.
+    """
+    rate = settings["rate"]
+    scenes = []
+    for source in tuning_parts(recording(settings["noise"], rate), rate, settings["seconds"]):
+        acoustics = scene_of(arm, settings, ratio, TUNING_SEED).measure([source])
+        scenes.append((acoustics, acoustics.run(source)))
+    power = float(np.mean([acoustics.power for acoustics, _ in scenes]))
+    found = []
+    for acoustics, heard in scenes:
+        design = Design(seed=TUNING_SEED, device=device, rate=rate, loop=acoustics.loop)
+        found.append(choose_step(controller_of(arm), design, heard, power, settings["budget"]))
+    tried = found[0].tried
+    reductions = np.mean([each.reductions_db for each in found], axis=0).tolist()
+    best = int(np.argmax(reductions))
+    if reductions[best] == -np.inf:
+        raise DivergenceError(
+            f"steps are from {min(tried):g} to {max(tried):g}: each diverges on some part of {settings['noise']}"
+        )
+    return Tuned(tried[best], tried, tuple(reductions))
+
+
 def line(arm: str, seeds: Sequence[int], settings: Mapping[str, Any], context: Context) -> Outcome:
     """Noise reductions of one controller, in positive decibels, over the last half of each run.
 
@@ -78,19 +116,12 @@ def line(arm: str, seeds: Sequence[int], settings: Mapping[str, Any], context: C
     Returns:
         By ratio, one reduction a seed, None where it diverged; curves ``step`` and ``interior``, one value a ratio.
     """
-    rate, seconds = settings["rate"], settings["seconds"]
-    samples = recording(settings["noise"], rate)
-    name = controller_of(arm)
     metrics: dict[str, list[float | None]] = {}
     steps: list[float | None] = []
     interior: list[float | None] = []
     for number, ratio in enumerate(settings["ratios"]):
-        source = part(samples, rate, seconds, None)
-        acoustics = scene_of(arm, settings, ratio, TUNING_SEED).measure([source])
-        heard = acoustics.run(source)
         try:
-            design = Design(seed=TUNING_SEED, rate=rate, loop=acoustics.loop)
-            tuned = choose_step(name, design, heard, acoustics.power, settings["budget"])
+            tuned = best_step(arm, settings, ratio)
         except DivergenceError:
             metrics[key(ratio)] = [None] * len(seeds)
             steps.append(None)
@@ -98,17 +129,21 @@ def line(arm: str, seeds: Sequence[int], settings: Mapping[str, Any], context: C
             continue
         steps.append(tuned.best)
         interior.append(float(tuned.interior))
-        metrics[key(ratio)] = [_reduction(name, arm, tuned.best, seed, settings, ratio) for seed in seeds]
+        metrics[key(ratio)] = [reduction(arm, tuned.best, seed, settings, ratio) for seed in seeds]
         context.progress((number + 1) / len(settings["ratios"]), f"{ratio:g} dB")
     return Outcome(metrics, {"step": steps, "interior": interior})
 
 
-def _reduction(name: str, arm: str, step: float, seed: int, settings: Mapping[str, Any], ratio: float) -> float | None:
+def reduction(
+    arm: str, step: float, seed: int, settings: Mapping[str, Any], ratio: float, device: DeviceModel | None = None
+) -> float | None:
+    """Of one run, over its last half; None if it diverged. The arguments are those of `best_step`."""
     rate = settings["rate"]
     source = part(recording(settings["noise"], rate), rate, settings["seconds"], seed)
     acoustics = scene_of(arm, settings, ratio, seed).measure([source])
     heard = acoustics.run(source)
-    controller = CONTROLLERS[name].make(step, Design(seed=seed, rate=rate, loop=acoustics.loop))
+    design = Design(seed=seed, device=device, rate=rate, loop=acoustics.loop)
+    controller = CONTROLLERS[controller_of(arm)].make(step, design)
     try:
         output, _ = controller.run(heard.reference, heard.target)
     except DivergenceError:

@@ -16,11 +16,10 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from counterflow.analog import ChipPerceptron, DeviceModel
+from counterflow.analog import DeviceModel
 from counterflow.exceptions import DivergenceError
-from counterflow.lab.papers.noise_control.runs import TUNING_SEED, part, recording, scene_of
+from counterflow.lab.papers.noise_control.runs import best_step, reduction
 from counterflow.lab.trials import Context, Outcome
-from counterflow.noise_control import Design, choose_step, noise_reduction
 
 __all__ = ["attribution", "device_with", "one_at_a_time", "precision"]
 
@@ -55,30 +54,16 @@ def device_with(severities: Mapping[str, float], rate: int) -> DeviceModel:
     return replace(paper.only(), **changed)
 
 
-def _reduction(device: DeviceModel, step: float, seed: int, settings: Mapping[str, Any]) -> float | None:
-    """Of one run, over its last half; None if it diverged."""
-    rate, seconds = settings["rate"], settings["seconds"]
-    source = part(recording(settings["noise"], rate), rate, seconds, seed)
-    heard = scene_of("chip", settings, settings["ratio"], seed).measure([source]).run(source)
-    chip = ChipPerceptron(step=max(step, device.rate_resolution), seed=seed, device=device)
-    try:
-        output, _ = chip.run(heard.reference, heard.target)
-    except DivergenceError:
-        return None
-    half = len(source) // 2
-    return noise_reduction(heard.noise[half:], heard.noise[half:] - output[half:])
-
-
 def _step(device: DeviceModel, settings: Mapping[str, Any]) -> float | None:
-    """The best of the budget, on the part of the noise that no run is judged on."""
-    rate = settings["rate"]
-    source = part(recording(settings["noise"], rate), rate, settings["seconds"], None)
-    acoustics = scene_of("chip", settings, settings["ratio"], TUNING_SEED).measure([source])
-    design = Design(seed=TUNING_SEED, device=device, rate=rate)
+    """The best of the budget, on the parts of the noise that no run is judged on."""
     try:
-        return choose_step("chip", design, acoustics.run(source), acoustics.power, settings["budget"]).best
+        return best_step("chip", settings, settings["ratio"], device).best
     except DivergenceError:
         return None
+
+
+def _reduction(device: DeviceModel, step: float, seed: int, settings: Mapping[str, Any]) -> float | None:
+    return reduction("chip", step, seed, settings, settings["ratio"], device)
 
 
 def _runs(device: DeviceModel, seeds: Sequence[int], settings: Mapping[str, Any]) -> list[float | None]:
