@@ -241,6 +241,10 @@ def test_what_is_judged_was_chosen_on_pictures_held_out() -> None:
         for trial in plan.perceptron_trials("laptop", method, min(trials)):
             assert trial.settings["held"] == 0
             assert trial.seeds[0] != plan.SELECTION
+    short = plan.setting_trials("laptop")
+    assert plan.best_setting("laptop", []) is None
+    assert plan.best_setting("laptop", [_record(trial, "laptop") for trial in short.values()]) == ("mean", 0.01)
+    assert all(trial.settings["held"] == 10_000 for trial in short.values())
 
 
 def test_seeds_that_are_not_there_yet_are_said_to_be_missing() -> None:

@@ -206,13 +206,15 @@ def _all_records(profile):
 
 def test_the_rate_of_a_classifier_is_the_one_with_the_least_validation_error():
     grid = plan_classifiers.cifar_grid("laptop", "sgd")
-    wrong = dict(zip(grid, (67.95, 67.35, 64.75), strict=True))  # percent, beside a cross-entropy of ln 10 and more
+    wrong = dict(
+        zip(grid, (70.0, 67.95, 67.35, 64.75, 90.0), strict=True)
+    )  # percent, beside a cross-entropy of ln 10 and more
     records = [
         finished(trial, "laptop", {"start": (4.7,), "error": (1.8,), "validation": (wrong[rate],)}, {})
         for rate, trial in grid.items()
     ]
     assert plan_classifiers.cifar_best_rate("laptop", "sgd", records) == 3e-2
-    records[2] = finished(grid[3e-2], "laptop", {"start": (4.7,), "error": (None,), "validation": (None,)}, {})
+    records[3] = finished(grid[3e-2], "laptop", {"start": (4.7,), "error": (None,), "validation": (None,)}, {})
     assert plan_classifiers.cifar_best_rate("laptop", "sgd", records) == 1e-2
 
 

@@ -49,10 +49,12 @@ def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
         rate = plan.best_rate(profile, method, records)
         known += [] if rate is None else plan.perceptron_trials(profile, method, rate)
     known += plan.whole_trials(profile, records)
-    known += plan.decay_trials(profile).values()
-    known += plan.conv_trials(profile, "none")
-    reading = plan.best_decay(profile, records)
-    return known + ([] if reading is None else plan.conv_trials(profile, reading))
+    known += plan.setting_trials(profile).values()
+    best = plan.best_setting(profile, records)
+    if best is not None:
+        reading, rate = best
+        known += [*plan.conv_trials(profile, "none", rate), *plan.conv_trials(profile, reading, rate)]
+    return known
 
 
 def run(trial: Trial, context: Context) -> Outcome:
@@ -143,14 +145,18 @@ def _add_table_2(found: dict[str, Measurement], profile: Profile, records: Seque
 def _add_table_3(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:
     for name in ("pretrained_34", "relu", "pretrained_36", "stochastic", "maxout"):
         found[f"t3.{name}"] = Measurement((), reason=CITED)
-    size, reading = plan.CONV[profile], plan.best_decay(profile, records)
-    if reading is None:
+    size, best = plan.CONV[profile], plan.best_setting(profile, records)
+    if best is None:
         return
-    decayed = available(records, plan.conv_trials(profile, reading))
-    plain = available(records, plan.conv_trials(profile, "none"))
+    reading, rate = best
+    decayed = available(records, plan.conv_trials(profile, reading, rate))
+    plain = available(records, plan.conv_trials(profile, "none", rate))
     words = f"{size.epochs[0]} epochs" + (f" of {size.examples:,} pictures" if profile == "smoke" else "")
     setting: dict[str, Any] = {"setting": "smaller", "differs": words}
-    why = f"decay {plan.READINGS[reading]:g}: .05 beside the {reading} of a batch's errors, chosen on held-out pictures"
+    why = (
+        f"rate {rate:g} and decay {plan.READINGS[reading]:g}, which is .05 beside the {reading} of a batch's errors, "
+        "chosen on held-out pictures"
+    )
     if decayed:
         found["t3.lwta"] = Measurement(
             (Group(_errors(decayed)),),

@@ -26,16 +26,16 @@ __all__ = [
     "READINGS",
     "TEXTS",
     "TRIED",
-    "best_decay",
     "best_rate",
+    "best_setting",
     "cell_name",
     "conv_trials",
-    "decay_trials",
     "forgetting_trials",
     "judged",
     "number",
     "perceptron_trials",
     "rate_trials",
+    "setting_trials",
     "text_trials",
     "truth_trials",
     "whole_trials",
@@ -189,12 +189,17 @@ CONV: Mapping[Profile, Conv] = {
 }
 # A weight decay of .05 can stand beside the batch's mean error or beside its sum, which is 100 times as large.
 READINGS: Mapping[str, float] = {"mean": 0.05, "sum": 0.0005, "none": 0.0}
+CONV_RATES: Mapping[Profile, tuple[float, ...]] = {
+    "smoke": (0.03,),
+    "laptop": (0.01, 0.03, 0.1),
+    "paper": (0.01, 0.03, 0.1),
+}
 
 
-def _conv(profile: Profile, decay: float, seed: int, epochs: int, held: int) -> Trial:
+def _conv(profile: Profile, rate: float, decay: float, seed: int, epochs: int, held: int) -> Trial:
     size = CONV[profile]
     settings: dict[str, Json] = {
-        "rate": 0.03,
+        "rate": rate,
         "decay": decay,
         "batch": 100,
         "examples": size.examples,
@@ -210,26 +215,27 @@ def _conv(profile: Profile, decay: float, seed: int, epochs: int, held: int) -> 
     return Trial(KEY, "conv", (seed,), settings, ("mnist",), movable=True, expected_seconds=seconds)
 
 
-def decay_trials(profile: Profile) -> dict[str, Trial]:
-    """The short runs that choose how the weight decay is read."""
+def setting_trials(profile: Profile) -> dict[tuple[str, float], Trial]:
+    """The short runs that choose how the weight decay is read, and the learning rate."""
     size = CONV[profile]
     return {
-        reading: _conv(profile, decay, SELECTION, size.epochs[1], size.held)
+        (reading, rate): _conv(profile, rate, decay, SELECTION, size.epochs[1], size.held)
         for reading, decay in READINGS.items()
         if reading != "none"
+        for rate in CONV_RATES[profile]
     }
 
 
-def best_decay(profile: Profile, records: Sequence[Record]) -> str | None:
-    """The reading with the least error on the pictures held out; None until both have been tried."""
-    runs = {reading: find(records, [trial]) for reading, trial in decay_trials(profile).items()}
-    return min(runs, key=lambda reading: number(runs[reading][0], "held")) if all(runs.values()) else None
+def best_setting(profile: Profile, records: Sequence[Record]) -> tuple[str, float] | None:
+    """The reading and rate with the least error on the pictures held out; None until all have been tried."""
+    runs = {setting: find(records, [trial]) for setting, trial in setting_trials(profile).items()}
+    return min(runs, key=lambda setting: number(runs[setting][0], "held")) if all(runs.values()) else None
 
 
-def conv_trials(profile: Profile, reading: str) -> list[Trial]:
+def conv_trials(profile: Profile, reading: str, rate: float) -> list[Trial]:
     """The runs that are judged, with a decay or ``"none"``."""
     size = CONV[profile]
-    return [_conv(profile, READINGS[reading], seed, size.epochs[0], 0) for seed in size.seeds]
+    return [_conv(profile, rate, READINGS[reading], seed, size.epochs[0], 0) for seed in size.seeds]
 
 
 # Section 5.3
