@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from counterflow.audio import Room, ShortTime, images
-from counterflow.exceptions import InputError, ShapeError
-from counterflow.separation import Microphones, WordClassifier, saturation, separate
+from counterflow.exceptions import DivergenceError, InputError, ShapeError
+from counterflow.separation import FrequencyICA, Microphones, WordClassifier, saturation, separate
 
 RATE = 8000
 
@@ -38,6 +38,34 @@ def test_sources_in_a_room_are_separated(recording, options, least):
     assert found.shape == heard.shape
     assert ratio(found, truth[:, 0]) > ratio(heard[:1].expand(2, -1), truth[:, 0]) + least
     torch.testing.assert_close(found.sum(0), heard[0], atol=1e-3 * float(heard.abs().max()), rtol=0)
+
+
+def diverging_above(rate, monkeypatch):
+    """Let the natural gradient run away at all larger rates, as it does where each source is there a short time."""
+    fit = FrequencyICA.fit
+
+    def fitted(ica, spectra):
+        if ica.rate > rate:
+            raise DivergenceError(f"rate is {ica.rate}: the matrices diverged; lower it")
+        return fit(ica, spectra)
+
+    monkeypatch.setattr(FrequencyICA, "fit", fitted)
+
+
+def test_where_the_natural_gradient_runs_away_it_starts_again_at_a_smaller_rate(recording, monkeypatch):
+    heard = recording[1][:, :4000]
+    transform = ShortTime(256, 64)
+    spectra = transform(heard)
+    wanted = FrequencyICA(rate=0.05, iterations=5).fit(spectra).separate(spectra)
+    diverging_above(0.06, monkeypatch)
+    found = separate(heard, RATE, method="ica", transform=transform, iterations=5)
+    assert torch.equal(found, transform.inverse(wanted, 4000))
+
+
+def test_where_no_rate_helps_another_method_is_named(recording, monkeypatch):
+    diverging_above(0.0, monkeypatch)
+    with pytest.raises(DivergenceError, match=r"down to a step of 0\.00625; take method='iva'"):
+        separate(recording[1], RATE, method="ica")
 
 
 def test_with_a_classifier_the_voice_comes_first(recording):

@@ -168,10 +168,10 @@ class FrequencyICA:
         for kind in dict.fromkeys(kinds):
             for _ in range(self.iterations):
                 self.update(z, kind)
-        unmixing, _ = self._known()
-        if not bool(torch.view_as_real(unmixing).isfinite().all()):
-            self.unmixing, self.whitening = before
-            raise DivergenceError(f"rate is {self.rate}: the matrices diverged; lower it")
+            unmixing, _ = self._known()
+            if not bool(torch.view_as_real(unmixing).isfinite().all()):
+                self.unmixing, self.whitening = before
+                raise DivergenceError(f"rate is {self.rate}: the matrices diverged; lower it")
         if self.permutation == "envelope":
             order = align_envelopes(unmixing @ z)
             self.unmixing = torch.take_along_dim(unmixing, order[:, :, None], 1)

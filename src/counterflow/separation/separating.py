@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from counterflow.audio import ShortTime
-from counterflow.exceptions import InputError, ShapeError
+from counterflow.exceptions import DivergenceError, InputError, ShapeError
 from counterflow.separation.attention import attend as retrain
 from counterflow.separation.classifier import WordClassifier
 from counterflow.separation.ica import FrequencyICA
@@ -18,6 +18,7 @@ __all__ = ["check_mixture", "separate"]
 
 SILENT = 1e-5
 ALIKE = 1e-7
+HALVINGS = 5
 
 
 def check_mixture(mixture: Tensor, rate: int) -> None:
@@ -85,7 +86,7 @@ def separate(
         rate: Samples a second.
         sources: As many as channels if not given. Fewer: separation in the strongest principal components.
         method: ``"iva"``: independent vector analysis by the auxiliary function (`auxiliary_iva`); ``"ica"``: the
-            natural gradient (`FrequencyICA`).
+            natural gradient (`FrequencyICA`), at half the rate where the matrices run away, and so on.
         attend: A classifier of words, whose expectation retrains the matrices (`counterflow.separation.attend`). It
             begins from what ``method`` has found, in the classifier's transform, and puts the output that it hears a
             word in first.
@@ -100,6 +101,7 @@ def separate(
         that microphone's signal where there are as many as channels.
 
     Raises:
+        DivergenceError: If the natural gradient runs away at the smallest rate, too.
         InputError, ShapeError: If the mixture cannot be separated (`check_mixture`), or an argument is out of range.
 
     Example:
@@ -138,7 +140,7 @@ def separate(
     else:
         ica = FrequencyICA(count, iterations=100 if iterations is None else iterations)
         if method == "ica":
-            ica.fit(spectrum)
+            _descend(ica, spectrum)
         else:
             ica.start(spectrum)
             _, whitening = ica._known()
@@ -171,6 +173,23 @@ def default_words_transform(rate: int) -> ShortTime:
     """What words are heard by: frames of 64 ms, to the next power of two, every quarter of that, Hamming's window."""
     size = 1 << max(round(0.064 * rate) - 1, 63).bit_length()
     return ShortTime(size, size // 4)
+
+
+def _descend(ica: FrequencyICA, spectrum: Tensor) -> None:
+    """Fit at the rate that is set; where the matrices run away, as they do if a source is seldom there, at half of it.
+
+    Raises:
+        DivergenceError: If they do so `HALVINGS` times more.
+    """
+    first = ica.rate
+    for turn in range(HALVINGS + 1):
+        ica.rate = first / 2**turn
+        try:
+            ica.fit(spectrum)
+        except DivergenceError:
+            continue
+        return
+    raise DivergenceError(f"method='ica' diverges on this mixture, down to a step of {ica.rate:g}; take method='iva'")
 
 
 def _online(spectrum: Tensor, block: int) -> Tensor:
