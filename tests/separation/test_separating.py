@@ -120,6 +120,27 @@ def test_three_channels_and_fewer_sources():
     assert two.shape == (2, 12000)
 
 
+def test_channels_that_are_mixtures_of_fewer_are_refused_unless_fewer_are_asked_for(recording):
+    heard = recording[1][:, :4000]
+    mixed = torch.cat([heard, heard.mean(0, keepdim=True)])
+    for kept in (mixed, (0.5 / mixed.abs().max() * mixed * 2**15).round() / 2**15):
+        with pytest.raises(InputError, match=r"3 channels of mixture are mixtures of 2; ask for 2 sources"):
+            separate(kept, RATE)
+        found = separate(kept, RATE, sources=2, iterations=3)
+        assert bool((found.square().mean(1) > 1e-3 * kept[0].square().mean()).all())
+
+
+@pytest.mark.parametrize(("bits", "size"), [(16, 150), (16, 1500), (8, 30)])
+def test_a_copy_at_half_the_level_that_was_rounded_is_one(bits, size, recording):
+    """``size`` is the root mean square in steps of the format."""
+    loud = recording[1][:, :4000]
+    whole = (size / loud[0].square().mean().sqrt() * loud).round()
+    copy = torch.stack([whole[0], (0.5 * whole[0]).round()]) / 2 ** (bits - 1)
+    with pytest.raises(InputError, match="copies of each other"):
+        separate(copy, RATE)
+    assert separate(whole / 2 ** (bits - 1), RATE, iterations=1).shape == loud.shape
+
+
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [

@@ -17,20 +17,26 @@ from counterflow.separation.iva import OnlineIVA, auxiliary_iva
 __all__ = ["check_mixture", "separate"]
 
 SILENT = 1e-5
-ALIKE = 1e-7
+ALIKE = 1e-7  # from one, by which two channels' correlation has to differ
+ROUNDING = 1e-12  # of the channels' correlations, a direction in which there is rounding alone
 HALVINGS = 5
 
 
-def check_mixture(mixture: Tensor, rate: int) -> None:
+def check_mixture(mixture: Tensor, rate: int, sources: int | None = None) -> None:
     """Refuse what no separation can be made of.
+
+    Samples that are all whole steps of 8, 16 or 24 bits were rounded, so that a copy at another level is none to the
+    bit: where channels differ by less than half a step, they are told from each other by rounding alone.
 
     Args:
         mixture: Shape (channels, samples).
         rate: Samples a second.
+        sources: As many as channels if not given.
 
     Raises:
         ShapeError: If it is not (channels, samples), has one channel, or is too short.
-        InputError: If it is not of floating point or not finite, silent, or some channels are copies of others.
+        InputError: If it is not of floating point or not finite, silent, some channels are copies of others, or all are
+            mixtures of fewer than there are sources.
     """
     shape = tuple(mixture.shape)
     if mixture.ndim > 2:
@@ -57,13 +63,29 @@ def check_mixture(mixture: Tensor, rate: int) -> None:
     if bool((levels < SILENT).any()):
         quiet = int(levels.argmin())
         raise InputError(f"channel {quiet} of mixture is silent; record it louder, or leave it out")
-    likeness = (shared / levels[:, None] / levels).abs().fill_diagonal_(0.0)
-    if float(likeness.max()) > 1 - ALIKE:
+    likeness = shared / levels[:, None] / levels
+    rounded = (0.5 * _step(double) / float(levels.min())) ** 2
+    held = int((torch.linalg.eigvalsh(likeness) > ROUNDING + rounded).sum())
+    likeness = likeness.abs().fill_diagonal_(0.0)
+    if float(likeness.max()) > 1 - ALIKE - rounded:
         one, two = divmod(int(likeness.argmax()), len(mixture))
         raise InputError(
             f"channels {one} and {two} of mixture are copies of each other but for their level; record with "
             "microphones apart, or leave one out"
         )
+    if held < (len(mixture) if sources is None else sources):
+        raise InputError(
+            f"the {len(mixture)} channels of mixture are mixtures of {held}; ask for {held} sources, or leave some out"
+        )
+
+
+def _step(samples: Tensor) -> float:
+    """Between neighboring whole numbers of 8, 16 or 24 bits where all samples are such; 0 where they are not."""
+    for bits in (8, 16, 24):
+        scaled = samples * 2.0 ** (bits - 1)
+        if bool((scaled == scaled.round()).all()):
+            return 2.0 ** (1 - bits)
+    return 0.0
 
 
 def separate(
@@ -113,7 +135,7 @@ def separate(
         >>> sources.shape, bool((sources.sum(0) - heard[0]).abs().max() < 1e-3)
         (torch.Size([2, 16000]), True)
     """
-    check_mixture(mixture, rate)
+    check_mixture(mixture, rate, sources)
     mixture = mixture.to(torch.promote_types(mixture.dtype, torch.float32))
     channels, samples = mixture.shape
     count = channels if sources is None else sources
