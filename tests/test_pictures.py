@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -34,8 +35,8 @@ def test_the_old_picture_stays_where_the_new_one_cannot_be_written(tmp_path: Pat
     target.write_bytes(b"old")
 
     class Full:
-        def savefig(self, path: Path, dpi: int) -> None:
-            path.write_bytes(b"half")
+        def savefig(self, file: IO[bytes], dpi: int, format: str) -> None:
+            file.write(b"half")
             raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match="No space left"):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["beside", "replacing"]
+__all__ = ["beside", "is_special", "replacing", "write_whole"]
 
 
 def beside(path: Path) -> Path:
@@ -17,6 +17,28 @@ def beside(path: Path) -> Path:
     No other writer has that name, be it a thread, or a process on another machine of a shared folder.
     """
     return path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is a pipe or a device, such as ``/dev/null``: it is written to, and never replaced by a file."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that is there whole or not at all; where the path is a link, what it leads to.
+
+    Args:
+        path: The file, or a pipe or device, which is written to as it is.
+        content: What it holds from then on.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if is_special(path):
+        path.write_bytes(content)
+        return
+    with replacing(path.resolve()) as new:
+        new.write_bytes(content)
 
 
 @contextmanager

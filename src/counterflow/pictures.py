@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from counterflow.exceptions import InputError, MissingExtraError
-from counterflow.files import replacing
+from counterflow.files import write_whole
 
 __all__ = ["require_picture", "write_picture"]
 
@@ -41,7 +42,7 @@ def require_picture(path: str | PathLike[str], doing: str) -> Path:
 
 
 def write_picture(figure: Any, target: Path, dpi: int) -> None:
-    """Write a figure to a temporary name, and rename it.
+    """Draw a figure, and write it by `counterflow.files.write_whole`.
 
     Args:
         figure: A figure of matplotlib.
@@ -52,7 +53,8 @@ def write_picture(figure: Any, target: Path, dpi: int) -> None:
         InputError: If the file cannot be written.
     """
     try:
-        with replacing(target) as new:
-            figure.savefig(new, dpi=dpi)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=dpi, format=target.suffix[1:].lower())
+        write_whole(target, drawn.getbuffer())
     except OSError as error:
         raise InputError(f"cannot write {str(target)!r}: {error.strerror or error}") from None

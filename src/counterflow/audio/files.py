@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from counterflow.exceptions import DataError, InputError, MissingExtraError
-from counterflow.files import replacing
+from counterflow.files import write_whole
 
 __all__ = ["is_silent", "load_soundfile", "opened", "read", "read_channels", "write"]
 
@@ -63,7 +63,7 @@ def read_channels(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
 
 
 def write(path: str | os.PathLike[str], wave: Tensor, rate: int) -> None:
-    """Write a WAV file of 32-bit floats, under another name first, which is then renamed.
+    """Write a WAV file of 32-bit floats, by `counterflow.files.write_whole`.
 
     Args:
         path: The file.
@@ -84,8 +84,7 @@ def write(path: str | os.PathLike[str], wave: Tensor, rate: int) -> None:
     content = io.BytesIO()
     soundfile.write(content, wave.detach().cpu().float().numpy().T, rate, format="WAV", subtype="FLOAT")
     try:
-        with replacing(Path(path)) as new:
-            new.write_bytes(content.getbuffer())
+        write_whole(Path(path), content.getbuffer())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 

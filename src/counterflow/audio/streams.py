@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from counterflow.audio.files import load_soundfile, opened
 from counterflow.exceptions import DataError, InputError
-from counterflow.files import beside
+from counterflow.files import beside, is_special
 
 __all__ = ["Recording", "Writer"]
 
@@ -131,8 +133,10 @@ class _Noting:
 class Writer:
     """A WAV file of 32-bit floating point, written in blocks; it has its name only when it is whole.
 
+    The header is written last, which a pipe or a device does not allow: it gets all at the end.
+
     Args:
-        path: The file.
+        path: The file; where it is a link, what that leads to is replaced.
         rate: Samples a second.
 
     Raises:
@@ -145,9 +149,11 @@ class Writer:
         if not rate >= 1:
             raise InputError(f"{path} cannot be written at {rate} Hz; it has to be 1 or more")
         self.path = Path(path)
-        self._new = beside(self.path)
+        self._target = self.path.resolve()
+        self._new = None if is_special(self.path) else beside(self._target)
         try:
-            self._stream = _Noting(self._new.open("w+b"))
+            self._held: IO[bytes] = tempfile.TemporaryFile() if self._new is None else self._new.open("w+b")  # noqa: SIM115
+            self._stream = _Noting(self._held)
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
         self._file = soundfile.SoundFile(self._stream, "w", rate, 1, "FLOAT", format="WAV")
@@ -170,11 +176,17 @@ class Writer:
     ) -> None:
         try:
             self._file.close()
-            self._stream.close()
-            if kind is None:
+            if kind is None and self._new is None:
                 self._require_written()
-                os.replace(self._new, self.path)
+                self._held.seek(0)
+                with self.path.open("wb") as pipe:
+                    shutil.copyfileobj(self._held, pipe)
+            self._stream.close()
+            if kind is None and self._new is not None:
+                self._require_written()
+                os.replace(self._new, self._target)
         except OSError as problem:
             raise InputError(f"{self.path} cannot be written: {problem.strerror or problem}") from problem
         finally:
-            self._new.unlink(missing_ok=True)  # where it has its name, it is no longer there
+            if self._new is not None:
+                self._new.unlink(missing_ok=True)  # where it has its name, it is no longer there

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from counterflow.exceptions import InputError, MissingExtraError
-from counterflow.files import replacing
+from counterflow.files import is_special, write_whole
 
 __all__ = [
     "require_json",
@@ -42,13 +42,13 @@ def require_target(
     if path.is_dir():
         standard = ", or - for standard output" if name == "json" else ""
         raise InputError(f"--{name} {path}: this is a folder; name a file in it{standard}")
-    if _is_special(path):
-        return
-    if not path.parent.is_dir():
-        raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
     allowed = suffixes or (PICTURES if name == "plot" else None)
     if allowed and path.suffix.lower() not in allowed:
         raise InputError(f"--{name} {path}: the suffix has to be {' or '.join(allowed)}")
+    if is_special(path):
+        return
+    if not path.parent.is_dir():
+        raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise InputError(f"--{name} {path}: this is what is read; name another file")
     folder = path.resolve().parent
@@ -57,11 +57,6 @@ def require_target(
             pass
     except OSError as error:
         raise InputError(f"--{name} {path}: {folder} cannot be written: {error.strerror or error}") from error
-
-
-def _is_special(path: Path) -> bool:
-    """Whether there is a pipe or a device, such as ``/dev/null``: it is written to, and never replaced by a file."""
-    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def require_json(target: str | None) -> None:
@@ -103,13 +98,9 @@ def write_json(target: str, answer: object) -> None:
 
 
 def write_target(path: Path, content: bytes, name: str = "json") -> None:
-    """Write what an option asked for; where the path is a link, what it leads to."""
+    """Write what an option asked for, by `write_whole`."""
     try:
-        if _is_special(path):
-            path.write_bytes(content)
-            return
-        with replacing(path.resolve()) as new:
-            new.write_bytes(content)
+        write_whole(path, content)
     except OSError as error:
         raise InputError(f"--{name} {path}: it cannot be written: {error.strerror or error}") from error
 
