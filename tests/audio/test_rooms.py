@@ -80,6 +80,9 @@ def test_levels_count_the_voice_where_it_speaks():
     [
         (lambda: Room((4.0, 4.0, 3.0), 0.2, ((5.0, 1.0, 1.0),), ((1.0, 1.0, 1.0),)), "not inside"),
         (lambda: Room((4.0, 4.0, 3.0), -1.0, ((1.0, 1.0, 1.0),), ((2.0, 1.0, 1.0),)), "reverberation"),
+        (lambda: Room((4.0, 4.0, 3.0), math.inf, ((1.0, 1.0, 1.0),), ((2.0, 1.0, 1.0),)), "inf s; at most 1.75 s"),
+        (lambda: Room((4.0, 4.0, 3.0), 30.0, ((1.0, 1.0, 1.0),), ((2.0, 1.0, 1.0),)), "at most 1.75 s"),
+        (lambda: Room((4.0, 4.0, 3.0), math.nan, ((1.0, 1.0, 1.0),), ((2.0, 1.0, 1.0),)), "reverberation"),
         (lambda: Room((4.0, 4.0, 3.0), 0.1, (), ((2.0, 1.0, 1.0),)), "one or more"),
         (lambda: Room.draw(0.1, seed=0, distance=9.0), "distance"),
         (lambda: Room.draw(0.1, seed=0, sources=8), "degrees apart"),

@@ -20,6 +20,9 @@ __all__ = ["Room", "active_power", "images", "snr_gain"]
 
 Point = tuple[float, float, float]
 
+MOST_REFLECTIONS = 200  # one after the other: some ten million images of each source, and a gigabyte
+SPEED = 343.0  # of sound, in meters a second
+
 
 @dataclass(frozen=True)
 class Room:
@@ -27,12 +30,13 @@ class Room:
 
     Args:
         size: Length, width and height in meters.
-        reverberation: Seconds in which sound falls by 60 dB; 0 for no walls.
+        reverberation: Seconds in which sound falls by 60 dB; 0 for no walls. At most what sound needs for two hundred
+            times the shortest side, 1.5 s in a room of 2.6 m.
         microphones: Positions in meters.
         sources: Positions in meters.
 
     Raises:
-        InputError: If a position is outside, or the time negative.
+        InputError: If a position is outside, or the time negative or too long.
 
     Example:
         >>> room = Room.draw(0.1, seed=0)
@@ -48,6 +52,12 @@ class Room:
     def __post_init__(self) -> None:
         if not self.reverberation >= 0:
             raise InputError(f"reverberation must be 0 or more seconds, got {self.reverberation}")
+        longest = MOST_REFLECTIONS * min(self.size) / SPEED
+        if self.reverberation > longest:
+            raise InputError(
+                f"reverberation is {self.reverberation} s; at most {longest:.3g} s can be simulated in a room of "
+                f"{self.size} m, whose shortest side decides"
+            )
         if not self.microphones or not self.sources:
             raise InputError("a room needs one or more microphones and sources")
         for kind, points in (("microphone", self.microphones), ("source", self.sources)):
@@ -129,8 +139,8 @@ class Room:
         if self.reverberation:
             # Eyring's formula, which has an answer for every time, where Sabine's wants more than all absorbed.
             surface = 2 * (x * y + y * z + z * x)
-            absorption = 1 - math.exp(-24 * math.log(10) * x * y * z / (343 * surface * self.reverberation))
-            order = math.ceil(343 * self.reverberation / min(self.size))
+            absorption = 1 - math.exp(-24 * math.log(10) * x * y * z / (SPEED * surface * self.reverberation))
+            order = math.ceil(SPEED * self.reverberation / min(self.size))
         else:
             absorption, order = 1.0, 0
         room = pyroomacoustics.ShoeBox(
