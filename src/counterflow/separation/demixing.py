@@ -61,9 +61,14 @@ def minimal_distortion(matrices: Tensor, reference: int | None = 0) -> Tensor:
         >>> torch.allclose(A[:, 1], torch.ones(5, 2, dtype=A.dtype))
         True
     """
-    if reference is not None and not 0 <= reference < matrices.shape[2]:
-        raise InputError(f"reference must be a microphone from 0 to {matrices.shape[2] - 1}, got {reference}")
+    check_reference(reference, matrices.shape[2])
     return distortion_scale(matrices, reference).unsqueeze(-1) * matrices
+
+
+def check_reference(reference: int | None, channels: int) -> None:
+    """Raise InputError for a microphone that is not there."""
+    if reference is not None and not 0 <= reference < channels:
+        raise InputError(f"reference must be a microphone from 0 to {channels - 1}, got {reference}")
 
 
 def distortion_scale(matrices: Tensor, reference: int | None) -> Tensor:

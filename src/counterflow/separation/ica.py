@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from counterflow.exceptions import DivergenceError, InputError, ShapeError
-from counterflow.separation.demixing import distortion_scale, inside, minimal_distortion, whitener
+from counterflow.separation.demixing import check_reference, distortion_scale, inside, minimal_distortion, whitener
 from counterflow.separation.permutation import align_envelopes
 
 __all__ = ["FrequencyICA", "score"]
@@ -135,6 +135,7 @@ class FrequencyICA:
             InputError, ShapeError: As `fit`.
         """
         x, _ = inside(spectra)
+        check_reference(self.reference, x.shape[1])
         outputs = self.outputs or x.shape[1]
         if outputs > x.shape[1]:
             raise InputError(
@@ -159,7 +160,7 @@ class FrequencyICA:
 
         Raises:
             DivergenceError: If the matrices run away at this rate; they are then what they were before.
-            InputError: If there are more outputs than channels, or values that are not finite.
+            InputError: If there are more outputs than channels, no such reference, or values that are not finite.
             ShapeError: If the items do not have the same channels and frequencies.
         """
         before = self.unmixing, self.whitening
