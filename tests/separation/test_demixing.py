@@ -222,6 +222,8 @@ def test_scale_is_that_of_a_microphone():
         (lambda x: FrequencyICA(rate=0.0), "rate must be positive"),
         (lambda x: FrequencyICA(score="none"), "score"),
         (lambda x: FrequencyICA(permutation="all"), "permutation"),
+        (lambda x: FrequencyICA(reference=2).fit(x), "microphone from 0 to 1, got 2"),
+        (lambda x: FrequencyICA(reference=-1).fit(x), "microphone from 0 to 1, got -1"),
         (lambda x: FrequencyICA().separate(x), "nothing has been learned"),
         (lambda x: FrequencyICA().fit([]), "empty"),
         (lambda x: FrequencyICA().fit(x * torch.nan), "not finite"),
@@ -256,9 +258,16 @@ def test_a_rate_at_which_matrices_run_away_is_told_of(permutation):
     assert ica.unmixing is before
 
 
-def test_silence_stays_silent():
-    x = torch.zeros(2, 5, 20, dtype=torch.complex64)
-    for W in (auxiliary_iva(x), FrequencyICA(iterations=3).fit(x).matrices()):
+@pytest.mark.parametrize("kind", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize(("channels", "outputs"), [(2, 2), (2, 1), (3, 3)])
+@pytest.mark.parametrize("silent", ["all", "one frequency"])
+def test_silence_stays_silent(silent, channels, outputs, kind):
+    x = torch.zeros(channels, 5, 20, dtype=kind)
+    if silent == "one frequency":
+        x[:, 1:] = torch.randn(channels, 4, 20, dtype=kind, generator=torch.Generator().manual_seed(0))
+    for model in ("gauss", "laplace"):
+        W = auxiliary_iva(x, outputs, model=model, iterations=5)
         assert bool(torch.isfinite(torch.view_as_real(W)).all())
-    online = OnlineIVA(5, 2)
-    assert not bool(online.process(x).any())
+    assert bool(torch.isfinite(torch.view_as_real(FrequencyICA(outputs, iterations=3).fit(x).matrices())).all())
+    online = OnlineIVA(5, channels)
+    assert not bool(online.process(x)[:, 0].any())

@@ -154,7 +154,8 @@ def _update(z: Tensor, unmixing: Tensor, model: Model, bands: int) -> Tensor:
     ridge = 1e-7 * torch.eye(K, dtype=z.dtype, device=z.device)
     for k in range(K):
         covariance = (z * weights[:, k, None]) @ z.mH / T
-        covariance = covariance + ridge * covariance.diagonal(dim1=1, dim2=2).real.sum(1)[:, None, None]
+        trace = covariance.diagonal(dim1=1, dim2=2).real.sum(1)[:, None, None]
+        covariance = covariance + ridge * (trace + 1e-6)  # of whitened spectra; more than zero in a silent frequency
         unmixing = _project(unmixing, covariance, k)
     return unmixing
 
