@@ -7,8 +7,9 @@ from typing import IO
 
 import pytest
 
+from counterflow.cli.targets import require_target
 from counterflow.exceptions import InputError
-from counterflow.pictures import require_picture, write_picture
+from counterflow.pictures import PICTURES, require_picture, write_picture
 
 figures = pytest.importorskip("matplotlib.figure")
 
@@ -20,6 +21,14 @@ figures = pytest.importorskip("matplotlib.figure")
 def test_what_no_picture_can_be_is_named_before_the_work(tmp_path: Path, name: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
         require_picture(tmp_path / name, "a test")
+
+
+@pytest.mark.parametrize("suffix", [*PICTURES, ".PNG"])
+def test_every_suffix_is_drawn_and_taken_by_the_commands_too(tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / f"a{suffix}"
+    require_target("plot", target)
+    write_picture(figures.Figure(), require_picture(target, "a test"), 50)
+    assert target.stat().st_size > 100
 
 
 def test_a_picture_takes_the_place_of_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:

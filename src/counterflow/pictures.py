@@ -10,14 +10,16 @@ from typing import Any
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.files import write_whole
 
-__all__ = ["require_picture", "write_picture"]
+__all__ = ["PICTURES", "require_picture", "write_picture"]
+
+PICTURES = (".png", ".svg", ".pdf", ".eps", ".jpg", ".jpeg")
 
 
 def require_picture(path: str | PathLike[str], doing: str) -> Path:
     """Find out before the work that a picture can be written.
 
     Args:
-        path: The file; its suffix, .png, .svg or .pdf among others, says what kind of picture.
+        path: The file; its suffix, one of `PICTURES`, says what kind of picture.
         doing: What matplotlib is needed for.
 
     Returns:
@@ -32,12 +34,13 @@ def require_picture(path: str | PathLike[str], doing: str) -> Path:
         raise InputError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
     if target.is_dir():
         raise InputError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
+    if target.suffix.lower() not in PICTURES:
+        raise InputError(f"cannot write {str(target)!r}: its suffix must be {' or '.join(PICTURES)}")
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
     except ImportError:
         raise MissingExtraError("plot", doing) from None
-    if target.suffix.removeprefix(".").lower() not in FigureCanvasAgg.get_supported_filetypes():
-        raise InputError(f"cannot write {str(target)!r}: its suffix must be .png, .svg or .pdf")
     return target
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from typing import Any
 
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.files import is_special, write_whole
+from counterflow.pictures import PICTURES, write_picture
 
 __all__ = [
     "require_json",
@@ -21,9 +21,6 @@ __all__ = [
     "write_json",
     "write_target",
 ]
-
-
-PICTURES = (".png", ".svg", ".pdf")
 
 
 def require_target(
@@ -107,6 +104,4 @@ def write_target(path: Path, content: bytes, name: str = "json") -> None:
 
 def save_figure(figure: Any, path: Path, dpi: int) -> None:
     """Write the picture that ``--plot`` asked for."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=dpi, format=path.suffix[1:].lower())
-    write_target(path, drawn.getvalue(), "plot")
+    write_picture(figure, path, dpi)
