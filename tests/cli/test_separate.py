@@ -11,6 +11,7 @@ import torch
 
 from counterflow.audio import Room, images, read, read_channels, write
 from counterflow.cli import main
+from counterflow.exceptions import DivergenceError
 
 RATE = 8000
 
@@ -102,7 +103,23 @@ def test_clipped_samples_are_told_of_and_on_line_works(place, tmp_path, capsys):
         (["run", "{tmp}/cut.wav", "--out", "{tmp}"], "cut.wav is truncated"),
         (["run", "{place}/two.wav"], "needs --out"),
         (["run", "{place}/two.wav", "--out", "{place}/two.wav"], "this is a file"),
-        (["run", "{place}/two.wav", "--out", "{tmp}", "--sources", "3"], "sources=3"),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--sources", "3"], "--sources 3: "),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--online", "--sources", "1"], "--sources 1: --online finds"),
+        (
+            ["run", "{tmp}/none.wav", "--out", "{tmp}", "--online", "--method", "ica"],
+            "--online is without --method ica",
+        ),
+        (["run", "{tmp}/none.wav", "--out", "{tmp}", "--online", "--attend", "m"], "--online is without --attend"),
+        (["run", "{tmp}/none.wav", "--out", "{place}/two.wav/in"], "two.wav cannot be written: Not a directory"),
+        (["run", "{place}/two.wav", "--out", "{tmp}/more"], "source-3.wav is of more sources than 2; remove it"),
+        (["run", "{place}/two.wav", "--out", "{tmp}/odd"], "source-2.wav is no file; name another folder"),
+        (
+            ["run", "{place}/two.wav", "--out", "{tmp}", "--plot", "{tmp}/x.png", "--json", "{tmp}/x.png"],
+            "--plot and --json both name",
+        ),
+        (["run", "{place}/two.wav", "--out", "{tmp}", "--json", "{tmp}/source-1.wav"], "--json and --out both name"),
+        (["train", "{place}/words", "--out", "{tmp}/m", "--json", "{tmp}/m/model.json"], "there is no folder"),
+        (["train", "{place}/words", "--out", "{tmp}", "--json", "{tmp}/model.json"], "--json and --out both name"),
         (["run", "{place}/two.wav", "--out", "{tmp}", "--attend", "{place}/words"], "holds no model"),
         (["run", "{place}/two.wav", "--out", "{tmp}", "--gamma", "3"], "--attend"),
         (["run", "{place}/two.wav", "--out", "{tmp}", "--epochs", "3"], "not for separate run"),
@@ -128,6 +145,9 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, complaint, place, tm
     write(tmp_path / "copies.wav", torch.stack([wave[0], 0.5 * wave[0]]), rate)
     write(tmp_path / "silent.wav", 0 * wave, rate)
     write(tmp_path / "nan.wav", wave * torch.nan, rate)
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "more" / "source-3.wav", wave[0], rate)
+    (tmp_path / "odd" / "source-2.wav").mkdir(parents=True)
     (tmp_path / "cut.wav").write_bytes((place / "two.wav").read_bytes()[:9000])
     filled = [each.format(place=place, tmp=tmp_path) for each in arguments]
     assert main(["separate", *filled]) == 2
@@ -145,6 +165,35 @@ def test_what_is_read_is_never_overwritten(place, tmp_path, capsys):
     assert "source-2.wav is what is read; name another folder" in capsys.readouterr().err
     assert mine.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["source-2.wav"]
+
+
+def test_where_one_source_cannot_be_written_the_old_ones_stay(place, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    for number in (1, 2):
+        (out / f"source-{number}.wav").write_text("old")
+
+    def full(path, wave, rate):
+        if "source-2" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, wave, rate)
+
+    monkeypatch.setattr("counterflow.audio.write", full)
+    assert main(["separate", "run", str(place / "two.wav"), "--out", str(out)]) == 2
+    assert f"--out {out}: it cannot be written: No space left on device" in capsys.readouterr().err
+    assert {each.name: each.read_text() for each in out.iterdir()} == {
+        "source-1.wav": "old",
+        "source-2.wav": "old",
+    }
+
+
+def test_a_method_that_diverges_is_told_of_by_its_option(place, tmp_path, monkeypatch, capsys):
+    def diverging(*_):
+        raise DivergenceError("method='ica' diverges")
+
+    monkeypatch.setattr("counterflow.separation.separating._descend", diverging)
+    assert main(["separate", "run", str(place / "two.wav"), "--out", str(tmp_path / "out"), "--method", "ica"]) == 2
+    assert "two.wav: --method ica diverges on it; take --method iva" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("missing", "option"), [("fast_bss_eval", "--references"), ("matplotlib.figure", "--plot")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from counterflow.cli.recordings import in_folders, require_heard
-from counterflow.cli.targets import require_json, require_plot, require_target, save_figure, write_json
-from counterflow.exceptions import CounterflowError, DataError, InputError, MissingExtraError
+from counterflow.cli.targets import (
+    json_file,
+    require_apart,
+    require_folder,
+    require_seed,
+    require_target,
+    write_json,
+)
+from counterflow.exceptions import CounterflowError, DataError, DivergenceError, InputError, MissingExtraError
+from counterflow.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +32,7 @@ __all__ = ["separate_command"]
 
 CLIPPED = 0.001  # share of samples at full scale
 LARGEST_DB = 150.0  # of SDR and SIR, which would be infinite for a reference that is found to the bit
+FILES = ("model.json", "model.safetensors")  # of a model
 FILTER = 512  # taps by which a reference may be filtered before what is left counts as error
 
 
@@ -64,7 +75,7 @@ def separate_command(
     Args:
         action: What to do.
         path: run: a WAV or FLAC file of two or more channels. train: the folder of words.
-        out: run: the folder for the sources. train: the folder for the model.
+        out: run: the folder for the sources, which must not hold more of another run. train: the folder for the model.
         attend: run: a model of train.
         references: run: a file for each source.
         sources: run: how many there are; as many as channels by default. Fewer are sought in the principal components.
@@ -92,8 +103,7 @@ def separate_command(
         raise InputError(
             f"separate {action} needs --out, the folder for {'the model' if action == 'train' else 'sources'}"
         )
-    if out.is_file():
-        raise InputError(f"--out {out}: this is a file; name a folder")
+    require_folder(out)
     for name, number, least in (("epochs", epochs, 1), ("sources", sources, 1), ("passes", passes, 0)):
         if number is not None and number < least:
             raise InputError(f"--{name} {number}: it has to be {least} or more")
@@ -101,14 +111,17 @@ def separate_command(
         raise InputError("--gamma and --passes are of attention; give --attend MODEL, or leave them out")
     if gamma is not None and not gamma >= 0:
         raise InputError(f"--gamma {gamma}: it has to be 0 or more")
-    if seed is not None and not 0 <= seed < 2**63:
-        raise InputError(f"--seed {seed}: it has to be 0 or more, and below 2^63")
-    require_json(json)
+    if online and (attend is not None or method == "ica"):
+        raise InputError(
+            f"--online is without {'--method ica' if attend is None else '--attend'}; leave one of them out"
+        )
+    require_seed(seed)
     for read in (path, *references):
-        require_target("json", None if json in (None, "-") else Path(str(json)), None, read)
-    require_plot(plot, "drawing spectrograms")
+        require_target("json", json_file(json), None, read)
+        require_target("plot", plot, None, read)
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
+        require_apart([("json", json_file(json)), *(("out", out / name) for name in FILES)])
         answer = _train(path, out, epochs or 60, seed or 0, stream)
     else:
         options: dict[str, Any] = {"sources": sources, "method": method or "iva", "online": online}
@@ -116,7 +129,7 @@ def separate_command(
             options["gamma"] = gamma
         if passes is not None:
             options["passes"] = passes
-        answer = _run(path, out, attend, references, plot, options, stream)
+        answer = _run(path, out, attend, references, plot, json_file(json), options, stream)
     if json is not None:
         write_json(json, answer)
     return 0
@@ -170,17 +183,21 @@ def _run(
     model: Path | None,
     references: tuple[Path, ...],
     plot: Path | None,
+    json: Path | None,
     options: dict[str, Any],
     stream: Any,
 ) -> dict[str, Any]:
     import torch
 
-    from counterflow.audio import read_channels, write
+    from counterflow.audio import read_channels
+    from counterflow.pictures import require_picture
     from counterflow.separation import WordClassifier, separate
 
     # What would be found out at the end is asked before the work.
     if references:
         _metrics()
+    if plot is not None:
+        require_picture(plot, "drawing spectrograms")
     classifier = None if model is None else WordClassifier.load(model)
     mixture, rate = read_channels(file)
     clipped = float((mixture.abs() >= 0.999).float().mean())
@@ -191,6 +208,12 @@ def _run(
         )
     truth = [_reference(each, rate, mixture.shape[1]) for each in references]
     count = options["sources"] or len(mixture)
+    if count > len(mixture):
+        raise InputError(f"--sources {count}: {file} has {len(mixture)} channels; ask for 1 to that many")
+    if options["online"] and count < len(mixture):
+        raise InputError(
+            f"--sources {count}: --online finds as many as there are channels, {len(mixture)}; leave it out"
+        )
     if truth and len(truth) != count:
         raise InputError(f"--references names {len(truth)} files, and there are {count} sources; give one for each")
     if len(truth) == 1:
@@ -199,17 +222,20 @@ def _run(
     for name in names:
         if name.exists() and any(name.samefile(each) for each in (file, *references)):
             raise InputError(f"--out {out}: {name} is what is read; name another folder")
+        if name.exists() and not name.is_file():
+            raise InputError(f"--out {out}: {name} is no file; name another folder")
+    for name in out.glob("source-*.wav"):
+        if name not in names and re.fullmatch(r"source-[1-9]\d*", name.stem):
+            raise InputError(f"--out {out}: {name} is of more sources than {count}; remove it, or name another folder")
+    require_apart([("plot", plot), ("json", json), *(("out", name) for name in names)])
     try:
         with torch.no_grad():
             found = separate(mixture, rate, attend=classifier, **options)
+    except DivergenceError as error:
+        raise DivergenceError(f"{file}: --method ica diverges on it; take --method iva") from error
     except CounterflowError as error:
         raise type(error)(f"{file}: {error}") from error
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: it cannot be made: {error.strerror or error}") from error
-    for name, wave in zip(names, found, strict=True):
-        write(name, wave, rate)
+    _write_together(names, found, rate)
     answer: dict[str, Any] = {
         "file": str(file),
         "rate": rate,
@@ -241,6 +267,20 @@ def _run(
 
 
 # What they share
+
+
+def _write_together(names: Sequence[Path], waves: Tensor, rate: int) -> None:
+    """All files, or none of them: each gets its name once the last is whole."""
+    from counterflow.audio import write
+
+    folder = names[0].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            for name, wave in zip(names, waves, strict=True):
+                write(stack.enter_context(replacing(name.resolve())), wave, rate)
+    except OSError as error:
+        raise InputError(f"--out {folder}: it cannot be written: {error.strerror or error}") from error
 
 
 def _listen(files: Sequence[Path]) -> tuple[list[Tensor], int]:
@@ -315,6 +355,7 @@ def _draw(path: Path, mixture: Tensor, found: Tensor, rate: int) -> None:
     from matplotlib.figure import Figure
 
     from counterflow.audio import ShortTime
+    from counterflow.pictures import write_picture
 
     size = 1 << (max(round(0.032 * rate), 16) - 1).bit_length()
     transform = ShortTime(size, size // 4, "hann")
@@ -340,4 +381,4 @@ def _draw(path: Path, mixture: Tensor, found: Tensor, rate: int) -> None:
         axes.set_ylabel("kHz")
     grid[-1].set_xlabel("s")
     figure.colorbar(picture, ax=grid, label="dB")
-    save_figure(figure, path, dpi=120)
+    write_picture(figure, path, 120)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from counterflow.files import is_special, write_whole
 from counterflow.pictures import PICTURES, write_picture
 
 __all__ = [
+    "json_file",
+    "require_apart",
+    "require_folder",
     "require_json",
     "require_plot",
     "require_seed",
@@ -56,10 +60,43 @@ def require_target(
         raise InputError(f"--{name} {path}: {folder} cannot be written: {error.strerror or error}") from error
 
 
+def require_apart(targets: Iterable[tuple[str, Path | None]]) -> None:
+    """Find out before the work that two options name one file, in which the second would take the first one's place.
+
+    Args:
+        targets: Options and their files; an option may have several, and a pipe or a device may be named twice.
+    """
+    written: dict[Path, str] = {}
+    for option, path in targets:
+        if path is None or is_special(path):
+            continue
+        first = written.setdefault(path.resolve(), option)
+        if first != option:
+            raise InputError(f"--{first} and --{option} both name {path}; give each a file of its own")
+
+
+def require_folder(path: Path, name: str = "out") -> None:
+    """Find out before the work that the folder of an option cannot be made or written; it is not made yet."""
+    if path.is_file():
+        raise InputError(f"--{name} {path}: this is a file; name a folder")
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"--{name} {path}: {place} cannot be written: {error.strerror or error}") from error
+
+
+def json_file(target: str | None) -> Path | None:
+    """The file that ``--json`` names; None without one, and for ``-``, standard output."""
+    return None if target in (None, "-") else Path(str(target))
+
+
 def require_json(target: str | None) -> None:
     """Find out before the work that ``--json`` names what cannot be written; ``-`` is standard output."""
-    if target is not None and target != "-":
-        require_target("json", Path(target))
+    require_target("json", json_file(target))
 
 
 def require_plot(path: Path | None, doing: str) -> None:
