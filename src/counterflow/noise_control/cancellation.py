@@ -255,6 +255,7 @@ def cancel(
         tuned = choose_step(controller, design, acoustics.again().run(part), acoustics.power, budget)
         step = tuned.best
     stream = Stream(acoustics, CONTROLLERS[controller].make(step, design), rate)
+    step = float(getattr(stream.controller, "step", step))  # a chip has none below its smallest
     found = []
     for number, passed in enumerate(stream.run(x[at : at + BLOCK] for at in range(0, len(x), BLOCK))):
         found.append(passed)

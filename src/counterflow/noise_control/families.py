@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from counterflow.adaptive import Controller, count
+from counterflow.adaptive import Controller, count, positive
 from counterflow.analog import ChipPerceptron, DeviceModel
 from counterflow.exceptions import InputError
 from counterflow.noise_control.filtered import FilteredX
@@ -81,7 +81,7 @@ def _chip(step: float, design: Design) -> Controller:
         device = replace(device, sample_rate=design.rate)
     # The chip has no learning rates between zero and the smallest.
     least = device.rate_resolution
-    return ChipPerceptron(design.taps, design.hidden, max(step, least), design.seed, device)
+    return ChipPerceptron(design.taps, design.hidden, max(positive(step, "step"), least), design.seed, device)
 
 
 def _filtered(step: float, design: Design) -> Controller:
