@@ -221,6 +221,7 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         lambda: cancel(1e60 * x, controller="lms", step=0.01): "scale it, so that the largest is about 1",
         lambda: cancel(x, rate=math.nan, controller="lms"): "rate is nan",
         lambda: cancel(x, controller="lms", step=0.01, device=DeviceModel()): "device is of chip",
+        lambda: cancel(x, controller="chip", step=-1.0): "step is -1.0",
         lambda: cancel(np.append(np.zeros(300), x), controller="lms"): "silent in the part on which a step is chosen",
         lambda: cancel(x, place="there"): "place is 'there'; give one of target, speaker",  # type: ignore[arg-type]
         lambda: cancel(x, quantized="all"): "quantized is 'all'; give one of none, input",  # type: ignore[arg-type]
@@ -241,3 +242,18 @@ def test_what_cannot_be_used_is_said_in_one_line() -> None:
         cancel(x[None])
     assert parse_decibels("3", "level") == 3.0
     assert parse_decibels(None, "level") is None
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_weights_are_what_was_learned_and_a_copy(name: str) -> None:
+    controller = CONTROLLERS[name].make(0.9, Design(taps=4, hidden=3, memory=2))
+    before = controller.weights()
+    x = 0.5 * noise(50)
+    controller.run(x, x)
+    after, state = controller.weights(), controller.state()
+    assert list(after) == [key for key in state if key.endswith(("weights", "bias", "biases"))]
+    assert all(np.any(after[key] != before[key]) for key in after)
+    if hasattr(controller, "coefficients"):
+        np.testing.assert_array_equal(after["weights"][3::-1], controller.coefficients)
+    before["weights" if "weights" in before else "hidden_weights"][:] = np.nan
+    assert all(np.isfinite(values).all() for values in controller.weights().values())

@@ -21,11 +21,13 @@ DIVERGED = 1e6
 class Controller:
     """What learns, sample by sample, to turn the reference into the target; the base class of all controllers.
 
-    A subclass adds its state's arrays to ``_arrays`` and learns from one block in ``_learn``. The delay line stands
+    A subclass adds its state's arrays to ``_arrays``, names those that are weights in ``_learned``, and learns from one
+    block in ``_learn``. The delay line stands
     still at the end of a call and goes on in the next.
     """
 
     _adjustable = "step"
+    _learned: tuple[str, ...] = ("weights",)
 
     def __init__(self, taps: int) -> None:
         self.taps = count(taps, "taps")
@@ -75,6 +77,10 @@ class Controller:
     def _learn(self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]]) -> int:
         """Write the outputs, change the arrays in place; return how many samples went well."""
         raise NotImplementedError
+
+    def weights(self) -> dict[str, NDArray[np.float64]]:
+        """A copy of what the controller has learned, by name, without what it remembers; the oldest sample's first."""
+        return {name: self._arrays[name].copy() for name in self._learned}
 
     def state(self) -> dict[str, NDArray[np.float64]]:
         """A copy of all that the controller has learned and remembers; `restore` goes on from it bit for bit."""

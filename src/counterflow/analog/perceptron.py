@@ -62,6 +62,8 @@ class ChipPerceptron(Controller):
         True
     """
 
+    _learned = ("hidden_weights", "hidden_biases", "output_weights", "output_bias")
+
     def __init__(
         self,
         taps: int = 25,

@@ -69,10 +69,14 @@ class LMS(InLoop):
     @property
     def coefficients(self) -> Signal:
         """The impulse response that it has learned, newest sample first."""
-        weights = self._arrays["weights"]
+        return self.weights()["weights"][::-1].copy()
+
+    def weights(self) -> dict[str, NDArray[np.float64]]:
+        """As of any controller, with the last update."""
+        found = super().weights()
         if self.loop.open:
-            weights = weights + self._arrays["pending"] * self._arrays["past"]
-        return weights[::-1].copy()
+            found["weights"] += self._arrays["pending"] * self._arrays["past"]
+        return found
 
     def _learn(self, x: Signal, d: Signal, y: Signal, arrays: dict[str, NDArray[np.float64]]) -> int:
         return self._descend(x, d, y, arrays, 0.0, False)

@@ -53,6 +53,8 @@ class Perceptron(InLoop):
         True
     """
 
+    _learned = ("hidden_weights", "hidden_biases", "output_weights", "output_bias")
+
     def __init__(
         self,
         taps: int = 25,
