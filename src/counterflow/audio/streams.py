@@ -64,7 +64,16 @@ class Recording:
         )
 
     def blocks(self, size: int = 65536) -> Iterator[NDArray[np.float64]]:
-        """Its samples in [-1, 1], ``size`` at a time.
+        """The mean of its channels in [-1, 1], ``size`` samples at a time.
+
+        Raises:
+            DataError: If it ends before its end, or a sample is not finite.
+        """
+        for block in self.blocks_apart(size):
+            yield block.mean(1)
+
+    def blocks_apart(self, size: int = 65536) -> Iterator[NDArray[np.float64]]:
+        """Its channels in [-1, 1], ``size`` samples at a time, shape (samples, channels).
 
         Raises:
             DataError: If it ends before its end, or a sample is not finite.
@@ -74,13 +83,13 @@ class Recording:
         try:
             with self.path.open("rb") as stream, soundfile.SoundFile(stream) as file:
                 while True:
-                    block = file.read(size, dtype="float64", always_2d=True).mean(1)
+                    block = file.read(size, dtype="float64", always_2d=True)
                     if not len(block):
                         break
-                    bad = np.flatnonzero(~np.isfinite(block))
+                    bad = np.argwhere(~np.isfinite(block))
                     if len(bad):
-                        where = found + int(bad[0])
-                        raise DataError(f"{self.path}: sample {where} is {block[bad[0]]}; mend the recording")
+                        value = block[tuple(bad[0])]
+                        raise DataError(f"{self.path}: sample {found + bad[0, 0]} is {value}; mend the recording")
                     found += len(block)
                     yield block
         except OSError as error:
@@ -92,7 +101,7 @@ class Recording:
             raise DataError(f"{self.path} is truncated: it has {found} of {self.frames} samples; copy it again")
 
     def read(self) -> NDArray[np.float64]:
-        """All samples at once."""
+        """All samples at once, the mean of channels."""
         return np.concatenate([*self.blocks()])
 
 
