@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from counterflow.analog import DeviceModel
 from counterflow.cli import cancel, main
 from counterflow.noise_control import FiniteResponse, noise_reduction
 
@@ -87,6 +88,21 @@ def test_clipping_is_warned_of(tmp_path, capsys):
     for subtype in ("PCM_U8", "PCM_16"):
         assert main(["cancel", write(tmp_path / "loud.wav", loud, subtype), *FAST]) == 0
         assert "samples are at full scale: the recording is clipped" in capsys.readouterr().err
+
+
+def test_what_is_clipped_in_one_channel_alone_is_warned_of(tmp_path, capsys):
+    both = np.stack([np.clip(3 * noise(), -1, 1), 0.1 * noise(seed=1)], 1)
+    assert main(["cancel", write(tmp_path / "two.wav", both), *FAST]) == 0
+    assert "samples are at full scale: the recording is clipped" in capsys.readouterr().err
+
+
+def test_a_chip_reports_the_step_that_it_takes(wav, tmp_path):
+    found, weights = tmp_path / "all.json", tmp_path / "w.json"
+    given = ["--controller", "chip", "--step", "1e-9", "--json", str(found), "--coefficients", str(weights)]
+    assert main(["cancel", wav, *given]) == 0
+    least = DeviceModel.paper().rate_resolution
+    assert json.loads(found.read_text())["controllers"]["chip"]["step"] == least
+    assert json.loads(weights.read_text())["step"] == least
 
 
 def test_controllers_are_compared_drawn_and_exported(wav, tmp_path, capsys):
@@ -183,7 +199,27 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, capsys):
         (["--room", "5x4x2", "--reverberation", "-1"], "reverberation must be 0 or more"),
         (["--primary", "missing.wav"], "missing.wav cannot be read"),
         (["--distortion", "loud"], "--distortion is 'loud'"),
-        (["--used", "2"], "used is 2"),
+        (["--quantized", "both", "--used", "2"], "used is 2"),
+        (["--used", "2"], "--used does nothing without --quantized"),
+        (["--bits", "2"], "--bits does nothing without --quantized"),
+        (["--sign", "expanding"], "--sign does nothing without --distortion"),
+        (["--place", "speaker"], "--place does nothing without --distortion"),
+        (["--distortion", "10", "--slope", "one"], "--slope does nothing without --distortion and --place speaker"),
+        (["--hidden", "0"], "--hidden does nothing without a perceptron or chip"),
+        (["--controller", "perceptron", "--hidden", "0"], "hidden is 0"),
+        (["--memory", "3"], "--memory does nothing without volterra"),
+        (["--step", "0.1", "--budget", "3"], "--budget does nothing without steps to choose from"),
+        (["--controller", "chip", "--step", "-1"], "--step -1: it has to be above 0"),
+        (["--step", "nan"], "--step nan: it has to be above 0"),
+        (["--controller", "rls", "--step", "1.5"], "--step 1.5: for rls it is the forgetting factor"),
+        (["--compare", "lms,rls", "--room", "5x4x2"], "--room: rls has no secondary path in its loop; take fxlms"),
+        (["--compare", "lms,chip", "--primary", "p", "--secondary", "s"], "--secondary: chip has no secondary path"),
+        (["--controller", "chip", "--distortion", "9", "--place", "speaker"], "--place speaker: chip has no"),
+        (
+            ["--controller", "fxlms", "--distortion", "9", "--place", "speaker", "--domain", "frequency"],
+            "add --slope one",
+        ),
+        (["--seed", "-1"], "--seed -1"),
         (["--out", "/nowhere/at/all/left.wav"], "no folder"),
         (["--out", "left.mp3"], "suffix"),
         (["--plot", "six.xyz"], "suffix"),
@@ -278,6 +314,7 @@ def test_paths_of_another_rate_or_too_long_or_silent_are_refused(wav, tmp_path, 
         ("rate.wav", [0.5], 16000, "resample it"),
         ("long.wav", np.ones(5000) * 0.1, RATE, "at most 4096"),
         ("silent.wav", np.zeros(5), RATE, "is silent"),
+        ("two.wav", np.full((5, 2), 0.1), RATE, "two.wav has 2 channels; an impulse response has one"),
     ):
         path = write(tmp_path / name, samples, rate=rate)
         assert main(["cancel", wav, *FAST, "--primary", path]) == 2

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from counterflow.cli.targets import require_plot, require_target, write_json, write_target
+from counterflow.cli.targets import json_file, require_apart, require_seed, require_target, write_json, write_target
 from counterflow.exceptions import InputError
+from counterflow.pictures import require_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +29,6 @@ __all__ = ["cancel_command"]
 Name = Literal["lms", "nlms", "rls", "fxlms", "volterra", "perceptron", "chip"]
 SHOWN = 0.1  # seconds of signals in a picture
 LONGEST = 4096  # samples of an impulse response
-# Of a controller's state, what it has learned and not what it remembers.
-WEIGHTS = ("weights", "hidden_weights", "hidden_biases", "output_weights", "output_bias")
 
 
 def cancel_command(
@@ -42,22 +41,22 @@ def cancel_command(
     room: Annotated[str | None, tyro.conf.arg(metavar="LxWxH")] = None,
     reverberation: Annotated[float | None, tyro.conf.arg(metavar="S")] = None,
     distortion: Annotated[str | None, tyro.conf.arg(metavar="DB")] = None,
-    sign: Literal["saturating", "expanding"] = "saturating",
-    place: Literal["target", "speaker"] = "target",
-    slope: Literal["known", "one"] = "known",
+    sign: Literal["saturating", "expanding"] | None = None,
+    place: Literal["target", "speaker"] | None = None,
+    slope: Literal["known", "one"] | None = None,
     level: Annotated[str | None, tyro.conf.arg(metavar="DB")] = None,
     quantized: Literal["none", "input", "target", "both"] = "none",
-    bits: Annotated[int, tyro.conf.arg(metavar="N")] = 8,
-    used: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 1.0,
+    bits: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    used: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None,
     controller: Name = "perceptron",
     compare: Annotated[str | None, tyro.conf.arg(metavar="NAME,...")] = None,
     taps: Annotated[int, tyro.conf.arg(metavar="N")] = 25,
-    hidden: Annotated[int, tyro.conf.arg(metavar="N")] = 10,
-    memory: Annotated[int, tyro.conf.arg(metavar="N")] = 5,
+    hidden: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    memory: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     block: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     domain: Literal["time", "frequency"] = "time",
     step: Annotated[float | None, tyro.conf.arg(metavar="X")] = None,
-    budget: Annotated[int, tyro.conf.arg(metavar="N")] = 10,
+    budget: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
     out: Annotated[Path | None, tyro.conf.arg(metavar="WAV")] = None,
     anti: Annotated[Path | None, tyro.conf.arg(metavar="WAV")] = None,
@@ -96,25 +95,25 @@ def cancel_command(
             beside the quiet zone.
         reverberation: Seconds in which sound falls by 60 dB in it; 0.1 by default.
         distortion: The loudspeaker's signal-to-distortion ratio, such as 10dB; none by default.
-        sign: Whether its cubic distortion saturates or expands.
-        place: Whether the distortion is on the target's path, as in the paper's experiment, or the loudspeaker is in
-            the loop.
-        slope: Whether the controller knows the slope of the loudspeaker in the loop, or takes it as one.
+        sign: Whether its cubic distortion saturates, by default, or expands.
+        place: Whether the distortion is on the target's path, as in the paper's experiment and by default, or the
+            loudspeaker is in the loop.
+        slope: Whether the controller knows the slope of the loudspeaker in the loop, by default, or takes it as one.
         level: Level of additive white noise relative to the noise, such as -20dB; none by default.
         quantized: What converters of few bits are before.
-        bits: Of these converters.
-        used: Which share of their full scale the largest sample takes.
+        bits: Of these converters; 8 by default.
+        used: Which share of their full scale the largest sample takes; 1 by default.
         controller: What learns; chip is the perceptron on a model of the paper's chips, behind its converters.
         compare: Several controllers, one after another; --out, --anti and --coefficients are of --controller, which is
             then the first of them unless it is among them.
         taps: Length of the delay line.
-        hidden: Hidden units of the perceptron.
-        memory: Newest samples of which the Volterra filter takes products.
+        hidden: Hidden units of the perceptron, or of the chip's; 10 by default.
+        memory: Newest samples of which the Volterra filter takes products; 5 by default.
         block: Samples after which fxlms learns; 1 by default, in the frequency domain as many as taps. Sound is not
             delayed by it.
         domain: In which fxlms learns: sample by sample in time, or each frequency by its own power.
         step: The learning rate; for rls the forgetting factor.
-        budget: How many steps are tried where none is given.
+        budget: How many steps are tried where none is given; 10 by default.
         seed: Of initial weights, a chip's cells and the additive noise.
         out: Write what is left of the noise into this WAV file, 32-bit floating point.
         anti: Write what the loudspeaker makes arrive in the quiet zone.
@@ -127,27 +126,41 @@ def cancel_command(
     """
     names = _names(controller, compare)
     main = controller if controller in names else names[0]
-    if step is not None and len(names) > 1:
-        raise InputError("--step is of one controller; leave it out with --compare")
+    distorted, converted = distortion is not None, quantized != "none"
+    for option, value, has_effect, needed in (
+        ("sign", sign, distorted, "--distortion"),
+        ("place", place, distorted, "--distortion"),
+        ("slope", slope, distorted and place == "speaker", "--distortion and --place speaker"),
+        ("bits", bits, converted, "--quantized"),
+        ("used", used, converted, "--quantized"),
+        ("hidden", hidden, "perceptron" in names or "chip" in names, "a perceptron or chip"),
+        ("memory", memory, "volterra" in names, "volterra"),
+        ("budget", budget, step is None, "steps to choose from, and --step names one"),
+    ):
+        if value is not None and not has_effect:
+            raise InputError(f"--{option} does nothing without {needed}; leave it out")
+    _require_step(step, names)
+    in_loop = "secondary" if secondary is not None else "room" if room is not None else None
+    _require_loop(names, in_loop, distorted and place == "speaker", domain == "frequency" and slope != "one")
+    require_seed(seed)
     if "fxlms" not in names and (block is not None or domain != "time"):
         raise InputError(
             f"--{'domain' if block is None else 'block'} is of fxlms; leave it out with {', '.join(names)}"
         )
     read = [noise, primary, secondary, None if channel is None else Path(channel)]
-    written: dict[Path, str] = {}
-    for option, path, suffixes in (
+    targets: tuple[tuple[str, Path | None, tuple[str, ...] | None], ...] = (
         ("out", out, (".wav",)),
         ("anti", anti, (".wav",)),
         ("coefficients", coefficients, (".json",)),
         ("plot", plot, None),
-        ("json", None if json in (None, "-") else Path(str(json)), None),
-    ):
+        ("json", json_file(json), None),
+    )
+    for option, path, suffixes in targets:
         for source in filter(None, read):
             require_target(option, path, suffixes, source)
-        regular = path is not None and (path.is_file() or not path.exists())
-        if path is not None and regular and (first := written.setdefault(path.resolve(), option)) != option:
-            raise InputError(f"--{first} and --{option} both name {path}; give each a file of its own")
-    require_plot(plot, "drawing a cancellation")
+    require_apart([(option, path) for option, path, _ in targets])
+    if plot is not None:
+        require_picture(plot, "drawing a cancellation")
 
     from counterflow.audio import Recording
     from counterflow.noise_control import Design, Scene
@@ -155,9 +168,8 @@ def cancel_command(
 
     recording = Recording.open(noise)
     heard, response, cut = _paths(recording.rate, channel, primary, secondary, room, reverberation)
-    converters: dict[str, Any] = {"quantized": quantized, "bits": bits, "used": used}
-    loudspeaker: dict[str, Any] = {"sign": sign, "place": place, "slope": slope}
-    scene = Scene.parse(heard, response, distortion, level, "--", seed=seed, **loudspeaker, **converters)
+    settings = _given(sign=sign, place=place, slope=slope, bits=bits, used=used)
+    scene = Scene.parse(heard, response, distortion, level, "--", seed=seed, quantized=quantized, **settings)
     stream = sys.stderr if json == "-" else sys.stdout
     clipped = _Clipping(recording)
     acoustics = scene.measure(clipped.watch())
@@ -167,15 +179,16 @@ def cancel_command(
         warnings.append(f"{noise} has {recording.channels} channels; their mean is used")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    design = Design(taps, hidden, memory, seed, None, recording.rate, acoustics.loop, block, domain)
+    sizes = _given(hidden=hidden, memory=memory)
+    design = Design(taps=taps, seed=seed, rate=recording.rate, loop=acoustics.loop, block=block, domain=domain, **sizes)
     answers: dict[str, dict[str, Any]] = {}
     measures: dict[str, Measures] = {}
     shown: list[NDArray[np.float64]] = []
     # The one that writes files comes last: where another diverges, nothing has been written.
     for name in sorted(names, key=lambda each: each == main):
-        used_step, interior = (step, True) if step is not None else _tune(name, design, acoustics, recording, budget)
-        targets = (out, anti, coefficients) if name == main else (None, None, None)
-        measured, last = _run(name, used_step, design, acoustics, recording, targets)
+        chosen, interior = (step, True) if step is not None else _tune(name, design, acoustics, recording, budget)
+        files = (out, anti, coefficients) if name == main else (None, None, None)
+        measured, last, used_step = _run(name, chosen, design, acoustics, recording, files)
         measures[name], shown = measured, last if name == main or not shown else shown
         answers[name] = _answer(measured, used_step, interior)
     answers, measures = {name: answers[name] for name in names}, {name: measures[name] for name in names}
@@ -195,6 +208,40 @@ def cancel_command(
         }  # fmt: skip
         write_json(json, answer)
     return 0
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were given; the others have their defaults where they are taken."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _require_step(step: float | None, names: list[str]) -> None:
+    if step is None:
+        return
+    if len(names) > 1:
+        raise InputError("--step is of one controller; leave it out with --compare")
+    if not (math.isfinite(step) and step > 0):
+        raise InputError(f"--step {step:g}: it has to be above 0")
+    if "rls" in names and step > 1:
+        raise InputError(f"--step {step:g}: for rls it is the forgetting factor, which is at most 1")
+
+
+def _require_loop(names: list[str], path: str | None, speaker: bool, unfiltered: bool) -> None:
+    """Refuse controllers whose loop has no place for what is in it.
+
+    Args:
+        names: The controllers.
+        path: The option that puts a path into the loop; None if none does.
+        speaker: Whether the loudspeaker is in it.
+        unfiltered: Whether its slope were to be known in the frequency domain.
+    """
+    for name in ("rls", "chip"):
+        if path and name in names:
+            raise InputError(f"--{path}: {name} has no secondary path in its loop; take fxlms in place of {name}")
+    if speaker and "chip" in names:
+        raise InputError("--place speaker: chip has no loudspeaker in its loop; take --place target")
+    if speaker and unfiltered and "fxlms" in names:
+        raise InputError("--domain frequency: a loudspeaker's known slope is no filter there; add --slope one")
 
 
 def _names(controller: str, compare: str | None) -> list[str]:
@@ -259,6 +306,8 @@ def _response(path: Path, rate: int) -> NDArray[np.float64]:
         raise InputError(f"{path} has {recording.rate} samples a second, and the noise {rate}; resample it")
     if recording.frames > LONGEST:
         raise InputError(f"{path} has {recording.frames} samples; an impulse response of at most {LONGEST} can be used")
+    if recording.channels > 1:
+        raise InputError(f"{path} has {recording.channels} channels; an impulse response has one: write it by itself")
     response = recording.read()
     if not response.any():
         raise InputError(f"{path} is silent; an impulse response has a sample that is not zero")
@@ -266,20 +315,20 @@ def _response(path: Path, rate: int) -> NDArray[np.float64]:
 
 
 class _Clipping:
-    """Counts samples at either end of an integer format's range, while the file is read for the first time."""
+    """Counts samples of all channels at either end of an integer format's range, in the first reading of a file."""
 
     def __init__(self, recording: Recording) -> None:
         self.recording, self.count = recording, 0
 
     def watch(self) -> Iterator[NDArray[np.float64]]:
-        """The recording's blocks, counted as they pass."""
+        """The recording's blocks, counted as they pass, before the mean of channels hides what is clipped in one."""
         import numpy as np
 
         recording = self.recording
-        for block in _progress(recording.blocks(), recording, "reading"):
+        for block in _progress(recording.blocks_apart(), recording, "reading"):
             if recording.integer:
                 self.count += int(np.count_nonzero((block >= 1 - recording.step) | (block <= -1 + recording.step / 2)))
-            yield block
+            yield block.mean(1)
 
     def warnings(self) -> list[str]:
         """What a user should know, once all has passed."""
@@ -301,7 +350,9 @@ def _progress(blocks: Iterator[NDArray[np.float64]], recording: Recording, title
             bar.advance(task, len(block))
 
 
-def _tune(name: str, design: Design, acoustics: Acoustics, recording: Recording, budget: int) -> tuple[float, bool]:
+def _tune(
+    name: str, design: Design, acoustics: Acoustics, recording: Recording, budget: int | None
+) -> tuple[float, bool]:
     """The best step on the beginning of the file, and whether steps on both sides of it were worse."""
     import numpy as np
 
@@ -316,7 +367,7 @@ def _tune(name: str, design: Design, acoustics: Acoustics, recording: Recording,
         if found >= wanted:
             break
     heard = acoustics.again().run(np.concatenate(parts)[:wanted])
-    tuned = choose_step(name, design, heard, acoustics.power, budget)
+    tuned = choose_step(name, design, heard, acoustics.power, **_given(budget=budget))
     return tuned.best, tuned.interior
 
 
@@ -327,8 +378,11 @@ def _run(
     acoustics: Acoustics,
     recording: Recording,
     targets: tuple[Path | None, Path | None, Path | None],
-) -> tuple[Measures, list[NDArray[np.float64]]]:
-    """The whole file through a fresh controller; returns what was measured, and the last moment of the signals."""
+) -> tuple[Measures, list[NDArray[np.float64]], float]:
+    """The whole file through a fresh controller: what was measured, the last moment of the signals, and its own step.
+
+    A chip has no step below its smallest.
+    """
     from contextlib import ExitStack
 
     import numpy as np
@@ -337,6 +391,7 @@ def _run(
     from counterflow.noise_control import CONTROLLERS, Stream
 
     controller = CONTROLLERS[name].make(step, design)
+    step = float(getattr(controller, "step", step))
     stream = Stream(acoustics.again(), controller, recording.rate)
     wanted, kept, held = max(1, round(SHOWN * recording.rate)), deque[Any](), 0
     out, anti, coefficients = targets
@@ -351,16 +406,13 @@ def _run(
             while held - len(kept[0][0]) >= wanted:
                 held -= len(kept.popleft()[0])
     if coefficients is not None:
-        state = controller.state()
-        if "pending" in state:  # the last update of a filter that waits with it
-            state["weights"] = state["weights"] + state.pop("pending") * state["past"]
         content = {
             "controller": name, "step": step, "rate": recording.rate, "taps": design.taps,
             "reference_scale": 1 / acoustics.peak,
-            "weights": {key: state[key].tolist() for key in WEIGHTS if key in state},
+            "weights": {key: values.tolist() for key, values in controller.weights().items()},
         }  # fmt: skip
         write_target(coefficients, (jsonlib.dumps(content, indent=1) + "\n").encode(), "coefficients")
-    return stream.measures, [np.concatenate(each)[-wanted:] for each in zip(*kept, strict=True)]
+    return stream.measures, [np.concatenate(each)[-wanted:] for each in zip(*kept, strict=True)], step
 
 
 def _number(value: float) -> float | None:
