@@ -39,6 +39,23 @@ def test_layers_and_chunks_use_the_fused_layer(core, capsys):
     assert "25 calls of 4 time steps" in capsys.readouterr().out
 
 
+def test_the_call_is_that_of_the_plan_that_is_shown(capsys):
+    for options, call in (
+        ([], 'budget="64KiB")'),
+        (["--chunk", "4", "--strategy", "hidden"], 'budget="64KiB", strategy="hidden", chunk=4)'),
+        (["--chunk", "auto"], 'budget="64KiB", chunk="auto")'),
+    ):
+        assert main([*SMALL, "--budget", "64KiB", *options]) == 0
+        assert f"unroll(core, x, state, {call}\n" in capsys.readouterr().out
+
+
+def test_many_slots_are_written_out(capsys):
+    assert main([*SMALL, "--steps", "20000", "--budget", "1GiB", "--strategy", "internal"]) == 0
+    out = capsys.readouterr().out
+    assert "with 20000 slots of internal states" in out
+    assert "e+0" not in out
+
+
 def test_one_strategy_alone_can_be_asked_for(capsys):
     for strategy in ("hidden", "internal", "mixed"):
         assert main([*SMALL, "--budget", "16KiB", "--strategy", strategy, "--json", "-"]) == 0

@@ -66,6 +66,11 @@ class StepTimes:
         return 1 + (forwards_per_step - 1) * self.forward / (self.recorded + self.backward)
 
 
+def format_slots(slots: float) -> str:
+    """A number of slots, to hundredths and without an exponent."""
+    return f"{slots:.2f}".rstrip("0").rstrip(".")
+
+
 @dataclass(frozen=True)
 class Option:
     """What one budget buys.
@@ -99,7 +104,7 @@ class Option:
         return (
             format_bytes(self.budget),
             self.strategy,
-            f"{self.slots:.4g} {unit}",
+            f"{format_slots(self.slots)} {unit}",
             str(self.chunk),
             f"{self.forwards_per_step:.3f}",
             format_bytes(self.memory),

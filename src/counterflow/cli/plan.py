@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from json import dumps as json_of  # the command has an option of the module's name
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -105,7 +106,7 @@ def plan_command(
     (chosen,) = exact.options
     found = exact.joined(around)
     out = sys.stderr if json == "-" else sys.stdout
-    print(f"{found}\n\n{_sentence(chosen, steps)}", file=out)
+    print(f"{found}\n\n{_sentence(chosen, steps, _call(chosen, length, strategy))}", file=out)
     if plot is not None:
         found.plot(plot)
         print(f"curve: {plot}", file=out)
@@ -118,16 +119,27 @@ def plan_command(
     return 0
 
 
-def _sentence(option: Option, time_steps: int) -> str:
+def _call(option: Option, chunk: int | str | None, strategy: str | None) -> str:
+    """The call that makes the plan that is shown."""
+    from counterflow.bptt import format_bytes
+
+    given = {"budget": format_bytes(option.budget), "strategy": strategy, "chunk": chunk}
+    said = ", ".join(f"{name}={json_of(value)}" for name, value in given.items() if value is not None)
+    return f"counterflow.bptt.unroll(core, x, state, {said})"
+
+
+def _sentence(option: Option, time_steps: int, call: str) -> str:
     """The chosen plan in words, and how to use it."""
     from counterflow.bptt import format_bytes
+    from counterflow.bptt.explanation import format_slots
 
     per = f"{option.steps} calls of {option.chunk} time steps" if option.chunk > 1 else f"{time_steps} steps"
     kept = "internal" if option.strategy == "internal" else "hidden"
     return (
-        f"your budget, {format_bytes(option.budget)}: the {option.strategy} strategy with {option.slots:.4g} slots of "
-        f"{kept} states; {option.forwards} forward operations for {per}, {format_bytes(option.memory)} kept at most\n"
-        f'use it: counterflow.bptt.unroll(core, x, state, budget="{format_bytes(option.budget)}")'
+        f"your budget, {format_bytes(option.budget)}: the {option.strategy} strategy with "
+        f"{format_slots(option.slots)} slots of {kept} states; {option.forwards} forward operations for {per}, "
+        f"{format_bytes(option.memory)} kept at most\n"
+        f"use it: {call}"
     )
 
 
