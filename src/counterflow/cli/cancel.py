@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from counterflow.cli.targets import json_file, require_apart, require_seed, require_target, write_json, write_target
+from counterflow.cli.targets import (
+    json_file,
+    require_apart,
+    require_plot,
+    require_seed,
+    require_target,
+    write_json,
+    write_target,
+)
 from counterflow.exceptions import InputError
-from counterflow.pictures import require_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,8 +166,7 @@ def cancel_command(
         for source in filter(None, read):
             require_target(option, path, suffixes, source)
     require_apart([(option, path) for option, path, _ in targets])
-    if plot is not None:
-        require_picture(plot, "drawing a cancellation")
+    require_plot(plot, "drawing a cancellation")
 
     from counterflow.audio import Recording
     from counterflow.noise_control import Design, Scene

@@ -16,6 +16,7 @@ from counterflow.cli.targets import (
     json_file,
     require_apart,
     require_folder,
+    require_plot,
     require_seed,
     require_target,
     write_json,
@@ -119,6 +120,7 @@ def separate_command(
     for read in (path, *references):
         require_target("json", json_file(json), None, read)
         require_target("plot", plot, None, read)
+    require_plot(plot, "drawing spectrograms")
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
         require_apart([("json", json_file(json)), *(("out", out / name) for name in FILES)])
@@ -190,14 +192,11 @@ def _run(
     import torch
 
     from counterflow.audio import read_channels
-    from counterflow.pictures import require_picture
     from counterflow.separation import WordClassifier, separate
 
     # What would be found out at the end is asked before the work.
     if references:
         _metrics()
-    if plot is not None:
-        require_picture(plot, "drawing spectrograms")
     classifier = None if model is None else WordClassifier.load(model)
     mixture, rate = read_channels(file)
     clipped = float((mixture.abs() >= 0.999).float().mean())

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.exceptions import InputError
 from counterflow.files import is_special, write_whole
-from counterflow.pictures import PICTURES, write_picture
+from counterflow.pictures import PICTURES, require_picture, write_picture
 
 __all__ = [
     "json_file",
@@ -107,12 +107,8 @@ def require_plot(path: Path | None, doing: str) -> None:
         doing: What matplotlib is needed for.
     """
     require_target("plot", path)
-    if path is None:
-        return
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("plot", doing) from error
+    if path is not None:
+        require_picture(path, doing)
 
 
 def require_seed(seed: int | None) -> None:
