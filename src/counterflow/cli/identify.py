@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from counterflow.cli.recordings import in_folders, require_heard
-from counterflow.cli.targets import require_json, require_plot, require_seed, save_figure, write_json
+from counterflow.cli.targets import require_json, require_plot, require_seed, write_json
 from counterflow.exceptions import InputError, MissingExtraError
+from counterflow.pictures import write_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -372,4 +373,4 @@ def _draw(path: Path, matrix: NDArray[Any], rows: Sequence[str], columns: Sequen
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel("answer")
     axes.set_ylabel("speaker")
-    save_figure(figure, path, dpi=150)
+    write_picture(figure, path, 150)

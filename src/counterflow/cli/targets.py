@@ -7,11 +7,10 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from counterflow.exceptions import InputError
 from counterflow.files import is_special, write_whole
-from counterflow.pictures import PICTURES, require_picture, write_picture
+from counterflow.pictures import PICTURES, require_picture
 
 __all__ = [
     "json_file",
@@ -21,7 +20,6 @@ __all__ = [
     "require_plot",
     "require_seed",
     "require_target",
-    "save_figure",
     "write_json",
     "write_target",
 ]
@@ -133,8 +131,3 @@ def write_target(path: Path, content: bytes, name: str = "json") -> None:
         write_whole(path, content)
     except OSError as error:
         raise InputError(f"--{name} {path}: it cannot be written: {error.strerror or error}") from error
-
-
-def save_figure(figure: Any, path: Path, dpi: int) -> None:
-    """Write the picture that ``--plot`` asked for."""
-    write_picture(figure, path, dpi)
