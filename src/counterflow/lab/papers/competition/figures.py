@@ -98,10 +98,13 @@ def _tried(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
 def _table_3(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
     rows: list[list[Cell]] = []
     best = plan.best_setting(profile, records)
-    for reading in () if best is None else (best[0], "none"):
-        runs = available(records, plan.conv_trials(profile, reading, best[1]))
+    if best is None:
+        return None
+    chosen, rate = best
+    for reading in (chosen, "none"):
+        runs = available(records, plan.conv_trials(profile, reading, rate))
         if runs:
-            rows.append([f"{plan.READINGS[reading]:g}", str(best[1]), _spread(_tests(runs)), len(runs)])
+            rows.append([f"{plan.READINGS[reading]:g}", str(rate), _spread(_tests(runs)), len(runs)])
     if not rows:
         return None
     return TableExhibit(
