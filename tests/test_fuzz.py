@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import counterflow as cf
 from counterflow import audio, persist
 from counterflow.cli import main
-from counterflow.exceptions import CounterflowError, InputError
+from counterflow.exceptions import DataError, InputError
 from counterflow.lab.trials import read_record, unpack
 from counterflow.speech import GaussianStates, Grammar, Lexicon, Phoneme, Recognizer
+from counterflow.speech.acoustics import read_ready
 
-EXAMPLES = int(os.environ.get("COUNTERFLOW_EXAMPLES", "0"))  # so many, drawn anew; else a few, the same every time
-fuzzed = settings(
-    max_examples=EXAMPLES or 30,
-    deadline=None,
-    derandomize=not EXAMPLES,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-@st.composite
-def damaged(draw: Callable[[Any], Any], whole: bytes) -> bytes:
-    """A file cut short, with bytes changed, put in or taken out, or not of its kind at all."""
-    if draw(st.integers(0, 9)) == 0:
-        return draw(st.binary(max_size=200))
-    data = bytearray(whole[: draw(st.integers(0, len(whole)))] if draw(st.booleans()) else whole)
-    for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, len(data)))
-        data[at : at + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
-    return bytes(data)
-
-
-def read_or_refused(read: Callable[[], object]) -> None:
-    """It is read, or refused by an exception of ours."""
-    with contextlib.suppress(CounterflowError):
-        read()
+from .damage import damaged, fuzzed, read_or_refused
 
 
 def sound(folder: Path, name: str) -> bytes:
@@ -65,6 +41,60 @@ def test_sound(tmp_path: Path, name: str, data: st.DataObject) -> None:
     whole = sound(tmp_path, name)
     (tmp_path / "damaged").write_bytes(data.draw(damaged(whole)))
     read_or_refused(lambda: audio.read(tmp_path / "damaged"))
+
+
+def ready(folder: Path) -> bytes:
+    np.save(folder / "a.npy", np.arange(12, dtype=np.float32).reshape(4, 3))
+    return (folder / "a.npy").read_bytes()
+
+
+@fuzzed
+@given(data=st.data())
+def test_ready_features(tmp_path: Path, data: st.DataObject) -> None:
+    (tmp_path / "damaged.npy").write_bytes(data.draw(damaged(ready(tmp_path))))
+    read_or_refused(lambda: read_ready(tmp_path / "damaged.npy"))
+
+
+def headed(header: str, version: bytes = b"\x01\x00") -> bytes:
+    """A NumPy file of this header and 48 bytes."""
+    length = len(header).to_bytes(2 if version[0] == 1 else 4, "little")
+    return b"\x93NUMPY" + version + length + header.encode("latin-1") + bytes(48)
+
+
+HEADER = "{{'descr': {}, 'fortran_order': False, 'shape': {}}}".format
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04junk",
+        b"\x80\x04N.",
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+        headed(HEADER("'<f4'", "(4, 3)"), b"\x09\x00"),
+        headed("{'descr'"),
+        headed("-" * 9000 + "1"),
+        headed("[" * 9000),
+        headed(HEADER("'<f4'", "(4, 3)")[:-1] + ", 1: 2}"),
+        headed(HEADER("'f4,('", "(4, 3)")),
+        headed(HEADER("[(1, 2, 3)]", "(4, 3)")),
+        headed(HEADER("'|O'", "(4, 3)")),
+        headed(HEADER("'<f4'", "(4, 4)")),
+        headed(HEADER("'<f4'", f"({1 << 40}, {1 << 40})")),
+        headed(HEADER("'<f4'", f"(0x1{'0' * 9000}, 1)")),
+        headed(HEADER("'<f4'", "(-4, -3)")),
+        headed(HEADER("'<f4'", "(4, 0)")),
+        headed(HEADER("'<f4'", "(12,)")),
+        headed(HEADER("'<f4'", "(12L,)")),
+    ],
+    ids=range(19),
+)
+def test_what_is_no_file_of_features_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npy").write_bytes(content)
+    with at_most(64 << 20), pytest.raises(DataError) as caught:
+        read_ready(tmp_path / "a.npy")
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
 LEXICON = b";;; words\nYES  Y EH1 S\nYES(2)  Y EH1\nNO  N OW1\n"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from counterflow.audio import log_mel
@@ -140,15 +144,35 @@ def spectrum_of(wave: Tensor, rate: int | None, n_mels: int, called: str) -> Ten
 
 
 def read_ready(path: str | os.PathLike[str]) -> Tensor:
-    """Features of a NumPy file, shape (frames, features), 100 frames a second."""
+    """Features of a NumPy file, shape (frames, features), 100 frames a second.
+
+    Raises:
+        DataError: If it cannot be read, is shorter than it says, or holds anything else.
+    """
     try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as features: {str(error).splitlines()[0]}") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or not len(found) or found.dtype.kind not in "fiu":
-        shape = getattr(found, "shape", None)
-        raise DataError(f"{path} holds an array of shape {shape}; features are numbers of shape (frames, features)")
-    return torch.from_numpy(found.astype(np.float32))
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as features: {error.strerror or error}") from error
+    stream = io.BytesIO(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that Python 2 has written
+            read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
+            shape, by_columns, dtype = read(stream)
+        if len(shape) > 64 or not all(0 <= size < 1 << 62 for size in shape):
+            raise ValueError("NumPy has no array of this shape")
+    except Exception as error:  # a header is Python, and whatever its parser raises may come
+        raise DataError(f"{path} cannot be read as features: it is no NumPy file, or its header is damaged") from error
+    if len(shape) != 2 or not all(shape) or dtype.kind not in "fiu":
+        found = f"an array of shape {shape} and type {dtype.str}"
+        raise DataError(f"{path} holds {found}; features are numbers of shape (frames, features)")
+    count, start = shape[0] * shape[1], stream.tell()
+    missing = count * dtype.itemsize - (len(content) - start)
+    if missing > 0:
+        raise DataError(f"{path} is truncated: {missing} bytes that its header promises are missing; copy it again")
+    values = np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if by_columns else "C")
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where it is used
+        return torch.from_numpy(values.astype(np.float32))
 
 
 def features_of(spectrum: Tensor, spread: Tensor, deltas: int) -> Tensor:
