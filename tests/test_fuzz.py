@@ -21,6 +21,7 @@ import counterflow as cf
 from counterflow import audio, persist
 from counterflow.cli import main
 from counterflow.exceptions import DataError, InputError
+from counterflow.lab.data.audio import read_audio
 from counterflow.lab.trials import read_record, unpack
 from counterflow.speech import GaussianStates, Grammar, Lexicon, Phoneme, Recognizer
 from counterflow.speech.acoustics import read_ready
@@ -28,8 +29,8 @@ from counterflow.speech.acoustics import read_ready
 from .damage import damaged, fuzzed, read_or_refused
 
 
-def sound(folder: Path, name: str) -> bytes:
-    wave = 0.1 * np.sin(np.arange(800) / 5)
+def sound(folder: Path, name: str, channels: int = 1) -> bytes:
+    wave = 0.1 * np.sin(np.arange(800 * channels) / 5).reshape(-1, channels)
     soundfile.write(folder / name, wave, 8000)
     return (folder / name).read_bytes()
 
@@ -222,6 +223,32 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Pa
 
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_sound_is_no_longer_than_what_is_there(tmp_path: Path, channels: int) -> None:
+    content = bytearray(sound(tmp_path, "a.flac", channels))
+    told = int.from_bytes(content[18:26], "big")  # rate, channels and bits, and in the last 36 bits the samples
+    content[18:26] = (told | (1 << 36) - 1).to_bytes(8, "big")
+    (tmp_path / "a.flac").write_bytes(content)
+    path = tmp_path / "a.flac"
+    with at_most(128 << 20):
+        for read in (audio.read, audio.read_channels, lambda path: [*audio.read_parts(path)]):
+            with pytest.raises(DataError, match=r"truncated|cannot be read as audio"):
+                read(path)
+        read_or_refused(lambda: read_audio(path, 8000))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_sound_in_several_blocks_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    sound(tmp_path, name, 3)
+    whole, rate = audio.read_channels(tmp_path / name)
+    for block in (1, 7, 1200, 2400):
+        monkeypatch.setattr(audio.files, "BLOCK", block)
+        found, again = audio.read_channels(tmp_path / name)
+        assert again == rate
+        assert found.is_contiguous()
+        assert torch.equal(found, whole)
 
 
 @fuzzed

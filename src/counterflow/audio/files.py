@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from counterflow.exceptions import DataError, InputError, MissingExtraError
 from counterflow.files import write_whole
 
-__all__ = ["is_silent", "load_soundfile", "opened", "read", "read_channels", "write"]
+__all__ = ["is_silent", "load_soundfile", "opened", "read", "read_channels", "read_frames", "write"]
 
+BLOCK = 1 << 20  # samples of all channels that are read at once
 SILENT = 1e-4  # root mean square below which a recording, in [-1, 1], is called silent
 
 
@@ -51,12 +54,13 @@ def read_channels(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
         MissingExtraError: If soundfile is not installed.
     """
     with opened(path) as file:
-        samples, rate, promised = file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
-    if len(samples) < promised:
-        raise DataError(f"{path} is truncated: it has {len(samples)} of {promised} samples; copy it again")
-    if not len(samples):
+        samples, rate, promised = read_frames(file, file.frames), file.samplerate, file.frames
+    held = samples.shape[1]
+    if held < promised:
+        raise DataError(f"{path} is truncated: it has {held} of {promised} samples; copy it again")
+    if not held:
         raise DataError(f"{path} holds no samples; leave it out")
-    wave = torch.from_numpy(samples.T.copy())
+    wave = torch.from_numpy(samples)
     if not bool(wave.isfinite().all()):
         raise DataError(f"{path} holds samples that are not finite; leave it out")
     return wave, int(rate)
@@ -113,6 +117,30 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         reason = str(getattr(error, "error_string", str(error))).splitlines()[0]
         raise DataError(f"{path} cannot be read as audio: {reason}") from error
+
+
+def read_frames(file: Any, frames: int, dtype: str = "float32") -> NDArray[Any]:
+    """The next samples of an open file, so many at most: memory grows with what is there, not with what is promised.
+
+    Args:
+        file: A `soundfile.SoundFile`.
+        frames: Samples a channel.
+        dtype: Of the samples, as soundfile names it.
+
+    Returns:
+        Shape (channels, samples).
+    """
+    size = max(BLOCK // file.channels, 1)
+    blocks = []
+    while frames > 0:
+        blocks.append(file.read(min(frames, size), dtype=dtype, always_2d=True))
+        if len(blocks[-1]) < min(frames, size):
+            break
+        frames -= size
+    found = np.empty((file.channels, sum(map(len, blocks))), dtype)
+    if blocks:
+        np.concatenate([block.T for block in blocks], axis=1, out=found)
+    return found
 
 
 def _missing_bytes(stream: BinaryIO) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from counterflow.audio.files import opened
+from counterflow.audio.files import opened, read_frames
 from counterflow.exceptions import DataError, InputError
 
 __all__ = ["read_parts"]
@@ -46,7 +46,7 @@ def read_parts(
         begin = 0
         while True:
             wanted = int(longest * rate) + 1 - len(buffer)
-            block = torch.from_numpy(file.read(wanted, dtype="float32", always_2d=True)).mean(1)
+            block = torch.from_numpy(read_frames(file, wanted)).mean(0)
             if not bool(block.isfinite().all()):
                 raise DataError(f"{path} holds samples that are not finite; leave it out")
             buffer = torch.cat([buffer, block])

@@ -28,6 +28,8 @@ def read_audio(source: Path | bytes, rate: int, *, called: str = "") -> NDArray[
         DataError: It cannot be read, or has another rate or several channels.
         MissingExtraError: soundfile is not installed.
     """
+    from counterflow.audio.files import read_frames  # late: it loads torch, which the lists of data sets do without
+
     called = called or str(source)
     try:
         import soundfile
@@ -35,13 +37,13 @@ def read_audio(source: Path | bytes, rate: int, *, called: str = "") -> NDArray[
         raise MissingExtraError("audio", f"reading {called}") from error
     try:
         stream = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
-        samples, found = soundfile.read(stream, dtype="int16")
+        with soundfile.SoundFile(stream) as file:
+            samples, found = read_frames(file, file.frames, "int16"), file.samplerate
     except OSError as error:
         raise DataError(f"{called} cannot be read: {error.strerror}") from error
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         reason = getattr(error, "error_string", str(error)).splitlines()[0]
         raise DataError(f"{called} cannot be read as audio: {reason}") from error
-    if found != rate or samples.ndim != 1:
-        channels = 1 if samples.ndim == 1 else samples.shape[1]
-        raise DataError(f"{called} has {found} samples a second and {channels} channels: {rate} and 1 are needed")
-    return np.asarray(samples, np.int16)
+    if found != rate or len(samples) != 1:
+        raise DataError(f"{called} has {found} samples a second and {len(samples)} channels: {rate} and 1 are needed")
+    return np.asarray(samples[0], np.int16)
