@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 import counterflow as cf
 from counterflow import audio, persist
 from counterflow.cli import main
-from counterflow.exceptions import DataError, InputError
+from counterflow.exceptions import DataError, InputError, RecordError
 from counterflow.lab.data.audio import read_audio
-from counterflow.lab.trials import read_record, unpack
+from counterflow.lab.trials import pack, read_record, unpack
 from counterflow.speech import GaussianStates, Grammar, Lexicon, Phoneme, Recognizer
 from counterflow.speech.acoustics import read_ready
 
@@ -262,6 +262,22 @@ def test_packed_records(tmp_path: Path, data: st.DataObject) -> None:
         content = data.draw(damaged(gzip.compress(plain, compresslevel=1)))
     (tmp_path / "laptop.jsonl.gz").write_bytes(content)
     read_or_refused(lambda: unpack(tmp_path / "laptop.jsonl.gz"))
+
+
+def test_a_line_of_records_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "laptop.jsonl.gz", "wb", compresslevel=1) as stream:
+        for _ in range(200):
+            stream.write(bytes(1 << 20))
+    with at_most(128 << 20), pytest.raises(RecordError, match="line 1, is damaged: it has more than 16,777,216 bytes"):
+        unpack(tmp_path / "laptop.jsonl.gz")
+
+
+def test_records_that_could_not_be_unpacked_are_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, environments = unpack(ROOT / "evidence" / "bptt" / "laptop.jsonl.gz")
+    monkeypatch.setattr("counterflow.lab.trials.record.LONGEST", 80_000)
+    with pytest.raises(RecordError, match=r"record \w+ has 8\d,\d+ bytes; 80,000 are the most"):
+        pack(records, environments, tmp_path / "laptop.jsonl.gz")
+    assert not [*tmp_path.iterdir()]
 
 
 @fuzzed

@@ -50,6 +50,7 @@ __all__ = [
 FORMAT_VERSION = 1
 ENVIRONMENTS = "environments"
 TEMPORARY = ".counterflow.tmp"
+LONGEST = 16 * 2**20  # bytes of a line of packed records; the longest in evidence/ has 0.7 million
 
 Status = Literal["done", "failed", "not run"]
 Numbers: TypeAlias = tuple[float | None, ...]
@@ -377,7 +378,7 @@ def pack(records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]
         path: The file.
 
     Raises:
-        RecordError: An environment is missing, or the file cannot be written.
+        RecordError: An environment is missing, a record is too long, or the file cannot be written.
     """
     ordered = sorted(records, key=lambda record: record.key)
     lines = []
@@ -385,7 +386,10 @@ def pack(records: Iterable[Record], environments: Mapping[str, Mapping[str, Any]
         if name not in environments:
             raise RecordError(f"{path}: the environment {name} of a record is missing")
         lines.append(canonical({"environment": name, "description": environments[name]}))
-    lines += [msgspec.json.encode(record) for record in ordered]
+    for record in ordered:
+        lines.append(msgspec.json.encode(record))
+        if len(lines[-1]) >= LONGEST:
+            raise RecordError(f"{path}: record {record.key} has {len(lines[-1]):,} bytes; {LONGEST:,} are the most")
     write_whole(path, gzip.compress(b"".join(line + b"\n" for line in lines), mtime=0))
     return path
 
@@ -407,7 +411,9 @@ def unpack(path: Path) -> tuple[list[Record], dict[str, dict[str, Any]]]:
     number = 0
     try:
         for number, line in enumerate(_lines(path), start=1):  # noqa: B007  the error names it
-            entry = json.loads(line)
+            if len(line) > LONGEST:
+                raise ValueError(f"it has more than {LONGEST:,} bytes, and no record has as many")
+            entry = json.loads(line.decode())
             if "description" in entry:
                 if environment_key(entry["description"]) != entry["environment"]:
                     raise ValueError("an environment does not match its hash")
@@ -419,6 +425,8 @@ def unpack(path: Path) -> tuple[list[Record], dict[str, dict[str, Any]]]:
     return records, environments
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding="utf-8") as stream:
-        yield from stream
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines, of which one that is too long is cut: a megabyte can unpack to a gigabyte."""
+    with gzip.open(path, "rb") as stream:
+        while line := stream.readline(LONGEST + 1):
+            yield line
