@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load as deserialized
+from safetensors.torch import save as serialized
 
 import counterflow as cf
 from counterflow import audio, persist
-from counterflow.cli import main
+from counterflow.cli import identify, main
 from counterflow.exceptions import DataError, InputError, RecordError
 from counterflow.lab.data.audio import read_audio
 from counterflow.lab.trials import pack, read_record, unpack
@@ -131,23 +134,36 @@ def test_transcripts(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: s
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One saved model of each kind."""
+    """One saved model of each kind, and a trace."""
     folder = tmp_path_factory.mktemp("models")
     draw = torch.Generator().manual_seed(0)
     sequences = [torch.randn(12, 3, generator=draw) for _ in range(4)]
-    cf.density.RelativeDensityClassifier(n_models=2, n_states=2, iterations=1).fit(sequences, [0, 1, 0, 1]).save(
-        folder / "density"
-    )
+    classifier = cf.density.RelativeDensityClassifier(n_models=2, n_states=2, iterations=1)
+    classifier.fit(sequences, [0, 1, 0, 1]).save(folder / "density")
+    config, tensors = classifier._stored()
+    about = {"classifier": config, "features": identify.FEATURES, "rate": 8000, "n_mels": 3, "threshold": 0.5}
+    persist.save(folder / "identify", identify.KIND, about, tensors)
     lexicon = Lexicon({"yes": [("Y", "EH", "S")], "no": [("N", "OW")]})
     phoneme = Phoneme()
     states = GaussianStates(len(lexicon.phones) * phoneme.predictors, 4)
     Recognizer(states, lexicon, Grammar.loop(["yes", "no"]), phoneme, rate=8000, spread=torch.ones(4)).save(
         folder / "speech"
     )
+    words = cf.separation.WordClassifier(["yes", "no"], 8000, audio.ShortTime(64, 16), n_mels=4, frames=2, hidden=3)
+    words.save(folder / "word classifier")
+    recorder = cf.analog.Recorder(cf.analog.Board(2, 3, 1))
+    cf.analog.learn(recorder, [[0.1, 0.2], [0.3, 0.4]], [[0.5], [0.6]], 0.1)
+    recorder.save(folder / "trace")
     return folder
 
 
-LOADERS = {"density": cf.density.RelativeDensityClassifier.load, "speech": Recognizer.load}
+LOADERS: dict[str, Callable[[Path], object]] = {
+    "density": cf.density.RelativeDensityClassifier.load,
+    "identify": identify._load,
+    "speech": Recognizer.load,
+    "word classifier": cf.separation.WordClassifier.load,
+    "trace": cf.analog.Replay.load,
+}
 
 
 @contextlib.contextmanager
@@ -172,29 +188,80 @@ def test_damaged_models(models: Path, tmp_path: Path, kind: str, data: st.DataOb
     read_or_refused(lambda: LOADERS[kind](tmp_path))
 
 
-def numbers(told: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
-    """Where the whole numbers are in what JSON holds."""
+def places(told: Any, kind: type, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """Where a ``kind`` is in what JSON holds."""
+    if path and isinstance(told, kind):
+        yield path
     if isinstance(told, dict | list):
         for key, value in told.items() if isinstance(told, dict) else enumerate(told):
-            yield from numbers(value, *path, key)
-    elif isinstance(told, int) and not isinstance(told, bool):
-        yield path
+            yield from places(value, kind, *path, key)
+
+
+def altered(text: str, values: Iterable[Any], kind: type = object) -> Iterator[str]:
+    """A model's JSON, each time with another thing in one place of its configuration that holds a ``kind``."""
+    for *parents, last in places(json.loads(text)["config"], kind):
+        for value in values:
+            told = json.loads(text)
+            inner = told["config"]
+            for key in parents:
+                inner = inner[key]
+            inner[last] = value
+            yield json.dumps(told)
 
 
 @pytest.mark.parametrize("kind", list(LOADERS))
 def test_a_hostile_model_takes_no_memory_on_its_word(models: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "model.safetensors").write_bytes((models / kind / "model.safetensors").read_bytes())
     text = (models / kind / "model.json").read_text()
-    for *parents, last in numbers(json.loads(text)["config"]):
-        for large in (30_000, 10**9, 10**30, -1):
-            told = json.loads(text)
-            inner = told["config"]
-            for key in parents:
-                inner = inner[key]
-            inner[last] = large
-            (tmp_path / "model.json").write_text(json.dumps(told))
-            with at_most(256 << 20):
-                read_or_refused(lambda: LOADERS[kind](tmp_path))
+    with at_most(256 << 20):
+        for each in altered(text, [30_000, 10**9, 10**30, 0, -1], int):
+            (tmp_path / "model.json").write_text(each)
+            read_or_refused(lambda: LOADERS[kind](tmp_path))
+
+
+@pytest.mark.parametrize("kind", list(LOADERS))
+def test_a_model_that_says_something_else_is_read_or_refused(models: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes((models / kind / "model.safetensors").read_bytes())
+    text = (models / kind / "model.json").read_text()
+    for each in altered(text, [None, 0.5, math.inf, 10**400, "x", [[1], 2], {"x": None}]):
+        (tmp_path / "model.json").write_text(each)
+        read_or_refused(lambda: LOADERS[kind](tmp_path))
+
+
+def others(tensors: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Tensors of which, each time, one is missing, or has another shape or type."""
+    for name, value in tensors.items():
+        for other in (None, value[None], value.reshape(-1)[:0], value.to(torch.bfloat16)):
+            rest = {key: each for key, each in tensors.items() if key != name}
+            yield rest if other is None else {**rest, name: other}
+
+
+@pytest.mark.parametrize("kind", list(LOADERS))
+def test_a_model_of_other_tensors_is_read_or_refused(models: Path, tmp_path: Path, kind: str) -> None:
+    told = json.loads((models / kind / "model.json").read_text())
+    del told["tensors"]  # older models have no checksum
+    (tmp_path / "model.json").write_text(json.dumps(told))
+    for each in others(deserialized((models / kind / "model.safetensors").read_bytes())):
+        (tmp_path / "model.safetensors").write_bytes(serialized(each))
+        read_or_refused(lambda: LOADERS[kind](tmp_path))
+
+
+def test_a_transform_without_tensors_of_its_own_is_refused(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((models / "word classifier" / "model.safetensors").read_bytes())
+    told = json.loads((models / "word classifier" / "model.json").read_text())
+    told["config"]["transform"] = [10**9, 10**8, "hamming"]
+    (tmp_path / "model.json").write_text(json.dumps(told))
+    with at_most(64 << 20), pytest.raises(InputError, match=r"4 filters of 500000001 frequencies are too many"):
+        cf.separation.WordClassifier.load(tmp_path)
+
+
+def test_filters_that_the_tensors_do_not_have_are_refused(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((models / "identify" / "model.safetensors").read_bytes())
+    told = json.loads((models / "identify" / "model.json").read_text())
+    told["config"]["n_mels"] = 10**9
+    (tmp_path / "model.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="it hears 3 features of 1000000000; train it again"):
+        identify._load(tmp_path)
 
 
 @pytest.mark.parametrize("size", ["n_models", "n_states"])

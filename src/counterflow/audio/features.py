@@ -8,6 +8,7 @@ As in A. D. Brown, G. E. Hinton, "Relative Density Nets", NIPS 2001, section 6: 
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def log_mel_of(magnitude: Tensor, rate: int, n_mels: int = 24, *, floor: float =
         Shape (..., frames, n_mels), differentiable.
 
     Raises:
-        InputError: If there are more filters than the frequencies can feed.
+        InputError: If a number is out of range, or there are more filters than the frequencies can feed.
         MissingExtraError: If librosa is not installed.
 
     Example:
@@ -112,9 +113,13 @@ def mel_filters(rate: int, points: int, n_mels: int) -> Tensor:
         n_mels: Filters.
 
     Raises:
-        InputError: If there are more filters than the frequencies can feed.
+        InputError: If a number is out of range, or there are more filters than the frequencies can feed.
         MissingExtraError: If librosa is not installed.
     """
+    if not 1 <= rate < math.inf or points < 2 or n_mels < 1:
+        raise InputError(f"rate and n_mels must be 1 or more, and points 2; got {rate}, {n_mels} and {points}")
+    if n_mels > 2 * (points // 2 + 1):  # said before memory is taken for them: a frequency feeds two at most
+        raise InputError(f"n_mels={n_mels} leaves filters without a frequency: there are {points // 2 + 1}; take fewer")
     try:
         from librosa.filters import mel
     except ImportError as error:

@@ -345,12 +345,16 @@ def _load(folder: Path) -> Identifier:
     config, tensors = persist.load(folder, KIND)
     try:
         features, stored = config["features"], config["classifier"]
-        numbers = int(config["rate"]), int(config["n_mels"]), float(config["threshold"])
-    except (KeyError, TypeError, ValueError) as error:
+        rate, n_mels, threshold = int(config["rate"]), int(config["n_mels"]), float(config["threshold"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"the model in {folder} is damaged: {error}; train it again") from error
     if features != FEATURES:
-        raise InputError(f"the model in {folder} hears {features}, not {FEATURES}; train it again")
-    return Identifier(RelativeDensityClassifier._restored(stored, tensors, str(folder)), *numbers)
+        raise InputError(f"the model in {folder} hears {features!r}, not {FEATURES!r}; train it again")
+    classifier = RelativeDensityClassifier._restored(stored, tensors, str(folder))
+    if n_mels != classifier.n_features_in_:
+        heard = classifier.n_features_in_
+        raise InputError(f"the model in {folder} is damaged: it hears {heard} features of {n_mels}; train it again")
+    return Identifier(classifier, rate, n_mels, threshold)
 
 
 def _probabilities(identifier: Identifier, files: Sequence[Path]) -> NDArray[np.float64]:

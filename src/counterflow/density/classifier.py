@@ -291,12 +291,16 @@ class RelativeDensityClassifier:
             found.n_features_in_ = int(config["features"])
             found.training_ = Training(losses=tuple(config["losses"]), message=config["message"], **config["training"])
             found._mean, found._scale = tensors["mean"], tensors["scale"]
+            for name in ("mean", "scale"):
+                if tuple(tensors[name].shape) != (found.n_features_in_,):
+                    of = f"its configuration says {found.n_features_in_} features"
+                    raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, and {of}")
             with torch.random.fork_rng(devices=[]):
                 net = persist.fill(
                     lambda: found._build(len(found.classes_), found.n_features_in_),
                     {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")},
                 )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise InputError(
                 f"the model in {where} is damaged: {' '.join(str(error).split())}; save it again"
             ) from error

@@ -30,6 +30,7 @@ from counterflow.exceptions import InputError, ShapeError
 __all__ = ["BipolarSigmoid", "MelFrames", "WordClassifier", "pad_spectra"]
 
 _KIND = "word classifier"
+_MOST = 1 << 22  # numbers in the filters of a model that is read: 128 of them at 65,536 points
 
 
 class BipolarSigmoid(nn.Module):
@@ -390,11 +391,16 @@ class WordClassifier(nn.Module):
         config, tensors = persist.load(folder, _KIND)
         try:
             size, hop, window = config["transform"]
-            sizes = {name: config[name] for name in ("n_mels", "frames", "hidden")}
+            transform = ShortTime(int(size), int(hop), window)
+            n_mels, frames, hidden = (int(config[name]) for name in ("n_mels", "frames", "hidden"))
+            # The filters are made of these alone: no tensor shows that they are as large as they say.
+            if n_mels * transform.frequencies > _MOST:
+                raise ValueError(f"{n_mels} filters of {transform.frequencies} frequencies are too many")
+            labels, rate = [str(label) for label in config["labels"]], int(config["rate"])
             found = persist.fill(
-                lambda: cls(config["labels"], config["rate"], ShortTime(size, hop, window), **sizes), tensors
+                lambda: cls(labels, rate, transform, n_mels=n_mels, frames=frames, hidden=hidden), tensors
             )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"the model in {folder} is damaged: {reason}; save it again") from error
         return found.eval()

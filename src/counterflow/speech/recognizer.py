@@ -99,6 +99,8 @@ class Recognizer:
         if model.n_features != len(spread) * (1 + deltas):
             raise InputError(f"the model sees {model.n_features} features, and {len(spread)} bands are given")
         self.model, self.lexicon, self.grammar, self.phoneme = model, lexicon, grammar, phoneme
+        if rate is not None and not rate >= 1:
+            raise InputError(f"rate must be 1 or more, or None for features that are ready, got {rate}")
         self.rate, self.spread, self.deltas = rate, spread, deltas
         self.clock = Clock.of(rate)
         self.center = torch.zeros_like(spread) if center is None else center

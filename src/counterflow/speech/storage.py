@@ -59,6 +59,6 @@ def damaged(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Say of whatever does not fit together that the model in a folder is damaged."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(f"the model in {folder} is damaged: {reason}; train it again") from error
