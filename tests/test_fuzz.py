@@ -9,13 +9,13 @@ import math
 import resource
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as deserialized
 from safetensors.torch import save as serialized
@@ -27,9 +27,9 @@ from counterflow.exceptions import DataError, InputError, RecordError
 from counterflow.lab.data.audio import read_audio
 from counterflow.lab.trials import pack, read_record, unpack
 from counterflow.speech import GaussianStates, Grammar, Lexicon, Phoneme, Recognizer
-from counterflow.speech.acoustics import read_ready
+from counterflow.speech.acoustics import ALIGNMENTS, read_ready
 
-from .damage import damaged, fuzzed, read_or_refused
+from .damage import EXAMPLES, damaged, fuzzed, read_or_refused
 
 
 def sound(folder: Path, name: str, channels: int = 1) -> bytes:
@@ -287,6 +287,72 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Pa
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with at_most(64 << 20), pytest.raises(InputError, match="damaged"):
         persist.load(tmp_path, "kind")
+
+
+class KilledError(Exception):
+    pass
+
+
+def train(kind: Literal["predictors", "classifier"], state: Path, report: Callable[[int, float], None]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    waves = [0.1 * torch.randn(2400, generator=draw) for _ in range(2)]
+    lexicon = Lexicon({"HI": [["H", "I"]]})
+    Recognizer.train(
+        waves, ["HI", "HI"], 8000, lexicon, kind=kind, passes=2, components=1, hidden=2, n_mels=4, generator=draw,
+        report=report, checkpoint=state,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["predictors", "gaussians", "classifier"])
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, bytes]:
+    """A kind of model, and the state of its training after a pass in one of its stages."""
+    kind, last = {"predictors": ("predictors", 0), "gaussians": ("classifier", 0)}.get(
+        request.param, ("classifier", ALIGNMENTS)
+    )
+
+    def kill(number: int, cost: float) -> None:
+        if number == last:
+            raise KilledError
+
+    state = tmp_path_factory.mktemp("killed") / "state"
+    with pytest.raises(KilledError):
+        train(kind, state, kill)
+    return kind, state.read_bytes()
+
+
+def resumed(kind: Any, state: Path) -> None:
+    """Go on for a pass: what was read has been used then."""
+
+    def stop(number: int, cost: float) -> None:
+        raise KilledError
+
+    with contextlib.suppress(KilledError):
+        train(kind, state, stop)
+
+
+@settings(fuzzed, max_examples=EXAMPLES or 10)
+@given(data=st.data())
+def test_states_of_training(killed: tuple[Any, bytes], tmp_path: Path, data: st.DataObject) -> None:
+    kind, whole = killed
+    (tmp_path / "state").write_bytes(data.draw(damaged(whole)))
+    read_or_refused(lambda: resumed(kind, tmp_path / "state"))
+
+
+def test_a_state_of_training_that_lacks_something_is_read_or_refused(killed: tuple[Any, bytes], tmp_path: Path) -> None:
+    kind, whole = killed
+    tensors = deserialized(whole)
+    about = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
+    for each in others(tensors):
+        (tmp_path / "state").write_bytes(serialized({**each, "more": torch.zeros(1)}, about))
+        read_or_refused(lambda: resumed(kind, tmp_path / "state"))
+    state = json.loads(about["state"])
+    for name in state:
+        for value in (None, 10**400, "x", [None], {"gaussians": [10**400]}, "[" * 5000):
+            (tmp_path / "state").write_bytes(serialized(tensors, {"state": json.dumps({**state, name: value})}))
+            read_or_refused(lambda: resumed(kind, tmp_path / "state"))
+    (tmp_path / "state").write_bytes(serialized(tensors, {"state": "[" * 100_000}))
+    with pytest.raises(InputError, match="is no state of a training run"):
+        resumed(kind, tmp_path / "state")
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -188,7 +188,8 @@ class StateClassifier(nn.Module):
         if checkpoint is not None:
             found, held = checkpoint.load("classifier")
             if held:
-                restore(held, self, optimizer, schedule, generator)
+                with checkpoint.readable():
+                    restore(held, self, optimizer, schedule, generator)
         for number in range(len(found), passes):
             total = 0.0
             for chosen in torch.split(torch.randperm(len(target), generator=generator), batch):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,33 @@ class Checkpoint:
             self._read()
 
     def _read(self) -> None:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
-        try:
+        with self.readable():
             with safe_open(self._path, "pt") as file:
                 state = json.loads((file.metadata() or {})["state"])
                 self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             run, self._stage = str(state["run"]), str(state["stage"])
             self._curve = [float(each) for each in state["curve"]]
             self._over = {str(name): [float(each) for each in curve] for name, curve in state["over"].items()}
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{self._path} is no state of a training run: {error}; remove it") from error
         if run != self._run:
             raise InputError(
                 f"{self._path} is the state of another training run, with other recordings, texts or settings; remove "
                 "it, or name another file"
             )
+
+    @contextlib.contextmanager
+    def readable(self) -> Iterator[None]:
+        """Say of whatever does not fit together that the file is no state of a training run."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (
+            ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError,
+        ) as error:  # fmt: skip
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self._path} is no state of a training run: {reason}; remove it") from error
 
     def load(self, stage: str) -> tuple[list[float], dict[str, Tensor]]:
         """What each pass of a stage has reported, and its tensors; none if it is not at work."""
@@ -130,16 +142,18 @@ def restore(
     schedule: torch.optim.lr_scheduler.CosineAnnealingLR,
     generator: torch.Generator | None,
 ) -> None:
-    """Put back what `optimizer_state` took."""
+    """Put back what `optimizer_state` took; raises one of several errors if it is of another model."""
     state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     model.load_state_dict(state)
     for number, parameter in enumerate(model.parameters()):
         prefix = f"adam.{number}."
-        optimizer.state[parameter] = {
-            name.removeprefix(prefix): value.clone() for name, value in tensors.items() if name.startswith(prefix)
-        }
+        held = {name.removeprefix(prefix): value.clone() for name, value in tensors.items() if name.startswith(prefix)}
+        shapes = {name: tuple(value.shape) for name, value in held.items()}
+        if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
+            raise ValueError(f"Adam's moments of parameter {number} have the shapes {shapes}")
+        optimizer.state[parameter] = held
     schedule.last_epoch = int(tensors["steps"])
     for group, lr in zip(optimizer.param_groups, tensors["lr"].tolist(), strict=True):
-        group["lr"] = lr
+        group["lr"] = float(lr)
     if generator is not None and "generator" in tensors:
         generator.set_state(tensors["generator"])

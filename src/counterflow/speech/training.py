@@ -139,7 +139,8 @@ def train_gaussians(
     if checkpoint is not None:
         found, held = checkpoint.over("gaussians") or checkpoint.load("gaussians")
         if held:
-            paths = list(torch.split(held["paths"], [len(x) for x in utterances]))
+            with checkpoint.readable():
+                paths = list(torch.split(held["paths"].long(), [len(x) for x in utterances]))
     for number in range(len(found), passes):
         single = GaussianStates(model.n_states, model.n_features).to(utterances[0])
         fitted = single if number < passes - 2 and whole > 1 else model
@@ -265,7 +266,8 @@ def train_predictors(
     if checkpoint is not None:
         found, held = checkpoint.load("predictors")
         if held:
-            restore(held, bank, optimizer, schedule, generator)
+            with checkpoint.readable():
+                restore(held, bank, optimizer, schedule, generator)
     for number in range(len(found), passes):
         total = 0.0
         order = torch.randperm(len(utterances), generator=generator).tolist()
