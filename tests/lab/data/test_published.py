@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from counterflow.exceptions import ChecksumError, DataError, DataNotFoundError, InputError, MissingExtraError
@@ -21,6 +24,8 @@ from counterflow.lab import data
 from counterflow.lab.data import archives
 from counterflow.lab.data.spoken import emodb_phones
 from counterflow.lab.data.transcribed import prompt_words
+
+from ...damage import EXAMPLES, damaged, fuzzed, read_or_refused
 
 if TYPE_CHECKING:
     from .conftest import Machine, Publisher
@@ -490,6 +495,47 @@ def test_another_archive(publisher: Publisher, name: str, format: str) -> None:
     assert form.files[0].path in _line(caught)
 
 
+def _unzipped(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _published(name: str, format: str) -> list[dict[str, bytes]]:
+    """The files in each archive of a set that is put there by hand, few and small."""
+    if name == "camvid":
+        return [_unzipped(each) for each in _camvid()[:2]]
+    if name == "captions":
+        return [_unzipped(_captions())]
+    if name == "sentiment":
+        return [_sentiment()]
+    if name == "fsdd":
+        return [{f"f/recordings/{digit}_theo_0.wav": _wav(_samples(9), 8000) for digit in (0, 1)}]
+    if name == "an4":
+        write = _sphere if format == "sphere archive" else lambda samples: samples.astype(">i2").tobytes()
+        return [_an4("sph" if format == "sphere archive" else "raw", write)[0]]
+    if name == "emodb":
+        return [{"wav/03a01Fa.wav": _wav(_samples(80), 16000), "lablaut/03a01Faxx.lablaut": LABLAUT.encode()}]
+    assert name == "prompts"
+    return [{"vm-press.wav": _wav(_samples(30), 8000), "core-sounds-en.txt": b"vm-press: press 1, please.\n"}]
+
+
+@pytest.mark.parametrize(("name", "format"), BY_HAND)
+@settings(fuzzed, max_examples=EXAMPLES or 12)
+@given(drawn=st.data())
+def test_damaged_archives(publisher: Publisher, name: str, format: str, drawn: st.DataObject) -> None:
+    (form,) = (form for form in data.dataset(name).forms if form.format == format)
+    archives = []
+    for file, files in zip(form.files, _published(name, format), strict=True):
+        member = drawn.draw(st.sampled_from([None, *files]))
+        if member is not None:
+            files[member] = drawn.draw(damaged(files[member]))
+        whole = _zip(files) if file.path.endswith(".zip") else _tar(files, "w")
+        whole = whole if member is not None else drawn.draw(damaged(whole))
+        archives.append(whole if file.path.endswith(".zip") else gzip.compress(whole, 1))
+    publisher.put(name, format, *archives)
+    read_or_refused(lambda: data.LOADERS[name]().arrays())
+
+
 def test_files_without_a_known_checksum_name_themselves(publisher: Publisher) -> None:
     (path,) = publisher.put("captions", "token files", _captions())
     first = data.checksum("captions")
@@ -574,6 +620,14 @@ def test_a_member_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(DataError, match="its file a has 11 bytes"):
             list(archives.archive_members(path, lambda name: True))
         assert list(archives.archive_members(path, lambda name: False)) == []
+
+
+def test_a_zip_file_of_the_future(tmp_path: Path) -> None:
+    content = bytearray(_zip({"a": b"1"}))
+    content[content.index(b"PK\1\2") + 6] = 99  # the version that it needs
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.zip cannot be read as an archive: zip file version 9\.9"):
+        list(archives.archive_members(tmp_path / "a.zip", lambda name: True))
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])

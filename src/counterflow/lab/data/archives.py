@@ -33,7 +33,9 @@ def archive_members(path: Path, wanted: Callable[[PurePosixPath], bool]) -> Iter
     read = _zip_members if path.suffix == ".zip" else _tar_members
     try:
         yield from read(path, wanted)
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+    except (
+        OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, zlib.error, lzma.LZMAError,
+    ) as error:  # fmt: skip
         reason = str(error).partition("\n")[0].rstrip(":")  # tarfile lists what it tried, a line each
         raise DataError(f"{path} cannot be read as an archive: {reason}") from error
 

@@ -118,8 +118,9 @@ def _an4_archive(paths: Sequence[Path]) -> Speech:
             if match := re.fullmatch(r"(?:<s>)?(.*?)(?:</s>)?\s*\((\S+)\)\s*", line):
                 said[match[2]] = match[1].strip()
         for entry in texts[f"an4_{split}.fileids"].split():
-            *_, speaker, id = entry.split("/")
-            if id not in audio or id not in said:
+            *folders, id = entry.split("/")
+            speaker = folders[-1] if folders else ""
+            if not speaker or id not in audio or id not in said:
                 raise DataError(f"{path} is not a whole AN4 archive: {entry} has no audio or no transcript")
             clips.append(_an4_clip(id, split, speaker, said[id]))
     lexicon, phones = _an4_lexicon(texts["an4.dic"], texts["an4.phone"])
