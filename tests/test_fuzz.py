@@ -22,7 +22,7 @@ from safetensors.torch import save as serialized
 
 import counterflow as cf
 from counterflow import audio, persist
-from counterflow.cli import identify, main
+from counterflow.cli import identify, main, speech
 from counterflow.exceptions import DataError, InputError, RecordError
 from counterflow.lab.data.audio import read_audio
 from counterflow.lab.trials import pack, read_record, unpack
@@ -101,6 +101,16 @@ def test_what_is_no_file_of_features_is_refused(tmp_path: Path, content: bytes) 
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
 
+AUTOMATON = b"0 1 call 0.5\n1 2 home\n1 2 bob 0.7\n2 3 <eps> 0.1\n3 0.25\n"
+
+
+@fuzzed
+@given(content=damaged(AUTOMATON))
+def test_automata(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "calls.fst").write_bytes(content)
+    read_or_refused(lambda: Grammar.read(tmp_path / "calls.fst"))
+
+
 LEXICON = b";;; words\nYES  Y EH1 S\nYES(2)  Y EH1\nNO  N OW1\n"
 
 
@@ -130,6 +140,13 @@ def test_transcripts(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: s
     assert status in (0, 1, 2)
     if status == 2:
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@fuzzed
+@given(content=damaged("yes\nno, yes!\n\nno caf\u00e9\n".encode()))
+def test_texts_of_a_grammar(models: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "texts").write_bytes(content)
+    read_or_refused(lambda: speech._load(models / "speech", str(tmp_path / "texts")))
 
 
 @pytest.fixture(scope="module")
