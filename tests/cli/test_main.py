@@ -203,6 +203,18 @@ def test_every_action_has_an_example(verb: str, capsys: pytest.CaptureFixture[st
         assert any(example.split()[:1] == [each] for example in examples), f"{verb} {each}"
 
 
+@pytest.mark.parametrize("verb", ["speech", "identify", "separate"])
+def test_actions_stand_below_each_other(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = VERBS[verb]
+    function = getattr(importlib.import_module(f"counterflow.cli.{entry.module}"), entry.function)
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    listed = capsys.readouterr().out.partition("Actions:\n")[2].lstrip("\n")
+    lines = listed.partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == [*get_args(get_type_hints(function)["action"])]
+    assert all(line.startswith("  ") and line[2] != " " for line in lines)
+
+
 def test_exit_codes_are_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.rst").read_text("utf-8")
     assert re.findall(r"^(\d+) +\S", page, re.M) == ["0", "1", "2", "130", "141"]

@@ -59,6 +59,8 @@ def identify_command(
 ) -> int:
     """Tell who speaks, from a folder of recordings for each speaker.
 
+    Actions:
+
       train DIR --out MODEL    DIR holds a folder for each speaker with WAV or FLAC files in it
       run MODEL FILE...        for each file, a speaker and its probability; unknown below the model's threshold
       evaluate MODEL DIR       how often it is right on other recordings in such folders, and a confusion matrix

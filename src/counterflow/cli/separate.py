@@ -57,6 +57,8 @@ def separate_command(
 ) -> int:
     """Separate a recording of two or more microphones into its sources.
 
+    Actions:
+
       run TWO.WAV --out DIR         DIR gets source-1.wav, source-2.wav, ...: each as the first microphone hears it
       train WORDS --out MODEL       WORDS holds a folder for each word with WAV or FLAC clips of it, of one channel
 

@@ -59,6 +59,8 @@ def speech_command(
 ) -> int:
     """Train a recognizer of continuous speech on your own recordings, and use it.
 
+    Actions:
+
       example CORPUS                   make a corpus of digits and commands by espeak-ng, to try the rest with
       check CORPUS                     what is wrong with a corpus, before any training
       train CORPUS --out MODEL         train on recordings and their transcripts
