@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import webbrowser
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import tyro
 
 from counterflow.cli import main, report
+from counterflow.exceptions import InputError
 from counterflow.lab.report import Section
 
 SECTION = Section("toy", "A toy", "Nobody, 1995.", "counterflow reproduce toy --profile laptop", claims=())
@@ -76,6 +78,19 @@ def test_markdown_is_written_instead(tmp_path, opened, asked, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["REPRODUCTION.md"]
     assert capsys.readouterr().out == f"Summary: {summary}\n"
     assert opened == []
+
+
+def test_json_is_what_reproduce_writes_beside_the_page_or_the_markdown(tmp_path, opened, asked, capsys):
+    wanted = {"profile": "laptop", "papers": [{"paper": "toy", "claims": []}]}
+    assert _call(str(tmp_path), "--json", "-") == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out) == wanted
+    assert f"Report: {tmp_path / 'report.html'}" in output.err
+    target = tmp_path / "claims.json"
+    assert _call(str(tmp_path), "--json", str(target), "--markdown", str(tmp_path / "R.md")) == 0
+    assert json.loads(target.read_text()) == wanted
+    with pytest.raises(InputError, match="--markdown and --json both name"):
+        _call(str(tmp_path), "--json", str(target), "--markdown", str(target))
 
 
 @pytest.mark.parametrize(

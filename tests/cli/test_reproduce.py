@@ -18,7 +18,7 @@ from rich.console import Console
 
 from counterflow.cli import main
 from counterflow.cli.live import Display
-from counterflow.cli.reproduce import JSON_FIELDS
+from counterflow.lab.report.claims import JSON_FIELDS
 from counterflow.lab.trials import Trial, load_paper
 from counterflow.lab.trials.events import Finished, Lost, Planned, Progressed, Started
 

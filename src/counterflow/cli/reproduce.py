@@ -21,7 +21,7 @@ from rich.text import Text
 from counterflow.cli.live import Display
 from counterflow.cli.targets import require_json, write_json
 from counterflow.exceptions import InputError, MissingExtraError
-from counterflow.lab.report import Section, assemble, write_report
+from counterflow.lab.report import Section, assemble, claims_document, write_report
 from counterflow.lab.report.numbers import format_computing, format_interval, format_number
 from counterflow.lab.trials import (
     Device,
@@ -48,19 +48,6 @@ STYLES = {
     "inconclusive": "cyan",
     "not run": "dim",
 }
-JSON_FIELDS = (
-    "id",
-    "claim",
-    "published",
-    "measured",
-    "low",
-    "high",
-    "n",
-    "unit",
-    "setting",
-    "verdict",
-    "seconds",
-)
 
 
 def reproduce_command(
@@ -149,7 +136,7 @@ def reproduce_command(
         path = write_report(sections, out / "report.html", profile=profile)
         console.print(Text(f"Report: {path}"), soft_wrap=True)
     if json is not None:
-        write_json(json, {"profile": profile, "papers": [_answer(section) for section in sections]})
+        write_json(json, claims_document(sections, profile))
     return _print_faults(papers, records, out)
 
 
@@ -214,11 +201,6 @@ def _print_section(console: Console, section: Section) -> None:
     spent = format_computing(section.seconds, section.card_seconds)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     console.print(Text(f"{section.key}: {summary}; computing time {spent}\n"))
-
-
-def _answer(section: Section) -> dict[str, Any]:
-    claims = [{name: getattr(claim, name) for name in JSON_FIELDS} for claim in section.claims]
-    return {"paper": section.key, "claims": claims}
 
 
 def _print_faults(papers: Sequence[Paper], records: dict[str, list[Record]], out: Path) -> int:

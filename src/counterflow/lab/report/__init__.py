@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from counterflow.lab.report.claims import claims_document
 from counterflow.lab.report.exhibit import Cell, Exhibit, Figure, Section, TableExhibit
 from counterflow.lab.report.gather import assemble, read_sections, select
 from counterflow.lab.report.markdown import reproduction_markdown
@@ -14,6 +15,7 @@ __all__ = [
     "Section",
     "TableExhibit",
     "assemble",
+    "claims_document",
     "read_sections",
     "reproduction_markdown",
     "select",
