@@ -141,7 +141,7 @@ class Outgoing:
         if self.kind == "transposed":
             sizes = squared.flatten(1).sum(1)
         else:
-            sizes = squared.unflatten(0, (self.groups, -1)).sum(1).flatten(0, 1)
+            sizes = torch.unflatten(squared, 0, (self.groups, -1)).sum(1).flatten(0, 1)
             for axis, period in enumerate(self.periods, 1):
                 each = [sizes[(slice(None),) * axis + (slice(first, None, period),)] for first in range(period)]
                 sizes = torch.stack([met.sum(axis) for met in each], axis)

@@ -128,11 +128,11 @@ class Stochastic(nn.Module):
                 "bound the rates"
             )
         shape: tuple[int, ...] = tuple(self.weight.shape)
+        groups = self.groups_of()
         if rates == "layer":
             shape = ()
         elif rates == "unit":
-            groups, units, *positions = self.groups_of(), *self.weight.shape[1:]
-            shape = (groups * units,) if noise == "A" else (groups, units, *[1] * len(positions))
+            shape = (shape[1] * groups,) if noise == "A" else (groups, shape[1], *[1] * len(shape[2:]))
         self.rate = Rate(shape, alpha, max_alpha, learn)
         self.settle()
 
