@@ -76,12 +76,12 @@ def test_a_worker_leaves_the_checkpoint_to_one_that_outlived_its_run(
     orphan = take(folder, ".worker")
     assert orphan is not None
     (folder / "state").write_text("old")
-    assert worker.execute(run, TRIAL, folder, os.getpid()).status == "done"
+    assert worker.execute(run, TRIAL, {}, folder, os.getpid()).status == "done"
     assert (folder / "state").read_text() == "old"
     let_go(orphan)
-    assert worker.execute(run, TRIAL, folder, os.getpid()).status == "done"
+    assert worker.execute(run, TRIAL, {}, folder, os.getpid()).status == "done"
     assert (folder / "state").read_text() == "new"
-    assert worker.execute(run, TRIAL, tmp_path / "elsewhere" / "a.part", os.getpid()).status == "done"
+    assert worker.execute(run, TRIAL, {}, tmp_path / "elsewhere" / "a.part", os.getpid()).status == "done"
     assert [place == folder for place in seen] == [False, True, False]
     assert [place.exists() for place in seen] == [False, True, False]
 
@@ -101,4 +101,4 @@ def test_a_worker_that_started_too_late_runs_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr(worker.multiprocessing, "parent_process", Gone)
     monkeypatch.setattr(worker.os, "_exit", leave)
     with pytest.raises(SystemExit):
-        worker.execute(run, TRIAL, tmp_path / "a.part", os.getpid() + 1)
+        worker.execute(run, TRIAL, {}, tmp_path / "a.part", os.getpid() + 1)

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -210,6 +211,23 @@ def test_data_whose_checksum_is_unknown_leaves_no_record(tmp_path: Path, monkeyp
     records, _ = go(tmp_path, simple())
     assert [(record.status, record.reason) for record in records] == [("not run", "nobody has it")] * 2
     assert not list(tmp_path.glob("simple/*.json"))
+
+
+def test_a_worker_with_other_data_than_the_record_names_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(name: str) -> str:
+        return "1234" if threading.current_thread() is threading.main_thread() else "5678"
+
+    def load(trial: Trial, context: object) -> Outcome:
+        pytest.fail("it would read what its record does not name")
+
+    monkeypatch.setattr(data, "checksum", found)
+    records, _ = go(tmp_path, simple(run=load))
+    assert [record.status for record in records] == ["not run"] * 2
+    for record in records:
+        assert record.data == {"family_relations": "1234"}
+        assert "family_relations of this worker has the checksum 5678, and the run's has 1234" in record.reason
 
 
 def test_the_checkpoint_folder_is_there_and_goes(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
@@ -28,7 +28,12 @@ class LocalPool:
         self._executor: ProcessPoolExecutor | None = None
 
     def submit(
-        self, run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path, device: Device
+        self,
+        run: Callable[[Trial, Context], Outcome],
+        trial: Trial,
+        checksums: Mapping[str, str],
+        folder: Path,
+        device: Device,
     ) -> Future[Answer]:
         """Run a trial in one of the processes, which are started when the first trial comes."""
         if self._executor is None:
@@ -38,7 +43,7 @@ class LocalPool:
         # A new process inherits the mask, and so leaves Ctrl-C to this one from its first instant.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._executor.submit(execute, run, trial, folder, os.getpid(), device)
+            return self._executor.submit(execute, run, trial, checksums, folder, os.getpid(), device)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -382,10 +382,11 @@ class _Work:
             (folder / PROGRESS_FILE).unlink(missing_ok=True)
             try:
                 if self.pool is not None:
-                    future = self.pool.submit(job.paper.run, job.trial, folder, self.device)
+                    future = self.pool.submit(job.paper.run, job.trial, job.checksums, folder, self.device)
                 else:
                     assert self.executor is not None
-                    future = self.executor.submit(execute, job.paper.run, job.trial, folder, os.getpid(), self.device)
+                    what = (job.paper.run, job.trial, job.checksums, folder, os.getpid(), self.device)
+                    future = self.executor.submit(execute, *what)
             except BrokenProcessPool:
                 self.broken = True
                 return

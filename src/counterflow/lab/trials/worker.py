@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -109,14 +109,35 @@ def _at_work(folder: Path) -> Iterator[Path]:
         let_go(lock)
 
 
+def _require_data(checksums: Mapping[str, str]) -> None:
+    """See to it that a trial will load here what its record names: another machine may hold another form of a set."""
+    if not checksums:
+        return
+    from counterflow.lab.data import checksum  # slow to import; many a trial reads no data
+
+    for name, named in checksums.items():
+        found = checksum(name)
+        if found != named:
+            raise DataNotFoundError(
+                f"the data set {name} of this worker has the checksum {found}, and the run's has {named}; give all "
+                "machines the same form of it (`counterflow data where` shows which one is used)"
+            )
+
+
 def execute(
-    run: Callable[[Trial, Context], Outcome], trial: Trial, folder: Path, parent: int, device: Device = "cpu"
+    run: Callable[[Trial, Context], Outcome],
+    trial: Trial,
+    checksums: Mapping[str, str],
+    folder: Path,
+    parent: int,
+    device: Device = "cpu",
 ) -> Answer:
     """Run one trial and say what became of it; it raises nothing.
 
     Args:
         run: The paper's function.
         trial: The trial.
+        checksums: Name to checksum of the trial's data, as the record will have them.
         folder: The folder for the trial's checkpoint, which the parent has made, on a disk that it may not share.
         parent: The parent's process id: a trial in that very process leaves its threads alone.
         device: Where the trial is to run, if it is movable.
@@ -133,6 +154,7 @@ def execute(
     metrics: dict[str, Numbers] = {}
     curves: dict[str, Numbers] = {}
     try:
+        _require_data(checksums)
         with _at_work(folder) as place, _exact(device):
             started = time.perf_counter()
             metrics, curves = settle(trial, run(trial, Context(place, device)))
