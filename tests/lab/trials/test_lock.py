@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def test_a_worker_leaves_the_checkpoint_to_one_that_outlived_its_run(
     assert worker.execute(run, TRIAL, {}, tmp_path / "elsewhere" / "a.part", os.getpid()).status == "done"
     assert [place == folder for place in seen] == [False, True, False]
     assert [place.exists() for place in seen] == [False, True, False]
+
+
+def test_the_time_of_an_attempt_that_was_killed_counts(tmp_path: Path) -> None:
+    def killed(trial: Trial, context: Context) -> Outcome:
+        time.sleep(0.2)
+        context.progress(0.5)
+        raise KeyboardInterrupt
+
+    def finished(trial: Trial, context: Context) -> Outcome:
+        return Outcome({"x": [1.0]})
+
+    folder = tmp_path / "a.part"
+    folder.mkdir()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            worker.execute(killed, TRIAL, {}, folder, os.getpid())
+    assert worker.execute(finished, TRIAL, {}, folder, os.getpid()).seconds >= 0.4
 
 
 def test_a_worker_that_started_too_late_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         environment: Hash of the environment that it ran in. Not part of the hash.
         status: ``"done"``; ``"failed"`` and ``"not run"`` are tried again by the next run.
         reason: Why it failed or did not run.
-        seconds: Wall-clock seconds of the trial.
+        seconds: Wall-clock seconds of the trial; those of attempts that were killed count to their last progress.
         metrics: One value a seed; null where there is none.
         curves: Whatever is drawn.
     """

@@ -25,6 +25,7 @@ Device = Literal["cpu", "cuda"]
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 PROGRESS_FILE = ".progress"
+SECONDS_FILE = ".seconds"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,15 @@ class Context:
         self.folder = folder
         self.device = device
         self._reported = float("-inf")
+        self._started = time.monotonic()
+        self._earlier = 0.0
+        with contextlib.suppress(OSError, ValueError):  # there was no attempt before this one
+            self._earlier = float((folder / SECONDS_FILE).read_text("utf-8"))
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the trial until now. An attempt that was killed counts up to its last progress."""
+        return self._earlier + time.monotonic() - self._started
 
     def progress(self, fraction: float, note: str = "") -> None:
         """Say how far the trial is; cheap enough to be called every step.
@@ -125,8 +135,11 @@ class Context:
         if now - self._reported < 0.5:
             return
         self._reported = now
-        # A file, because it crosses every kind of executor; the parent reads it when it redraws.
-        partial = self.folder / f"{PROGRESS_FILE}.new"
-        with contextlib.suppress(OSError):  # only a display: it never ends a trial
-            partial.write_text(json.dumps({"fraction": min(max(fraction, 0.0), 1.0), "note": note}), "utf-8")
-            os.replace(partial, self.folder / PROGRESS_FILE)
+        # Files, because they cross every kind of executor. The parent reads the one when it redraws; the other tells
+        # the next attempt, should this one be killed, how long it was.
+        told = {"fraction": min(max(fraction, 0.0), 1.0), "note": note}
+        for name, text in ((PROGRESS_FILE, json.dumps(told)), (SECONDS_FILE, f"{self.seconds:.3f}")):
+            partial = self.folder / f"{name}.new"
+            with contextlib.suppress(OSError):  # neither is worth ending a trial
+                partial.write_text(text, "utf-8")
+                os.replace(partial, self.folder / name)

@@ -148,7 +148,7 @@ def execute(
         if above is not None and not above.is_alive():
             os._exit(1)  # the run was killed while this worker started; the next run may have done the trial by now
     device = device if trial.movable else "cpu"
-    started = time.perf_counter()
+    context: Context | None = None
     status: Status = "failed"
     log = ""
     metrics: dict[str, Numbers] = {}
@@ -156,13 +156,13 @@ def execute(
     try:
         _require_data(checksums)
         with _at_work(folder) as place, _exact(device):
-            started = time.perf_counter()
-            metrics, curves = settle(trial, run(trial, Context(place, device)))
+            context = Context(place, device)
+            metrics, curves = settle(trial, run(trial, context))
         status, reason = "done", ""
     except (DataNotFoundError, MissingExtraError) as error:
         status, reason = "not run", str(error)
     except Exception as error:
         reason = last_line(error)
         log = traceback.format_exc()
-    seconds = time.perf_counter() - started
+    seconds = 0.0 if context is None else context.seconds
     return Answer(status, reason, log, seconds, environment(device), metrics, curves)
