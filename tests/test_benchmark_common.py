@@ -13,7 +13,7 @@ import pytest
 from counterflow.exceptions import DataNotFoundError, RecordError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from common import command, measuring, records
+from common import command, measuring, racing, records
 
 
 def test_who_comes_first_changes_and_warm_rounds_do_not_count() -> None:
@@ -50,6 +50,17 @@ def test_a_record_is_replaced_whole_and_read_again(tmp_path: Path) -> None:
     assert json.loads(target.read_text()) == {"rows": [1]}
     assert [*tmp_path.iterdir()] == [target]
     records.write_record(None, {"rows": [1]})
+
+
+def test_runs_of_another_torch_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    target = tmp_path / "race.json"
+    for content in ({"torch": "2.6.0"}, {"tasks": {"small": {"torch": "2.6.0"}}}):
+        records.write_record(target, {"runs": {"SGD 0": {"seconds": 1.0}}, **content})
+        with pytest.raises(RecordError, match=r"race.json holds runs of torch 2\.6\.0, .*; name a new file"):
+            racing.Kept(target)
+    target.unlink()
+    racing.Kept(target).run("SGD 0", lambda: {"seconds": 1.0})
+    assert racing.Kept(target).run("SGD 0", lambda: pytest.fail("ran again")) == {"seconds": 1.0}
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

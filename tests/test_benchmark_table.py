@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,19 @@ def test_every_benchmark_has_a_record_and_a_place(table: Any) -> None:
     assert scripts == set(found)
     del found["probe"]
     assert "no record: benchmarks/probe.py" in table.plain_text(found)
+
+
+def test_measuring_again_takes_no_run_over_from_a_record() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    races, measured = (
+        set(re.search(rf"^{name} := (.*)$", makefile, re.M)[1].split()) for name in ("RACES", "MEASURED")
+    )
+    scripts = {path.stem: path.read_text("utf-8") for path in SCRIPT.parent.glob("*.py")}
+    assert races == {name for name, text in scripts.items() if "Kept(" in text}
+    assert races | measured == set(scripts) - {"table", "recognizer"}  # which has a loop of its own
+    [recipe] = re.findall(r"^\tfor name in \$\(RACES\).*\n.*$", makefile, re.M)
+    assert "--json $(AGAIN)/$$name.json" in recipe
+    assert "\tmv $(RACES:%=$(AGAIN)/%.json) evidence/benchmarks\n" in makefile
 
 
 def test_what_a_record_calls_missed_is_shown_as_missed(table: Any) -> None:

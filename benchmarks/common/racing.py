@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from counterflow.exceptions import RecordError
 
 from .records import read_record, write_record
 
@@ -41,11 +44,23 @@ def averages(losses: Sequence[float], window: int) -> list[float]:
 
 
 class Kept:
-    """Finished runs, in a file that is replaced whole after each."""
+    """Finished runs, in a file that is replaced whole after each.
+
+    Raises:
+        RecordError: The file is no record, or its runs are of another torch.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.content: dict[str, Any] = {"runs": {}, "tasks": {}, **read_record(path)}
+        versions = {each.get("torch") for each in (self.content, *self.content["tasks"].values())}
+        others = sorted(versions - {None, torch.__version__})
+        if others:
+            raise RecordError(
+                f"{path} holds runs of torch {others[0]}, and this is {torch.__version__}: their times cannot be "
+                "compared; name a new file"
+            )
+        self.content["torch"] = torch.__version__
 
     def run(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The kept run of that name, or what is made now."""
