@@ -29,6 +29,7 @@ from counterflow.lab.trials import (
     part_of,
     read_environments,
     read_record,
+    require_device,
     unpack,
 )
 from counterflow.lab.trials.pool import cores
@@ -76,6 +77,7 @@ def main() -> int:
     papers = [load_paper(key) for key in options.keys]
     if options.only is not None:
         papers = [part_of(paper, options.profile, options.only) for paper in papers]
+    require_device(options.device, papers, options.profile)
     for key in options.keys:
         restore(key, options.runs)
     say_what_is_left(papers, options.profile, options.runs, options.jobs)

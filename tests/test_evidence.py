@@ -65,3 +65,12 @@ def test_a_part_of_the_evidence_is_of_one_paper(script, tmp_path, monkeypatch, c
     with pytest.raises(InputError, match="no treatment of variational is like 'tabel 1'"):
         script(ROOT / "scripts" / "evidence.py").main()
     assert not runs.exists()
+
+
+def test_evidence_that_cannot_leave_the_cpu_is_asked_for_no_device(script, tmp_path, monkeypatch):
+    runs = tmp_path / "runs"
+    for words in (["separation"], ["variational", "--only", "speed"]):
+        monkeypatch.setattr(sys, "argv", ["evidence.py", *words, "--device", "cuda", "--runs", str(runs)])
+        with pytest.raises(InputError, match="--device cuda: no trial of .* can leave the CPU"):
+            script(ROOT / "scripts" / "evidence.py").main()
+    assert not runs.exists()
