@@ -14,7 +14,6 @@ processor's cache can a probe of every layer be below it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from torch import nn
 import counterflow as cf
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common.command import output, status_of
+from common.command import duration, output, status_of
 from common.measuring import ratio
 from common.records import write_record
 
@@ -101,18 +100,16 @@ def read_bandwidth() -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", type=output, help="write the results there too; - is standard output")
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each width (default 8)")
+    parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there")
+    parser.add_argument("--seconds", type=duration, default=8.0, metavar="N", help="for each width (default 8)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bandwidth = read_bandwidth()
-    out = sys.stderr if arguments.json == Path("-") else sys.stdout
     print(
         f"{LAYERS} layers, batch {BATCH}, {torch.get_num_threads()} thread, torch {torch.__version__}; "
-        f"memory is read at {bandwidth / 1e9:.1f} GB/s",
-        file=out,
+        f"memory is read at {bandwidth / 1e9:.1f} GB/s"
     )
-    print(f"width  plain step  k   step with probe / plain step      floor   under {BAR:.2f}", file=out)
+    print(f"width  plain step  k   step with probe / plain step      floor   under {BAR:.2f}")
     results = []
     for width in WIDTHS:
         result = measure(width, arguments.seconds, bandwidth)
@@ -121,14 +118,10 @@ def main() -> int:
         print(
             f"{width:5}  {result['step_ms']:7.2f} ms  {result['k']:<2}  {result['ratio']:.3f} "
             f"(middle half {low:.3f} to {high:.3f})   {result['floor']:.3f}   {'pass' if result['pass'] else 'MISS'}",
-            file=out,
             flush=True,
         )
     record = {"threads": 1, "torch": torch.__version__, "bandwidth": bandwidth, "bar": BAR, "results": results}
-    if arguments.json == Path("-"):
-        print(json.dumps(record, indent=1))
-    else:
-        write_record(arguments.json, record)
+    write_record(arguments.json, record)
     return 0
 
 

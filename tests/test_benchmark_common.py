@@ -74,15 +74,19 @@ def test_what_is_no_record_is_named_and_stays(tmp_path: Path, text: str) -> None
 
 def test_options_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     assert command.output(str(tmp_path / "new.json")) == tmp_path / "new.json"
-    assert command.output("-") == Path("-")
     assert command.folder(str(tmp_path)) == tmp_path
     assert command.positive("3") == 3
+    assert command.duration("0.5") == 0.5
     for parse, text, said in (
         (command.output, str(tmp_path / "none" / "new.json"), "there is no folder"),
         (command.output, str(tmp_path), "is a folder"),
+        (command.output, "-", "name a file"),
         (command.folder, str(tmp_path / "none"), "there is no folder"),
         (command.positive, "0", "at least 1, got 0"),
         (command.positive, "few", "at least 1, got few"),
+        (command.duration, "-1", "at least 0, got -1"),
+        (command.duration, "nan", "at least 0, got nan"),
+        (command.duration, "inf", "at least 0, got inf"),
     ):
         with pytest.raises(argparse.ArgumentTypeError, match=said):
             parse(text)

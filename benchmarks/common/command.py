@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from counterflow.exceptions import CounterflowError
 
 def output(text: str) -> Path:
     """The type of an option that names a file to write."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("standard output has the table, so - cannot be it; name a file")
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
@@ -37,6 +40,17 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"it must be a whole number of at least 1, got {text}")
     return number
+
+
+def duration(text: str) -> float:
+    """The type of an option that is a time in seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"it must be a number of seconds of at least 0, got {text}")
+    return seconds
 
 
 def status_of(main: Callable[[], int]) -> int:
