@@ -61,7 +61,6 @@ from common.records import read_record, write_record
 
 WIDTH, BATCH, STEPS = 256, 64, 1000
 MEBI = 2**20
-RESIDENT_SPARE = 32 * MEBI
 TABLE_STEPS, TABLE_SLOTS = 10_000, 1000
 LONG_STEPS, LONG_BUDGET, PREFIX = 100_000, 256 * MEBI, 300
 INPUTS = "inputs.f32"
@@ -128,7 +127,7 @@ def promise() -> Iterator[dict[str, Any]]:
             "resident": grown,
             "pass": ledger.calls == option.forwards
             and ledger.peak <= option.budget
-            and grown <= option.budget + RESIDENT_SPARE,
+            and grown <= option.budget + bars.RESIDENT,
         }
 
 
@@ -464,7 +463,7 @@ def long_run(folder: Path) -> dict[str, Any]:
         "prefix": PREFIX,
         "prefix error": wrong,
         **run,
-        "pass": run["finite"] and wrong < 1e-4 and run["resident"] <= LONG_BUDGET + RESIDENT_SPARE,
+        "pass": run["finite"] and wrong < 1e-4 and run["resident"] <= LONG_BUDGET + bars.RESIDENT,
     }
 
 

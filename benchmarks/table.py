@@ -25,7 +25,7 @@ BEGIN, END = "<!-- benchmarks: written by `make bench` -->", "<!-- end of benchm
 def plain_text(found: Mapping[str, list[Ratio]]) -> str:
     """The table for a terminal."""
     rows = [(row.what, row.measured, row.target, row.verdict) for each in found.values() for row in each]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     lines = []
     for name, each in found.items():
         met, of = kept(each)

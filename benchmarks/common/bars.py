@@ -3,8 +3,8 @@ code was written.
 """
 
 # Backpropagation through time: over the plan's cost, over segments at equal memory, fused chunks over one call of
-# nn.LSTM, seconds for the mixed strategy's table.
-OVERHEAD, SEGMENTS, CHUNKS, TABLE = 1.10, 1.0, 1.4, 5.0
+# nn.LSTM, seconds for the mixed strategy's table, bytes of resident memory beyond the budget.
+OVERHEAD, SEGMENTS, CHUNKS, TABLE, RESIDENT = 1.10, 1.0, 1.4, 5.0, 32 * 2**20
 
 # Competing units: over ReLU's step, by net, batch and form, and by block.
 COMPETITION = {("perceptron", 128, "plain"): {2: 1.05, 4: 1.08}, ("perceptron", 128, "compiled"): {2: 1.10, 4: 1.10}}

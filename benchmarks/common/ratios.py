@@ -253,7 +253,8 @@ def _bptt(found: Record) -> Iterator[Ratio]:
         yield held(what, row["ratio"], "at most", bars.OVERHEAD, row["pass"], row=row)
     for row in parts.get("peer", ()):
         equal = row["budget"] >= row["segments keep"]
-        over = "at equal memory" if equal else f"at {row['budget'] / row['segments keep']:.0%} of its memory"
+        share = f"{row['budget'] / row['segments keep']:.0%} of its memory"
+        over = "at equal memory" if equal else f"at {share}"
         what = f"an iteration over torch.utils.checkpoint's on segments, {over}"
         yield held(what, row["ratio"], "at most", bars.SEGMENTS if equal else None, row["pass"], row=row)
     for row in parts.get("chunks", ()):
@@ -267,6 +268,8 @@ def _bptt(found: Record) -> Iterator[Ratio]:
         slots = f"{row['slots']:,} slots, {row['internal cost']:g} an internal state"
         what = f"the mixed strategy's table, {row['steps']:,} steps, {slots}"
         yield held(what, row["seconds"], "at most", bars.TABLE, row["pass"], unit="s")
+        if not equal:
+            yield held(f"bytes that are kept over {share}", row["kept"] / row["budget"], "at most", 1.0, row["pass"])
     ours = [row for row in parts.get("solvers", ()) if row["solver"].startswith("counterflow")]
     for row in parts.get("solvers", ()):
         for own in ours:
@@ -278,6 +281,11 @@ def _bptt(found: Record) -> Iterator[Ratio]:
 
 
 @dataclass(frozen=True)
+    for row in parts.get("long", ()):
+        what, bar = f"resident memory of {row['steps']:,} steps", (row["budget"] + bars.RESIDENT) / 2**20
+        said = f"{what} within {row['budget'] / 2**20:g} MiB, gradients as plain"
+        yield held(said, row["resident"] / 2**20, "at most", bar, row["pass"], unit="MiB")
+        yield Ratio(f"{row['steps']:,} steps over their plan's cost, inputs read from a file", row["ratio"])
 class Benchmark:
     """A script of ``benchmarks/``: its subject in a few words, and how its record is read."""
 
