@@ -26,12 +26,14 @@ def bench(script: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_alignments_agree_and_the_bars_decide(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench.BARS, "torch rows", 1)
+    monkeypatch.setitem(bench.bars.ALIGNMENT, "torch rows", 1)
     rows = {row["way"]: row for row in bench.alignment(1, frames=12, states=5)}
-    assert {"bare", "best_path", *bench.BARS} <= {*rows}
+    assert {"bare", "best_path", *bench.bars.ALIGNMENT} <= {*rows}
     assert rows["numpy rows"]["pass"] is False
     assert rows["torch rows"]["pass"] is True
     assert rows["bare"]["pass"] is None
+    # A kernel is no public call, neither ours nor theirs.
+    assert {name for name, row in rows.items() if "over best_path" in row} == {*bench.bars.PUBLIC_CALLS}
     # A way that goes wrong is found.
     monkeypatch.setattr(bench, "numpy_rows", lambda costs: bench.torch_rows(bench.torch.from_numpy(1 - costs)))
     with pytest.raises(AssertionError, match="numpy rows"):

@@ -88,6 +88,23 @@ def test_the_number_decides_where_the_record_does_not(table: Any) -> None:
     assert held("a step", 1.0, "at most", None, True).verdict == ""
 
 
+def test_a_public_call_is_held_to_public_calls(table: Any) -> None:
+    found = {row.what: row for row in table.measured()["speech"]}
+    shown = [what.partition(": ")[2] for what in found if what.startswith("alignment")]
+    assert shown[0] == "librosa viterbi over best_path"  # what the README shows
+    assert "hmmlearn over our kernel alone" in shown
+    assert "hmmlearn over best_path" not in shown
+    rows = [
+        {"way": "best_path", "microseconds": 2.0},
+        {"way": "torch rows", "microseconds": 8.0},
+        {"way": "none", "missing": True},
+    ]
+    over = sys.modules["common.ratios"].over_best_path
+    assert over(rows) == {"torch rows": {"ratio": 4.0}}
+    turns = {"ratio": 3.5, "low": 3.0, "high": 5.0}
+    assert over([rows[0], {**rows[1], "over best_path": turns}]) == {"torch rows": turns}
+
+
 def test_quartiles_of_turns_do_not_stand_beside_a_ratio_of_medians(table: Any) -> None:
     read = table.BENCHMARKS["choice"].read
     row = {"members": 5, "batch": 128, "format": "channels last", "bar": 0.65, "bytes": 1, "naive bytes": 2}
