@@ -3,8 +3,9 @@
     python scripts/release_check.py [STEP ...] [--work DIR] [--again] [--list]
 
 Each step prints what it does and what came of it. Steps that have passed are not repeated for the same sources, so that
-a check that was stopped goes on. The versions of Python and torch that ran are written into evidence/release.json, with
-which those that pyproject.toml calls supported are compared. It takes up to an hour, much of it pip's.
+a check that was stopped goes on. Once all have passed, the versions of Python and torch that ran are written into
+evidence/release.json, with which those that pyproject.toml calls supported are compared. It takes up to an hour, much
+of it pip's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,10 @@ class StepError(Exception):
 
 @dataclass
 class Place:
-    """Where the check works: builds, environments and what has passed."""
+    """Where the check works: builds and environments; and which versions of Python and torch a step ran."""
 
     work: Path
+    ran: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def dist(self) -> Path:
@@ -327,15 +329,15 @@ def contracts(at: Place, python: Path) -> str:
     ran, torch_version = json.loads(versions.strip().splitlines()[-1])
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contracts/test_contracts.py"]
     said = call(command, cwd=folder).strip().splitlines()[-1]
-    remember(at, ran, torch_version.partition("+")[0])
+    at.ran.append({"python": ".".join(ran.split(".")[:2]), "torch": torch_version.partition("+")[0]})
     return f"Python {ran}, torch {torch_version}: {said}"
 
 
-def remember(at: Place, python: str, torch: str) -> None:
-    """Write down which versions the contracts passed with."""
+def remember(ran: Sequence[dict[str, str]]) -> None:
+    """Write down which versions a release has passed with."""
     known = json.loads(RECORD.read_text()) if RECORD.exists() else {"ran": []}
-    entry = {"python": ".".join(python.split(".")[:2]), "torch": torch}
-    known["ran"] = sorted([each for each in known["ran"] if each != entry] + [entry], key=lambda each: each["torch"])
+    known["ran"] += [each for each in ran if each not in known["ran"]]
+    known["ran"].sort(key=lambda each: (each["torch"], each["python"]))
     write(RECORD, known)
 
 
@@ -391,6 +393,7 @@ def main() -> int:
             print(f"  passed before: {passed[name]['said']}")
             continue
         began = time.monotonic()
+        at.ran.clear()
         try:
             said = STEPS[name](at)
         except StepError as error:
@@ -399,8 +402,10 @@ def main() -> int:
             continue
         took = time.monotonic() - began
         print(f"  passed in {took:.0f} s: {said}", flush=True)
-        passed[name] = {"sources": now, "said": said, "seconds": round(took)}
+        passed[name] = {"sources": now, "said": said, "seconds": round(took), "ran": [*at.ran]}
         write(state, passed)
+    if not failed and all(passed.get(name, {}).get("sources") == now for name in STEPS):
+        remember([each for name in STEPS for each in passed[name].get("ran", ())])
     print(f"failed: {', '.join(failed)}" if failed else "all steps passed")
     return 1 if failed else 0
 

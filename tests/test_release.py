@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import counterflow
-from counterflow.lab.trials import unpack
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,16 +24,24 @@ def check(script: Any) -> Any:
     return script(ROOT / "scripts" / "release_check.py")
 
 
+def short(python: str, torch: str) -> tuple[str, str]:
+    """The version of Python without its patch, that of torch without its build."""
+    return ".".join(python.split(".")[:2]), torch.partition("+")[0]
+
+
+def environments() -> Iterator[dict[str, Any]]:
+    """Those of all committed evidence, which stand before its records."""
+    for packed in (ROOT / "evidence").glob("*/*.jsonl.gz"):
+        with gzip.open(packed, "rt", encoding="utf-8") as lines:
+            entries = map(json.loads, lines)
+            yield from (entry["description"] for entry in takewhile(lambda entry: "description" in entry, entries))
+
+
 def versions_that_ran() -> set[tuple[str, str]]:
-    """Pairs of Python and torch: those of the committed evidence, and those that the check of a release ran."""
-    found = set()
-    for packed in (ROOT / "evidence" / "tempering").glob("*.jsonl.gz"):
-        for environment in unpack(packed)[1].values():
-            found.add((str(environment["python"]), str(environment["torch"])))
-    record = ROOT / "evidence" / "release.json"
-    if record.exists():
-        found |= {(each["python"], each["torch"]) for each in json.loads(record.read_text("utf-8"))["ran"]}
-    return {(".".join(python.split(".")[:2]), torch.partition("+")[0]) for python, torch in found}
+    """Pairs of Python and torch, on a processor: of the committed evidence, and of the check of a release."""
+    found = {short(each["python"], each["torch"]) for each in environments() if "graphics card" not in each}
+    record = json.loads((ROOT / "evidence" / "release.json").read_text("utf-8"))
+    return found | {short(each["python"], each["torch"]) for each in record["ran"]}
 
 
 def test_the_versions_that_are_called_supported_have_run() -> None:
@@ -44,6 +54,18 @@ def test_the_versions_that_are_called_supported_have_run() -> None:
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
     assert f"torch ({bound} or later)" in readme
     assert f"Python {min(said, key=lambda version: int(version[2:]))} or later" in readme
+
+
+def test_the_torch_of_all_evidence_is_told() -> None:
+    pinned = re.search(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
+    assert pinned is not None
+    assert {torch for _, torch in versions_that_ran()} == {pinned[1]}
+    devices = " ".join((ROOT / "docs" / "devices.rst").read_text("utf-8").split())
+    for each in environments():
+        if "graphics card" in each:
+            python, torch = short(each["python"], each["torch"])
+            card = " ".join(each["graphics card"].split()[:2])
+            assert f"ran on an {card}, under PyTorch {torch} and Python {python}" in devices
 
 
 def test_every_extra_is_tried_alone(check: Any) -> None:
@@ -88,3 +110,31 @@ def test_a_step_that_fails_is_said_and_one_that_passed_is_not_repeated(
     assert "passed before: fine" in told
     assert "exit status 3, not 0\na reason" in told
     assert told.endswith("failed: bad\n")
+
+
+def test_versions_are_kept_once_every_step_has_passed(
+    check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "release.json"
+
+    def newest(at: Any) -> str:
+        at.ran.append({"python": "3.14", "torch": "9.0.0"})
+        return "fine"
+
+    def last(at: Any) -> str:
+        if not record.with_name("mended").exists():
+            raise check.StepError("not yet")
+        return "fine"
+
+    monkeypatch.setattr(check, "RECORD", record)
+    monkeypatch.setattr(check, "STEPS", {"newest": newest, "last": last})
+    monkeypatch.setattr(sys, "argv", ["release_check.py", "--work", str(tmp_path / "work")])
+    newest.__doc__ = last.__doc__ = "A step."
+    assert check.main() == 1
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "newest"])
+    assert check.main() == 0  # all that was asked for, and not all that there is
+    assert not record.exists()
+    record.with_name("mended").touch()
+    monkeypatch.setattr(sys, "argv", sys.argv[:-1])
+    assert check.main() == 0
+    assert json.loads(record.read_text())["ran"] == [{"python": "3.14", "torch": "9.0.0"}]
