@@ -23,6 +23,7 @@ import tempfile
 import textwrap
 import time
 import tomllib
+import urllib.request
 import venv
 import zipfile
 from collections.abc import Callable, Sequence
@@ -293,6 +294,25 @@ def tutorials(at: Place) -> str:
     return tested("tests/test_tutorials.py", "tests/test_add_a_method.py", CI="true", COUNTERFLOW_LITERAL="1")
 
 
+def docs(at: Place) -> str:
+    """The documentation builds without a warning, and its gallery shows what the examples that are here have made."""
+    pages = at.work / "html"
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", pages]
+    call(command, cwd=ROOT, PYTHONPATH=str(ROOT / "src"))
+    return f"{len([*pages.rglob('*.html')])} pages; the gallery: {tested('tests/test_gallery.py')}"
+
+
+def links(at: Place) -> str:
+    """Every address outside that the documentation names is there; left out where there is no network."""
+    try:
+        urllib.request.urlopen("https://pypi.org", timeout=20).close()
+    except OSError as error:
+        return f"left out: no network ({error})"
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "linkcheck", "docs", at.work / "links"]
+    call(command, cwd=ROOT, PYTHONPATH=str(ROOT / "src"))
+    return "all are there"
+
+
 def newest(at: Place) -> str:
     """The contract suite with the torch that constraints.txt pins."""
     return contracts(at, at.environment("newest", on_core=True))
@@ -350,7 +370,21 @@ def write(path: Path, content: Any) -> None:
 
 STEPS: dict[str, Callable[[Place], str]] = {
     step.__name__: step
-    for step in (build, core, without, extras, typing, newest, oldest, integrations, fuzz, examples, tutorials)
+    for step in (
+        build,
+        core,
+        without,
+        extras,
+        typing,
+        newest,
+        oldest,
+        integrations,
+        fuzz,
+        examples,
+        tutorials,
+        docs,
+        links,
+    )
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import sys
@@ -138,3 +139,24 @@ def test_versions_are_kept_once_every_step_has_passed(
     monkeypatch.setattr(sys, "argv", sys.argv[:-1])
     assert check.main() == 0
     assert json.loads(record.read_text())["ran"] == [{"python": "3.14", "torch": "9.0.0"}]
+
+
+def test_the_pages_are_built_and_their_addresses_asked_for(
+    check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+
+    def offline(address: str, timeout: float) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(check, "call", lambda command, **_: (called.append([*map(str, command)]), "12 passed")[1])
+    at = check.Place(tmp_path)
+    assert check.STEPS["docs"](at) == "0 pages; the gallery: 12 passed"
+    assert {"-W", "html"} <= {*called[0]}
+    assert "tests/test_gallery.py" in called[1]
+    monkeypatch.setattr(check.urllib.request, "urlopen", lambda address, timeout: io.BytesIO())
+    assert check.STEPS["links"](at) == "all are there"
+    assert "linkcheck" in called[2]
+    monkeypatch.setattr(check.urllib.request, "urlopen", offline)
+    assert check.STEPS["links"](at) == "left out: no network (no route to host)"
+    assert len(called) == 3
