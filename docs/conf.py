@@ -31,6 +31,17 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
+# A name that leads nowhere is a warning, but for what other projects document, whose pages are not asked for, and for
+# types in signatures that have no page here: those of other packages, literals, aliases and what is private.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:obj", r"(torch|nn|autograd)\..+|Parameter|Linear|PackedSequence|GradScaler|eval\(\)"),
+    ("py:obj", r"(binary_)?cross_entropy(_with_logits)?|nll_loss|kl_div"),
+    ("py:obj", r"exact|docs/verdicts\.rst"),
+    ("py:class", r"'.+'|(?!counterflow\.)\S+"),
+    ("py:class", r"counterflow\.(lab\.trials\.events|noise_control\.families|speech\.resume)\.\w+"),
+    ("py:class", r"counterflow\.(persist\.Module|lab\.data\.texts\._\w+)"),
+]
 
 html_theme = "furo"
 html_title = f"counterflow {release}"

@@ -74,4 +74,5 @@ class Release:
     position: int
 
 
+#: What a plan is made of, one after the other.
 Action = Advance | StoreHidden | StoreInternal | Restore | Forward | Backward | Release

@@ -77,7 +77,7 @@ class Attach(Callback):
 
     @property
     def handle(self) -> Handle:
-        """What the verb returned: ``table()``, ``undo()`` and the rest.
+        """What the verb returned, with ``table()``, ``undo()`` and the rest.
 
         Raises:
             InputError: Before training begins.

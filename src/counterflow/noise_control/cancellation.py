@@ -150,7 +150,7 @@ class Cancellation:
 
     @property
     def curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The learning curve: seconds and decibels."""
+        """The learning curve, in seconds and decibels."""
         return self.measures.curve
 
     def plot(self, path: str | os.PathLike[str]) -> None:

@@ -167,7 +167,7 @@ class Measures:
 
     @property
     def curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The learning curve: seconds, and the reduction in decibels around them."""
+        """The learning curve, in seconds, and the reduction in decibels around them."""
         points = self._curve.shape[1]
         seconds = (np.arange(points) + 0.5) * self.samples / points / self.rate
         return seconds, np.array([decibels(*pair) for pair in self._curve.T], np.float64)

@@ -15,7 +15,7 @@ from counterflow.exceptions import InputError, ShapeError
 
 __all__ = ["CHANNELS", "CubicDistortion", "FiniteResponse", "noise_reduction"]
 
-#: The paper's two differences of acoustic channels: a minimum phase one, and one with a deep spectral null.
+#: The paper's two differences of acoustic channels, one of minimum phase and one with a deep spectral null.
 CHANNELS = MappingProxyType({"H1": (0.894, 0.447), "H2": (0.174, 0.6, 0.6, 0.174)})
 
 LOUDEST_DB = 300.0

@@ -66,7 +66,7 @@ def make_variational(
     that share a weight share its rates.
 
     Args:
-        model: Changed in place; `Handle.model` is the module to use.
+        model: Changed in place; ``Handle.model`` is the module to use.
         noise: ``"A"``, correlated noise on the inputs, or ``"B"`` (default), independent noise on the pre-activations.
         rates: One rate for a ``"layer"`` (default), an input ``"unit"`` or, type B only, a ``"weight"``.
         p: The dropout rate to begin with, or one by the layer's name; ``"*"`` in a mapping stands for the others.

@@ -42,7 +42,7 @@ class Draws:
 
     @property
     def entropy(self) -> Tensor:
-        """The entropy of the predictive mean in nats: all uncertainty, ``(batch, ...)`` without the classes.
+        """The entropy of the predictive mean in nats, which is all uncertainty, ``(batch, ...)`` without the classes.
 
         Raises:
             UnsupportedError: Without a link, outputs are no probabilities.
@@ -51,7 +51,7 @@ class Draws:
 
     @property
     def mutual_information(self) -> Tensor:
-        """Of prediction and weights, in nats: the uncertainty that more data would remove; never below 0.
+        """That of prediction and weights, in nats, the uncertainty that more data would remove; never below 0.
 
         Raises:
             UnsupportedError: Without a link, outputs are no probabilities.

@@ -12,7 +12,7 @@ so an identity stands before the weights whose backward pass maps (G, s) to (G',
 hold V and d, and the call gets :math:`W = V U` and :math:`b = d - W c`.
 
 Statistics are those of what each projection gets: of attention's output projection and of stacked recurrent layers that
-is computed once more in the steps that gather, without dropout (`counterflow.whitening.inside`); of recurrent states,
+is computed once more in the steps that gather, without dropout (``counterflow.whitening.inside``); of recurrent states,
 which begin with the initial one, those of the outputs. Each entry of a packed sequence counts as an example.
 """
 

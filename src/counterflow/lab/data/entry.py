@@ -63,7 +63,7 @@ class Form:
 
     @property
     def identity(self) -> str:
-        """What names the content in a record: its checksum, or that of its files; empty if a file has none."""
+        """What names the content in a record, its checksum or that of its files; empty if a file has none."""
         if self.sha256 or not all(file.sha256 for file in self.files):
             return self.sha256
         return files_sha256(self.format, [file.sha256 for file in self.files])

@@ -55,7 +55,7 @@ def paper_keys() -> tuple[str, ...]:
     """The keys of all papers in the lab, in alphabetical order.
 
     Returns:
-        The folders of `counterflow.lab.papers` that hold a ``published.toml``.
+        The folders of ``counterflow.lab.papers`` that hold a ``published.toml``.
     """
     return tuple(sorted(_folders()))
 

@@ -39,7 +39,7 @@ class Trial:
         settings: Everything else that changes the result, as JSON values.
         data: Names of the data sets it reads, as the data catalog has them.
         exclusive: It is timed, so nothing else runs beside it.
-        movable: It runs on whatever `Context.device` names; any other stays on the CPU. Not part of the hash.
+        movable: It runs on whatever ``Context.device`` names; any other stays on the CPU. Not part of the hash.
         expected_seconds: Seconds of one thread, for the order and the time left only; not part of the hash.
 
     Raises:
