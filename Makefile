@@ -39,8 +39,8 @@ browser:  # the report is tested in headless Chromium, with axe-core for its acc
 	@sh scripts/install-chromium.sh
 	@sh scripts/install-axe.sh
 
-cluster: $(INSTALLED)  ## Run papers on dask, kill a worker on the way, and compare with a local run (minutes)
-	COUNTERFLOW_CLUSTER="$${COUNTERFLOW_CLUSTER:-tempering density}" \
+cluster: $(INSTALLED)  ## Run all papers on dask, kill a worker on the way, and compare with a local run (some ten minutes)
+	COUNTERFLOW_CLUSTER="$${COUNTERFLOW_CLUSTER:-all}" \
 	  $(BIN)/pytest tests/lab/trials/test_cluster_papers.py -q
 
 torture: $(INSTALLED)  ## Kill a running reproduction 300 times, and count what was lost or repeated
