@@ -85,8 +85,8 @@ links: $(INSTALLED)  ## Ask every address outside that the documentation names w
 gallery: $(INSTALLED)  ## Run every example in full (some minutes), for the docs' gallery
 	$(BIN)/python scripts/gallery.py
 
-combinations: $(INSTALLED)  ## Try every ordered pair of methods on one model, for the docs' table
-	$(BIN)/python -m tests.contracts.pairs docs/combinations.json
+combinations: $(INSTALLED)  ## Try every ordered pair of methods on one model, or those with METHOD, for the docs' table
+	$(BIN)/python -m tests.contracts.pairs docs/combinations.json $(METHOD)
 
 evidence: $(INSTALLED)  ## Run what is missing of the full evidence, pack it, and write REPRODUCTION.md from it
 	$(BIN)/python scripts/evidence.py --jobs $(JOBS)

@@ -29,14 +29,17 @@ def blocks() -> list[tuple[str, str, str]]:
 
 
 def patched(text: str, change: str) -> str:
-    """Put the lines with a plus after the lines of context above them, which are found in their order."""
-    lines, at = text.splitlines(), 0
+    """Put lines with a plus after those above them, which are found in their order, and take out those with a minus."""
+    lines, at = text.splitlines(), -1
     for line in change.splitlines():
         if line.startswith("+"):
             at += 1
             lines.insert(at, line[1:])
         else:
-            at = lines.index(line[1:], at)  # the first column is the mark's
+            at = lines.index(line[1:], max(at, 0))  # the first column is the mark's
+        if line.startswith("-"):
+            del lines[at]
+            at -= 1
     return "\n".join(lines) + "\n"
 
 
@@ -53,7 +56,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "Makefile", "tests/conftest.py", "tests/test_docs.py"):
         shutil.copy(ROOT / name, root / name)
-    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
+    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/combinations.json"):
         shutil.copy(ROOT / name, root / name)
     written: dict[str, str] = {}
     for language, caption, block in blocks():
@@ -69,8 +72,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", *words, "-q", "-p", "no:cacheprovider"]
-    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(words, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+
+
+def tested(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return run(checkout, sys.executable, "-m", "pytest", *words, "-q", "-p", "no:cacheprovider")
 
 
 def commands() -> list[str]:
@@ -80,17 +86,29 @@ def commands() -> list[str]:
 
 def test_the_page_has_its_commands() -> None:
     assert [command.split()[:2] for command in commands()] == [
+        ["lint-imports"],
         ["pytest", "tests/contracts/test_contracts.py"],
+        ["make", "combinations"],
+        ["pytest", "tests/contracts/test_pairs.py"],
         ["pytest", "tests/test_compressing.py"],
         ["pytest", "tests/test_docs.py"],
     ]
 
 
 def test_the_commands_of_the_page_pass(checkout: Path) -> None:
+    linted = run(checkout, str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
+    assert linted.returncode == 0, linted.stdout
+    # What the Makefile's target does, without an environment of its own.
+    recipe = "$(BIN)/python -m tests.contracts.pairs docs/combinations.json $(METHOD)"
+    assert f"\t{recipe}\n" in (checkout / "Makefile").read_text("utf-8")
+    assert "make combinations METHOD=compress" in commands()
+    words = shlex.split(recipe.replace("$(METHOD)", "compress"))
+    tried = run(checkout, sys.executable, *words[1:])
+    assert tried.returncode == 0, tried.stderr
     # In one process, since each would load the whole library anew: the files of all, and what any of them chooses.
-    words = [shlex.split(command)[1:] for command in commands()]
+    words = [shlex.split(command)[1:] for command in commands() if command.startswith("pytest ")]
     chosen = [f"({rest[1]})" if rest else Path(path).stem for path, *rest in words]
-    ran = run(checkout, "pytest", *(path for path, *_ in words), "-k", " or ".join(chosen), "-rA")
+    ran = tested(checkout, *(path for path, *_ in words), "-k", " or ".join(chosen), "-rA")
     assert ran.returncode == 0, ran.stdout
     passed = re.findall(r"^PASSED (\S+?)::", ran.stdout, re.M)
     assert set(passed) == {path for path, *_ in words}
@@ -105,9 +123,7 @@ def test_the_method_that_the_page_breaks_is_found_out(checkout: Path) -> None:
     assert broken != sound
     module.write_text(broken, "utf-8")
     try:
-        ran = run(
-            checkout, "pytest", "tests/contracts/test_contracts.py", "-k", "compress-mlp and (vmap or accumulation)"
-        )
+        ran = tested(checkout, "tests/contracts/test_contracts.py", "-k", "compress-mlp and (vmap or accumulation)")
     finally:
         module.write_text(sound, "utf-8")
     assert ran.returncode == 1, ran.stdout
