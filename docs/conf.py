@@ -37,7 +37,6 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r"(torch|nn|autograd)\..+|Parameter|Linear|PackedSequence|GradScaler|eval\(\)"),
     ("py:obj", r"(binary_)?cross_entropy(_with_logits)?|nll_loss|kl_div"),
-    ("py:obj", r"exact|docs/verdicts\.rst"),
     ("py:class", r"'.+'|(?!counterflow\.)\S+"),
     ("py:class", r"counterflow\.(lab\.trials\.events|noise_control\.families|speech\.resume)\.\w+"),
     ("py:class", r"counterflow\.(persist\.Module|lab\.data\.texts\._\w+)"),

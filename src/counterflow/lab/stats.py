@@ -11,7 +11,7 @@ half-widths of the groups' own intervals in squares (the method of variance esti
 For the logarithm of our samples' mean, ``h_i = -log(1 - t se_i)``, and infinite where ``t se_i`` reaches 1. Its
 lower end is then the logarithm of the lower end of the mean's own t interval, which is right for normal samples,
 where ``t se_i`` alone is too narrow by the curvature of the logarithm; the upper end is as far away, which
-samples with a tail to the right need. `docs/verdicts.rst` shows how often that errs. A published mean keeps
+samples with a tail to the right need. ``docs/verdicts.rst`` shows how often that errs. A published mean keeps
 ``t se_i``: no seeds can be added to it, and an interval of it that is too wide would leave its claim open for ever.
 
 Welch and Satterthwaite's one number of degrees of freedom would give nearly the same width, but adding seeds

@@ -183,6 +183,10 @@ def _members(count: int = 3) -> list[nn.Module]:
     return [nn.Linear(4, 3) for _ in range(count)]
 
 
+def test_a_part_is_where_the_whole_is(tmp_path: Path) -> None:
+    assert ensembles.Part(Context(tmp_path, "cuda"), "round 1", 0.0, 0.5).device == "cuda"
+
+
 def test_the_curves_tell_of_every_member(tmp_path: Path) -> None:
     curves = ensembles.fit(cf.MultipleChoice(_members()), _problem(), Context(tmp_path))
     assert curves["update"][-1] == 6

@@ -26,7 +26,7 @@ The direction of a value is ``direction`` against the measurement's ``reference`
 of 1 (linear: 0) on which the published ratio lies, unless ``direction`` or ``reference`` say otherwise.
 
 Fewer seeds never make a better verdict: with the groups' means and deviations held, an interval only widens
-and a p value only grows. `exact` is apart, since its samples are computed, not drawn.
+and a p value only grows. ``exact`` is apart, since its samples are computed, not drawn.
 """
 
 from __future__ import annotations

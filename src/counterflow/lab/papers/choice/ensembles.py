@@ -38,7 +38,7 @@ class Part(Context):
     def __init__(self, whole: Context, name: str, start: float, share: float) -> None:
         folder = Path(whole.folder) / name
         folder.mkdir(exist_ok=True)
-        super().__init__(folder)
+        super().__init__(folder, whole.device)
         self._whole, self._name, self._start, self._share = whole, name, start, share
 
     def progress(self, fraction: float, note: str = "") -> None:
