@@ -73,7 +73,7 @@ def check_mixture(mixture: Tensor, rate: int, sources: int | None = None) -> Non
             f"channels {one} and {two} of mixture are copies of each other but for their level; record with "
             "microphones apart, or leave one out"
         )
-    if held < (len(mixture) if sources is None else sources):
+    if held < len(mixture) and (sources is None or held < sources):
         raise InputError(
             f"the {len(mixture)} channels of mixture are mixtures of {held}; ask for {held} sources, or leave some out"
         )
