@@ -75,7 +75,7 @@ def run(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
 
 
-def tested(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def pytest_in(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return run(checkout, sys.executable, "-m", "pytest", *words, "-q", "-p", "no:cacheprovider")
 
 
@@ -108,7 +108,7 @@ def test_the_commands_of_the_page_pass(checkout: Path) -> None:
     # In one process, since each would load the whole library anew: the files of all, and what any of them chooses.
     words = [shlex.split(command)[1:] for command in commands() if command.startswith("pytest ")]
     chosen = [f"({rest[1]})" if rest else Path(path).stem for path, *rest in words]
-    ran = tested(checkout, *(path for path, *_ in words), "-k", " or ".join(chosen), "-rA")
+    ran = pytest_in(checkout, *(path for path, *_ in words), "-k", " or ".join(chosen), "-rA")
     assert ran.returncode == 0, ran.stdout
     passed = re.findall(r"^PASSED (\S+?)::", ran.stdout, re.M)
     assert set(passed) == {path for path, *_ in words}
@@ -123,7 +123,7 @@ def test_the_method_that_the_page_breaks_is_found_out(checkout: Path) -> None:
     assert broken != sound
     module.write_text(broken, "utf-8")
     try:
-        ran = tested(checkout, "tests/contracts/test_contracts.py", "-k", "compress-mlp and (vmap or accumulation)")
+        ran = pytest_in(checkout, "tests/contracts/test_contracts.py", "-k", "compress-mlp and (vmap or accumulation)")
     finally:
         module.write_text(sound, "utf-8")
     assert ran.returncode == 1, ran.stdout

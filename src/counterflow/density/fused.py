@@ -198,9 +198,7 @@ class _Fused(torch.autograd.Function):
         to_variances = 0.5 * (second * precision - weight)  # equation 19
         found = (whole[..., 2 * D + 1], whole[..., 2 * D + 2 :], to_means, to_variances)
         told = [torch.from_numpy(each).to(error.dtype) for each in found]
-        if torch.is_grad_enabled():
-            told = [*once(told, (error, *parameters))]
-        return (None, None, None, *told)
+        return (None, None, None, *once(told, (error, *parameters)))
 
 
 def _arrays(parameters: Sequence[Tensor]) -> list[Any]:

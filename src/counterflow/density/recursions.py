@@ -36,29 +36,32 @@ def unrolled(log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor
 
 
 class _Once(torch.autograd.Function):
-    """Hands on derivatives, tied to what they depend on, and refuses to be differentiated again."""
+    """Hands on a derivative, tied to what it depends on, and refuses to be differentiated again."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The first ``count`` as they are; the others are what they depend on."""
-        return tuple(each.view_as(each) for each in tensors[:count])
+    def forward(derivative: Tensor, source: Tensor) -> Tensor:
+        """The derivative as it is."""
+        return derivative.view_as(derivative)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         """Nothing is kept."""
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
+    def backward(ctx: Any, error: Tensor) -> Any:
         """Raises UnsupportedError: there is no second derivative."""
         raise UnsupportedError('second derivatives of a bank of models need GaussianHMM(..., backend="autograd")')
 
 
 def once(derivatives: Sequence[Tensor], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Tie first derivatives to what they depend on, so that a second one is refused and not wrong."""
-    found: tuple[Tensor, ...] = _Once.apply(len(derivatives), *derivatives, *sources)  # type: ignore[no-untyped-call]
-    return found
+    tied = list(derivatives)
+    if torch.is_grad_enabled():
+        for source in sources:  # one by one, since the compiler does not follow a function of any number of tensors
+            tied = [_Once.apply(each, source) for each in tied]  # type: ignore[no-untyped-call]
+    return tuple(tied)
 
 
 def link_to(tensor: Tensor) -> Tensor:

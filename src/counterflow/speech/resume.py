@@ -148,9 +148,11 @@ def restore(
     for number, parameter in enumerate(model.parameters()):
         prefix = f"adam.{number}."
         held = {name.removeprefix(prefix): value.clone() for name, value in tensors.items() if name.startswith(prefix)}
-        shapes = {name: tuple(value.shape) for name, value in held.items()}
-        if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
-            raise ValueError(f"Adam's moments of parameter {number} have the shapes {shapes}")
+        kinds = {name: (value.dtype, tuple(value.shape)) for name, value in held.items()}
+        own = parameter.dtype, tuple(parameter.shape)
+        counts = [{"step": (dtype, ())} for dtype in (torch.float32, torch.float64)]  # by PyTorch's default type
+        if kinds not in [{**count, "exp_avg": own, "exp_avg_sq": own} for count in counts]:
+            raise ValueError(f"Adam's moments of parameter {number} have other shapes or types than it has")
         optimizer.state[parameter] = held
     schedule.last_epoch = int(tensors["steps"])
     for group, lr in zip(optimizer.param_groups, tensors["lr"].tolist(), strict=True):
