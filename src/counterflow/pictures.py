@@ -19,7 +19,7 @@ def require_picture(path: str | PathLike[str], doing: str) -> Path:
     """Find out before the work that a picture can be written.
 
     Args:
-        path: The file; its suffix, one of `PICTURES`, says what kind of picture.
+        path: The file; its suffix, one of ``PICTURES``, says what kind of picture.
         doing: What matplotlib is needed for.
 
     Returns:

@@ -25,7 +25,7 @@ JSON_FIELDS = (
 
 
 def claims_document(sections: Sequence[Section], profile: str) -> dict[str, Any]:
-    """What can be written as JSON: the profile and, for each paper, its claims with `JSON_FIELDS` of each.
+    """What can be written as JSON: the profile and, for each paper, its claims with ``JSON_FIELDS`` of each.
 
     Args:
         sections: One a paper, in the order of reading.
