@@ -96,7 +96,7 @@ def test_rank_and_paired_tests_are_scipys() -> None:
     less, greater = stats.mann_whitney_p(SAMPLES, OTHERS)
     assert less == pytest.approx(scipy_stats.mannwhitneyu(SAMPLES, OTHERS, alternative="less").pvalue)
     assert greater > 0.9
-    less, greater = stats.paired_t_p(SAMPLES, OTHERS, "linear")
+    less, greater = stats.contrast_p([stats.paired_term(SAMPLES, OTHERS, "linear")])
     assert less == pytest.approx(scipy_stats.ttest_rel(SAMPLES, OTHERS, alternative="less").pvalue)
     assert stats.mann_whitney_p([2.0, 2.0], [2.0]) == (1.0, 1.0)
 
@@ -119,6 +119,6 @@ def test_what_has_no_number_is_refused(samples: list[float], statistic: stats.St
 
 def test_a_paired_test_needs_pairs() -> None:
     with pytest.raises(InputError, match="2 and 1"):
-        stats.paired_t_p([1.0, 2.0], [1.0])
+        stats.paired_term([1.0, 2.0], [1.0])
     with pytest.raises(InputError, match="positive samples"):
-        stats.paired_t_p([1.0, 2.0], [1.0, 0.0])
+        stats.paired_term([1.0, 2.0], [1.0, 0.0])

@@ -42,7 +42,6 @@ __all__ = [
     "contrast_p",
     "corrected_t_p",
     "mann_whitney_p",
-    "paired_t_p",
     "paired_term",
     "published_term",
     "sample_term",
@@ -273,28 +272,8 @@ def mann_whitney_p(first: Sequence[float], second: Sequence[float]) -> tuple[flo
     return float(less), float(greater)
 
 
-def paired_t_p(first: Sequence[float], second: Sequence[float], scale: Scale = "log") -> tuple[float, float]:
-    """One-sided p values of the paired t test: the first is less, or greater, than the second.
-
-    Args:
-        first: One number a seed.
-        second: One number for each of the same seeds.
-        scale: Whether differences or ratios are averaged.
-
-    Raises:
-        InputError: The groups differ in length.
-        NoStatisticError: The log scale meets a sample that is not positive.
-
-    Example:
-        >>> less, greater = paired_t_p([1.0, 2.0, 3.0], [2.0, 3.1, 4.2], scale="linear")
-        >>> round(less, 4), round(greater, 4)
-        (0.0014, 0.9986)
-    """
-    return contrast_p([paired_term(first, second, scale)])
-
-
 def paired_term(first: Sequence[float], second: Sequence[float], scale: Scale = "log") -> Term:
-    """The term of a paired t test: the mean of its differences, on the log scale of the logarithms'.
+    """The term of a paired t test, for `contrast_p`: the mean of its differences, on the log scale of the logarithms'.
 
     Args:
         first: One number a seed.
@@ -309,6 +288,9 @@ def paired_term(first: Sequence[float], second: Sequence[float], scale: Scale = 
         >>> term = paired_term([1.0, 2.0, 3.0], [2.0, 3.1, 4.2], scale="linear")
         >>> round(term.estimate, 6), round(term.error, 4), term.freedom
         (-1.1, 0.0577, 2)
+        >>> less, greater = contrast_p([term])
+        >>> round(less, 4), round(greater, 4)
+        (0.0014, 0.9986)
     """
     return sample_term(_differences(first, second, scale), scale="linear")
 

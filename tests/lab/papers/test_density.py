@@ -135,7 +135,7 @@ def test_the_corrected_test_is_nadeau_and_bengios() -> None:
     assert greater == pytest.approx(scipy_stats.t.sf(t, 4))
     assert less == pytest.approx(scipy_stats.t.cdf(t, 4))
     assert stats.corrected_t_p(a.tolist(), b.tolist(), 0.0) == pytest.approx(
-        stats.paired_t_p(a.tolist(), b.tolist(), "linear")
+        stats.contrast_p([stats.paired_term(a.tolist(), b.tolist(), "linear")])
     )
 
 

@@ -50,7 +50,7 @@ __all__ = [
 FORMAT_VERSION = 1
 ENVIRONMENTS = "environments"
 TEMPORARY = ".counterflow.tmp"
-LONGEST = 16 * 2**20  # bytes of a line of packed records; the longest in evidence/ has 0.7 million
+LONGEST = 16 * 2**20  # bytes of a line of packed records, some twenty times the longest in evidence/
 
 Status = Literal["done", "failed", "not run"]
 Numbers: TypeAlias = tuple[float | None, ...]

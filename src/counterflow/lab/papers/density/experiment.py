@@ -59,7 +59,7 @@ def p_values(first: Sequence[Record], second: Sequence[Record]) -> tuple[float, 
     """That the first net is better: two-sided p of the paired t test and of the corrected one, 1 where it is behind."""
     a, b = samples(first), samples(second)
     ratio = float(np.mean(samples(first, "ratio")))
-    found = (stats.paired_t_p(a, b, "linear")[1], stats.corrected_t_p(a, b, ratio)[1])
+    found = (stats.contrast_p([stats.paired_term(a, b, "linear")])[1], stats.corrected_t_p(a, b, ratio)[1])
     return min(1.0, 2 * found[0]), min(1.0, 2 * found[1])
 
 
