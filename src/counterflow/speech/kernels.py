@@ -18,7 +18,9 @@ def as_table(costs: Tensor) -> Any:
     """Costs as an array that the loops take: they know no half precision, and what is no number is passed over."""
     table = costs.detach().cpu().contiguous()
     table = table if table.dtype in (torch.float32, torch.float64) else table.float()
-    return table.masked_fill(table.isnan(), torch.inf).numpy()
+    if table.sum().isnan():  # one pass: a sum is no number wherever one is none
+        table = table.masked_fill(table.isnan(), torch.inf)
+    return table.numpy()
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"nsz", "contract"}, error_model="numpy")
