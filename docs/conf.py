@@ -28,6 +28,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinxcontrib.bibtex",
+    "myst_parser",  # the project's Markdown files, which are pages here, too
 ]
 exclude_patterns = ["_build"]
 default_role = "py:obj"

@@ -150,14 +150,18 @@ def test_files_that_are_named_exist(path: Path) -> None:
     assert [name for name in named if not name.startswith(built) and not (ROOT / name).exists()] == []
 
 
+def is_page(name: Path) -> bool:
+    return any(name.with_name(f"{name.name}{ending}").exists() for ending in (".rst", ".md"))
+
+
 def test_references_within_the_pages_resolve() -> None:
     for page in PAGES:
         text = page.read_text("utf-8")
         for target in re.findall(r":doc:`(?:[^`<]*<)?([^`>]+)>?`", text):
-            assert (page.parent / f"{target}.rst").exists(), f"{relative(page)}: {target}"
+            assert is_page(page.parent / target), f"{relative(page)}: {target}"
         for tree in re.findall(r"^\.\. toctree::\n(.*?)(?=^\S|\Z)", text, re.M | re.S):
             for entry in re.findall(r"^   ([\w./-]+)$", tree, re.M):
-                assert (page.parent / f"{entry}.rst").exists(), f"{relative(page)}: {entry}"
+                assert is_page(page.parent / entry), f"{relative(page)}: {entry}"
 
 
 # The reference is complete
