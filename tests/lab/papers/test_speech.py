@@ -84,6 +84,7 @@ def test_every_model_learns_what_is_easy(model):
     corpus = voices(40)
     learned, judged = corpus.of("train", "choose"), corpus.of("test")
     config = {**models.CONFIGS[models.configured(model)][1], "passes": 6}
+    config |= {"lr": 0.01} if "lr" in config else {}
     fitted = models.fit(model, corpus, learned, config, 0)
     said = [corpus.texts[index] for index in judged]
     costs = [fitted.costs(corpus.features[index]) for index in judged]
@@ -125,7 +126,7 @@ def outcomes(tmp_path_factory):
     patch.setattr(handlabels, "_load", lambda count: labeled(an4))
     found = {}
     records = []
-    for _ in range(2):
+    for _ in range(4):
         for trial in plan.all_trials("smoke", records):
             if trial.treatment not in found:
                 settings = {**trial.settings} | ({"passes": 2} if trial.treatment != "speed" else {"frames": 20})
@@ -139,7 +140,7 @@ def outcomes(tmp_path_factory):
 def records_of(profile, outcomes):
     """Records of all trials of a profile, whose models borrow from another where smoke has none."""
     records: list[Record] = []
-    for _ in range(2):
+    for _ in range(4):
         records = [
             finished(
                 trial,
@@ -149,6 +150,7 @@ def records_of(profile, outcomes):
             )
             for trial in plan.all_trials(profile, records)
             if (outcome := outcomes.get(trial.treatment) or outcomes.get(f"{trial.treatment.split()[0]} lpnn"))
+            or (outcome := outcomes.get(f"{' '.join(trial.treatment.split()[:2])} lpnn"))
         ]
     return records
 
@@ -203,26 +205,83 @@ def test_labels_by_hand_have_runs_of_phones_between_silences():
 
 def test_the_sweep_gives_every_model_the_same_budget():
     for profile in PROFILES:
-        counts = {len(plan.sweep_trials(profile, model)) for model in models.CONFIGS}
-        assert len(counts) == 1
+        for corpus in ("prompts", "an4"):
+            counts = {len(plan.sweep_trials(profile, corpus, 0, model, [])) for model in models.CONFIGS}
+            assert len(counts) == 1
     assert {models.configured(model) for model in models.LABELS} == {*models.CONFIGS}
+
+
+def swept(profile, corpus, fold, model, records, outcomes, grids):
+    """Records of a sweep that has found these accuracies."""
+    [outcome] = [outcomes[name] for name in outcomes if name == f"sweep {corpus} {model}"]
+    trials = plan.sweep_trials(profile, corpus, fold, model, records)
+    return [
+        finished(trial, profile, outcome.metrics, {"grid": grid}) for trial, grid in zip(trials, grids, strict=True)
+    ]
 
 
 def test_a_stage_waits_for_the_sweep_and_takes_its_best(outcomes):
     assert {trial.treatment.split()[0] for trial in plan.all_trials("laptop", [])} == {"speed", "hand", "sweep"}
-    records = []
-    for number, trial in enumerate(plan.sweep_trials("laptop", "lpnn")):
-        grid = [10.0] * 9
+    pairs = len(listening.SCALES) * len(listening.PENALTIES)
+    grids = [[10.0] * pairs for _ in range(4)]
+    for number, grid in enumerate(grids):
         grid[3 + number] = 20.0 + (number == 2)
-        [record] = [r for r in records_of("smoke", outcomes) if r.treatment == "sweep lpnn"]
-        fields = {name: getattr(record, name) for name in record.__struct_fields__}
-        records.append(type(record)(**fields | {"settings": dict(trial.settings), "curves": {"grid": tuple(grid)}}))
-    config, scale, penalty = plan.best("laptop", "corrective", records)
-    assert config == models.CONFIGS["lpnn"][2]
-    assert (scale, penalty) == (listening.SCALES[1], listening.PENALTIES[2])
-    [trial] = plan.an4_trial("laptop", "corrective", records)
-    assert trial.settings["scale"] == scale
-    assert plan.best("laptop", "linear", records) is None
+    records = swept("laptop", "prompts", 1, "lpnn", [], outcomes, grids)
+    assert plan.best("laptop", "prompts", 1, "lpnn", records) == (
+        models.CONFIGS["lpnn"][2],
+        listening.SCALES[1],
+        listening.PENALTIES[2],
+    )
+    # What is built on it takes its settings, and waits for a pair of its own.
+    assert plan.best("laptop", "prompts", 1, "corrective", records) is None
+    [own] = plan.sweep_trials("laptop", "prompts", 1, "corrective", records)
+    assert {name: own.settings[name] for name in ("hidden", "lr")} == models.CONFIGS["lpnn"][2]
+    grid = [0.0] * pairs
+    grid[-1] = 5.0
+    records += swept("laptop", "prompts", 1, "corrective", records, outcomes, [grid])
+    [trial] = plan.prompts_trials("laptop", "corrective", records)
+    assert trial.seeds == (1,)
+    assert (trial.settings["scale"], trial.settings["penalty"]) == (listening.SCALES[-1], listening.PENALTIES[-1])
+    assert plan.best("laptop", "prompts", 0, "lpnn", records) is None
+    assert plan.an4_trial("laptop", "lpnn", records) == []
+
+
+def test_what_judges_has_no_part_in_the_choice():
+    corpus = folded(voices(40))
+    settings = {"choosing": 100, "speakers": 20}
+    for fold in range(corpora.FOLDS):
+        learned, chooses = experiment._shares(corpus, "prompts", fold, settings)
+        whole, judged = experiment._shares(corpus, "prompts", fold, None)
+        assert {*learned} | {*chooses} == {*whole}
+        assert not {*learned} & {*chooses}
+        assert not {*whole} & {*judged}
+    an4 = voices(36)
+    learned, chooses = experiment._shares(an4, "an4", 0, settings)
+    whole, judged = experiment._shares(an4, "an4", 0, None)
+    assert {*learned} | {*chooses} == {*whole}
+    assert not {*whole} & {*judged}
+
+
+def test_features_are_scaled_by_what_is_learned_from():
+    corpus = voices(12)
+    learned = corpus.of("train")
+    loud = [3 * each if number not in learned else each for number, each in enumerate(corpus.features)]
+    scaled = corpora.Corpus(tuple(loud), corpus.texts, corpus.parts, corpus.roles, corpus.lexicon).scaled(learned)
+    together = torch.cat([scaled.features[index] for index in learned])
+    assert torch.allclose(together.std(0), torch.ones(4), atol=1e-5)
+    other = corpus.of("test")[0]
+    assert torch.allclose(scaled.features[other], 3 * corpus.scaled(learned).features[other])
+
+
+def test_corrective_training_has_as_many_passes_as_its_reference(monkeypatch):
+    counted = []
+    plain, corrective = models.train_predictors, models.train_corrective
+    monkeypatch.setattr(models, "train_predictors", lambda *a, **k: counted.append(k["passes"]) or plain(*a, **k))
+    monkeypatch.setattr(models, "train_corrective", lambda *a, **k: counted.append(k["passes"]) or corrective(*a, **k))
+    corpus = voices(8)
+    for model in ("lpnn", "corrective"):
+        models.fit(model, corpus, range(8), {"hidden": 8, "lr": 0.01, "passes": 6}, 0)
+    assert counted == [6, 5, 1]
 
 
 def test_a_worse_model_is_not_reproduced(outcomes):

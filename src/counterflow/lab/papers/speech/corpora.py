@@ -1,16 +1,17 @@
 """The two corpora as features, texts and pronunciations, and who may be learned from, choose and judge.
 
 Of the prompts, the 472 whose words all have pronunciations: 16 mel coefficients from 0 to 4 kHz every 10 ms, each band
-relative to its mean over the utterance and divided by its deviation over all. Five folds; prompts with the same words
-are in one. AN4 has 13 cepstra of every utterance and audio of few; each is divided by its deviation too. Its test
-speakers are those of its own split; 12 of its training speakers choose settings.
+relative to its mean over the utterance. Five folds; prompts with the same words are in one. While one fold judges, the
+next chooses settings. AN4 has 13 cepstra of every utterance and audio of few. Its test speakers are those of its own
+split; 12 of its training speakers choose settings. Whoever learns from some utterances divides each feature by its
+deviation over these.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from counterflow.lab.data import an4, prompts
 from counterflow.seeding import numpy_generator
 from counterflow.speech import Lexicon
 
-__all__ = ["ARPABET", "FOLDS", "Corpus", "load", "normalized"]
+__all__ = ["ARPABET", "FOLDS", "Corpus", "centered", "load"]
 
 FOLDS = 5
 _CHOOSING = 12  # of AN4's 64 training speakers
@@ -53,6 +54,11 @@ class Corpus:
         labels = self.roles if any(self.roles) else self.parts
         return [index for index, label in enumerate(labels) if label in parts]
 
+    def scaled(self, learned: Sequence[int]) -> Corpus:
+        """The same, each feature divided by its deviation over the utterances that are learned from."""
+        spread = torch.cat([self.features[index] for index in learned]).std(0)
+        return replace(self, features=tuple(each / spread for each in self.features))
+
 
 @functools.lru_cache(maxsize=4)
 def load(name: str, utterances: int | None) -> Corpus:
@@ -60,10 +66,9 @@ def load(name: str, utterances: int | None) -> Corpus:
     return _prompts(utterances) if name == "prompts" else _an4(utterances)
 
 
-def normalized(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Each feature relative to its mean over the utterance, divided by its deviation over all."""
-    spread = torch.cat(list(features)).std(0)
-    return tuple(((each - each.mean(0)) / spread).float() for each in features)
+def centered(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each feature relative to its mean over the utterance."""
+    return tuple((each - each.mean(0)).float() for each in features)
 
 
 def _lexicon(texts: Sequence[Sequence[str]], known: object) -> Lexicon:
@@ -79,7 +84,7 @@ def _prompts(utterances: int | None) -> Corpus:
     texts = tuple(clips[index].words for index in chosen)
     place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     waves = [torch.from_numpy(data.audio[index]) for index in chosen]
-    features = normalized([log_mel(wave, data.audio.rate, 16, window=0.025) for wave in waves])
+    features = centered([log_mel(wave, data.audio.rate, 16, window=0.025) for wave in waves])
     folds = tuple(str(place[text] % FOLDS) for text in texts)
     return Corpus(features, texts, folds, ("",) * len(texts), _lexicon(texts, data.lexicon))
 
@@ -98,6 +103,6 @@ def _an4(utterances: int | None) -> Corpus:
     chosen = sorted(int(n) for n in order)
     texts = tuple(clips[index].words for index in chosen)
     roles = tuple("choose" if clips[index].speaker in choosing else clips[index].split for index in chosen)
-    features = normalized([torch.from_numpy(data.frames[index]) for index in chosen])
+    features = centered([torch.from_numpy(data.frames[index]) for index in chosen])
     parts = tuple(clips[index].speaker for index in chosen)
     return Corpus(features, texts, parts, roles, _lexicon(texts, data.lexicon))

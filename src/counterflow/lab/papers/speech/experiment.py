@@ -40,28 +40,36 @@ def run(trial: Trial, context: Context) -> Outcome:
         return _speed(trial)
     if trial.treatment.startswith("hand "):
         return align_labeled(trial)
-    kind, _, model = trial.treatment.partition(" ")
+    *sweep, name, model = trial.treatment.split(" ", 2 if trial.treatment.startswith("sweep ") else 1)
     settings: Mapping[str, Any] = trial.settings
-    corpus = load("prompts" if kind == "prompts" else "an4", settings["utterances"])
-    if kind == "sweep":
-        speakers = sorted({corpus.parts[index] for index in corpus.of("train")})[: settings["speakers"]]
-        learned = [index for index in corpus.of("train") if corpus.parts[index] in speakers]
-        judged = corpus.of("choose")
-        judged = judged[:: -(-len(judged) // settings["choosing"])]
-        fitted = fit(model, corpus, learned, settings, trial.seeds[0])
-        context.progress(0.8, "trained")
+    corpus = load(name, settings["utterances"])
+    learned, judged = _shares(corpus, name, trial.seeds[0], settings if sweep else None)
+    corpus = corpus.scaled(learned)
+    fitted = fit(model, corpus, learned, settings, trial.seeds[0])
+    context.progress(0.7, "trained")
+    if sweep:
         return Outcome(
             {"seconds": [fitted.seconds], "parameters": [float(fitted.parameters)]},
             {"grid": _grid(fitted, corpus, judged)},
         )
-    if kind == "an4":
-        learned, judged = corpus.of("train", "choose"), corpus.of("test")
-    else:
-        fold = trial.seeds[0]
-        learned, judged = corpus.of(*(str(n) for n in range(FOLDS) if n != fold)), corpus.of(str(fold))
-    fitted = fit(model, corpus, learned, settings, trial.seeds[0])
-    context.progress(0.7, "trained")
     return _judged(fitted, corpus, learned, judged, settings["scale"], settings["penalty"], model)
+
+
+def _shares(corpus: Corpus, name: str, fold: int, sweep: Mapping[str, Any] | None) -> tuple[list[int], list[int]]:
+    """The utterances that a model learns from, and those that judge it, or choose it in a sweep."""
+    if name == "an4":
+        if sweep is None:
+            return corpus.of("train", "choose"), corpus.of("test")
+        speakers = sorted({corpus.parts[index] for index in corpus.of("train")})[: sweep["speakers"]]
+        learned = [index for index in corpus.of("train") if corpus.parts[index] in speakers]
+        judged = corpus.of("choose")
+    else:
+        if sweep is None:
+            return corpus.of(*(str(n) for n in range(FOLDS) if n != fold)), corpus.of(str(fold))
+        chooses = (fold + 1) % FOLDS
+        learned = corpus.of(*(str(n) for n in range(FOLDS) if n not in (fold, chooses)))
+        judged = corpus.of(str(chooses))
+    return learned, judged[:: -(-len(judged) // sweep["choosing"])]
 
 
 def _grid(fitted: Fitted, corpus: Corpus, judged: Sequence[int]) -> list[float]:
@@ -220,7 +228,7 @@ def _speed(trial: Trial) -> Outcome:
 
 PAPER = Paper(
     key=plan.KEY,
-    revision=1,
+    revision=2,
     trials=plan.all_trials,
     run=run,
     measure=measure,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,10 @@ from counterflow.lab.papers.speech import plan
 from counterflow.lab.papers.speech.corpora import ARPABET
 from counterflow.lab.papers.speech.listening import PENALTIES, SCALES
 from counterflow.lab.papers.speech.measuring import judged_an4, judged_prompts, values
-from counterflow.lab.papers.speech.models import CONFIGS, LABELS
+from counterflow.lab.papers.speech.models import CONFIGS, LABELS, configured
 from counterflow.lab.report import Exhibit, Figure, TableExhibit
 from counterflow.lab.report.exhibit import Cell
-from counterflow.lab.trials import ClaimResult, Profile, Record, claims_of, find
+from counterflow.lab.trials import ClaimResult, Profile, Record, Trial, claims_of, find
 
 __all__ = ["exhibits"]
 
@@ -233,22 +234,42 @@ def _hidden_control(profile: Profile, records: Sequence[Record]) -> TableExhibit
 
 def _sweep(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
     rows: list[list[Cell]] = []
-    for model in CONFIGS:
-        for config, record in zip(CONFIGS[model], find(records, plan.sweep_trials(profile, model)), strict=False):
-            scale, penalty, accuracy = plan.pair_of(record)
-            words = ", ".join(f"{name} {value:g}" for name, value in config.items())
-            rows.append([LABELS[model], words, accuracy, scale, penalty, record.metrics["seconds"][0]])
+    size = plan.SIZE[profile]
+    for number, corpus in enumerate(("prompts", "an4")):
+        folds = size.folds if corpus == "prompts" else (0,)
+        for model in size.models[number]:
+            sweeps = [plan.sweep_trials(profile, corpus, fold, model, records) for fold in folds]
+            tried: dict[str, list[Record]] = {}
+            chosen: Counter[str] = Counter()
+            for trials in sweeps:
+                found = find(records, trials)
+                names = [_settings(model, trial) for trial in trials]
+                for name, record in zip(names, found, strict=False):
+                    tried.setdefault(name, []).append(record)
+                if found:
+                    chosen[max(zip(names, found, strict=True), key=lambda one: plan.pair_of(one[1])[2])[0]] += 1
+            for name, found in tried.items():
+                pairs = Counter(f"{scale:g} and {penalty:g}" for scale, penalty, _ in map(plan.pair_of, found))
+                accuracy = _mean([plan.pair_of(record)[2] for record in found])
+                best = "; ".join(pair for pair, _ in pairs.most_common())
+                seconds = _mean(values(found, "seconds"))
+                rows.append([corpus, LABELS[model], name, accuracy, best, float(chosen[name]), seconds])
     if not rows:
         return None
     return TableExhibit(
         "The sweep",
         "Every model had the same budget: four settings, each with grammar scales "
-        f"{', '.join(f'{s:g}' for s in SCALES)} and word penalties {', '.join(f'{p:g}' for p in PENALTIES)}. "
-        f"Word accuracy "
-        "on AN4 speakers who were put aside for this; the best pair of each setting.",
-        ("model", "settings", "accuracy", "scale", "penalty", "seconds"),
+        f"{', '.join(f'{s:g}' for s in SCALES)} and word penalties {', '.join(f'{p:g}' for p in PENALTIES)}. Models "
+        "that are built on the predictive networks have the settings that these chose, and a pair of their own. Word "
+        "accuracy on the next fold of the prompts (its mean, and how many of the folds chose the settings), and on "
+        "AN4's speakers who were put aside for this; the best pairs of each setting.",
+        ("corpus", "model", "settings", "accuracy", "scale and penalty", "chosen", "seconds"),
         rows,
     )
+
+
+def _settings(model: str, trial: Trial) -> str:
+    return ", ".join(f"{name} {trial.settings[name]:g}" for name in CONFIGS[configured(model)][0])
 
 
 def _by_hand(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:

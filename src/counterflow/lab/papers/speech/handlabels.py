@@ -14,7 +14,7 @@ import torch
 
 from counterflow.audio import log_mel
 from counterflow.lab.data import emodb
-from counterflow.lab.papers.speech.corpora import Corpus, normalized
+from counterflow.lab.papers.speech.corpora import Corpus, centered
 from counterflow.lab.papers.speech.listening import aligned
 from counterflow.lab.papers.speech.models import fit, topology
 from counterflow.lab.trials import Outcome, Trial
@@ -45,7 +45,7 @@ def _load(utterances: int | None) -> tuple[Corpus, tuple[tuple[Segment, ...], ..
         texts.append(tuple(names))
         labels.append(tuple(Segment(p.symbol, p.start, p.end) for p in clip.phones or () if p.symbol != "sil"))
     waves = [torch.from_numpy(data[index]) for index in chosen]
-    features = normalized([log_mel(wave, data.rate, 16, window=0.025) for wave in waves])
+    features = centered([log_mel(wave, data.rate, 16, window=0.025) for wave in waves])
     parts = tuple(data.clips[index].speaker for index in chosen)
     roles = tuple(data.clips[index].split for index in chosen)
     return Corpus(features, tuple(texts), parts, roles, Lexicon(words)), tuple(labels)
@@ -63,6 +63,7 @@ def align_labeled(trial: Trial) -> Outcome:
         return len(corpus.features[index]) >= pattern.least_frames
 
     learned = [index for index in corpus.of("train") if fits(index)]
+    corpus = corpus.scaled(learned)
     fitted = fit(model, corpus, learned, settings, trial.seeds[0])
     metrics["seconds"] = [fitted.seconds]
     for name, judged in (("heard", learned), ("new", [index for index in corpus.of("test") if fits(index)])):

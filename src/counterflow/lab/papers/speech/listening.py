@@ -15,9 +15,9 @@ from counterflow.speech import Decoder, Grammar, Linkage
 
 __all__ = ["PENALTIES", "SCALES", "Errors", "aligned", "errors_of", "explained", "grammar_near", "recognized"]
 
-# What the grammar's costs are multiplied by and what is added for a word, in nats: for every model the same nine.
-SCALES = (3.0, 6.0, 12.0)
-PENALTIES = (0.0, 12.0, 30.0)
+# What the grammar's costs are multiplied by and what is added for a word, in nats: for every model the same twelve.
+SCALES = (4.0, 8.0, 16.0, 32.0)
+PENALTIES = (0.0, 10.0, 30.0)
 BEAM = 200.0
 
 

@@ -19,7 +19,7 @@ def values(records: Sequence[Record], name: str) -> tuple[float, ...]:
 def judged_prompts(profile: Profile, model: str, records: Sequence[Record]) -> list[Record]:
     """The folds of a model; empty unless all are there."""
     trials = plan.prompts_trials(profile, model, records)
-    return find(records, trials) if trials else []
+    return find(records, trials) if len(trials) == len(plan.SIZE[profile].folds) else []
 
 
 def judged_an4(profile: Profile, model: str, records: Sequence[Record]) -> list[Record]:

@@ -1,8 +1,9 @@
 """The trials of each profile.
 
-One sweep, the same for every model: four settings, each with the same nine pairs of grammar scale and word penalty,
-learned from some of AN4's training speakers and judged by others. Its winner, with its pair, serves both corpora, so
-that nothing of the prompts has chosen anything.
+The same sweep for every model on each corpus: four settings, each with the same twelve pairs of grammar scale and word
+penalty. On AN4 it learns from some of the training speakers, and others choose. On the prompts each fold that judges
+has a sweep of its own: the next fold chooses, the other three are learned from. The winner, with its pair, then learns
+from all but what judges. Models that are built on the networks take over their settings, and have a pair of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from counterflow.lab.papers.speech.listening import PENALTIES, SCALES
-from counterflow.lab.papers.speech.models import CONFIGS, HAND_MODELS, LABELS, configured
+from counterflow.lab.papers.speech.models import BUILT_ON, CONFIGS, HAND_MODELS, LABELS, configured
 from counterflow.lab.trials import Json, Profile, Record, Trial, find
 
 __all__ = [
@@ -68,29 +69,47 @@ _ALL = (tuple(LABELS), tuple(name for name in LABELS if name not in _REMEDIES))
 _FEW = (tuple(name for name in LABELS if name not in (*_REMEDIES, "mixture")), ("lpnn", "gaussian"))
 SIZE: Mapping[Profile, Size] = {
     "smoke": Size(30, 60, (0, 1), 1, 2, 20, 3, _FEW, 0.2),
-    "laptop": Size(None, None, (0, 1, 2, 3, 4), 4, 8, 20, 60, _ALL, 20.0),
-    "paper": Size(None, None, (0, 1, 2, 3, 4), 4, 20, 52, 120, _ALL, 40.0),
+    "laptop": Size(None, None, (0, 1, 2, 3, 4), 4, 20, 20, 40, _ALL, 12.0),
+    "paper": Size(None, None, (0, 1, 2, 3, 4), 4, 60, 52, 120, _ALL, 36.0),
 }
 
 
-def _trial(kind: str, model: str, profile: Profile, seed: int, config: Mapping[str, Any], **more: Json) -> Trial:
+def _trial(
+    corpus: str,
+    model: str,
+    profile: Profile,
+    seed: int,
+    config: Mapping[str, Any],
+    *,
+    sweep: bool = False,
+    **more: Json,
+) -> Trial:
     size = SIZE[profile]
-    name = "prompts" if kind == "prompts" else "an4"
     settings: dict[str, Json] = {
-        "utterances": size.prompts if name == "prompts" else size.an4,
+        "utterances": size.prompts if corpus == "prompts" else size.an4,
         "passes": size.passes,
         **config,
         **more,
     }
-    if kind == "sweep":
+    seconds = size.seconds * WEIGHT[model] * (1.0 if corpus == "prompts" else 2.0)
+    if sweep:
         settings |= {"speakers": size.speakers, "choosing": size.choosing}
-    seconds = size.seconds * WEIGHT[model] * {"sweep": 0.6, "an4": 2.0}.get(kind, 1.0)
-    return Trial(KEY, f"{kind} {model}", (seed,), settings, data=(name,), expected_seconds=seconds)
+        seconds *= 0.6
+    name = f"sweep {corpus} {model}" if sweep else f"{corpus} {model}"
+    return Trial(KEY, name, (seed,), settings, data=(corpus,), expected_seconds=seconds)
 
 
-def sweep_trials(profile: Profile, model: str) -> list[Trial]:
-    """The settings that are tried for a model."""
-    return [_trial("sweep", model, profile, 0, config) for config in CONFIGS[model][: SIZE[profile].configs]]
+def sweep_trials(profile: Profile, corpus: str, fold: int, model: str, records: Sequence[Record]) -> list[Trial]:
+    """The settings that are tried for a model; none yet for one that waits for the networks that it is built on.
+
+    The fold of the prompts is the one that will judge; AN4 has fold 0 only.
+    """
+    if model not in BUILT_ON:
+        configs: Sequence[Mapping[str, Any]] = CONFIGS[model][: SIZE[profile].configs]
+    else:
+        chosen = best(profile, corpus, fold, configured(model), records)
+        configs = [] if chosen is None else [chosen[0]]
+    return [_trial(corpus, model, profile, fold, config, sweep=True) for config in configs]
 
 
 def pair_of(record: Record) -> tuple[float, float, float]:
@@ -100,33 +119,37 @@ def pair_of(record: Record) -> tuple[float, float, float]:
     return SCALES[row], PENALTIES[column], float(grid[row, column])
 
 
-def best(profile: Profile, model: str, records: Sequence[Record]) -> tuple[Mapping[str, Any], float, float] | None:
+def best(
+    profile: Profile, corpus: str, fold: int, model: str, records: Sequence[Record]
+) -> tuple[Mapping[str, Any], float, float] | None:
     """The settings that the sweep chose for a model, with scale and penalty; None before all are there."""
-    found = find(records, sweep_trials(profile, configured(model)))
+    trials = sweep_trials(profile, corpus, fold, model, records)
+    found = find(records, trials)
     if not found:
         return None
     pairs = [pair_of(record) for record in found]
     number = int(np.argmax([accuracy for *_, accuracy in pairs]))
-    return CONFIGS[configured(model)][number], pairs[number][0], pairs[number][1]
+    names = CONFIGS[configured(model)][0]
+    return {name: trials[number].settings[name] for name in names}, pairs[number][0], pairs[number][1]
+
+
+def _judging(profile: Profile, corpus: str, fold: int, model: str, records: Sequence[Record]) -> list[Trial]:
+    chosen = best(profile, corpus, fold, model, records)
+    if chosen is None:
+        return []
+    config, scale, penalty = chosen
+    seed = 1 if corpus == "an4" else fold
+    return [_trial(corpus, model, profile, seed, config, scale=scale, penalty=penalty)]
 
 
 def an4_trial(profile: Profile, model: str, records: Sequence[Record]) -> list[Trial]:
     """A model on AN4's test speakers, as the sweep chose it."""
-    chosen = best(profile, model, records)
-    if chosen is None:
-        return []
-    config, scale, penalty = chosen
-    return [_trial("an4", model, profile, 1, config, scale=scale, penalty=penalty)]
+    return _judging(profile, "an4", 0, model, records)
 
 
 def prompts_trials(profile: Profile, model: str, records: Sequence[Record]) -> list[Trial]:
-    """A model on the prompts; the fold is the seed."""
-    chosen = best(profile, model, records)
-    if chosen is None:
-        return []
-    config, scale, penalty = chosen
-    folds = SIZE[profile].folds
-    return [_trial("prompts", model, profile, fold, config, scale=scale, penalty=penalty) for fold in folds]
+    """A model on the prompts, as far as the sweeps are done; the fold is the seed."""
+    return [t for fold in SIZE[profile].folds for t in _judging(profile, "prompts", fold, model, records)]
 
 
 def speed_trial(profile: Profile) -> Trial:
@@ -155,9 +178,9 @@ def hand_trials(profile: Profile) -> list[Trial]:
 def all_trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
     """All trials that are known now."""
     found = [speed_trial(profile), *hand_trials(profile)]
-    for model in CONFIGS:
-        found += sweep_trials(profile, model)
-    for number, make in enumerate((prompts_trials, an4_trial)):
+    for number, (corpus, make) in enumerate((("prompts", prompts_trials), ("an4", an4_trial))):
         for model in SIZE[profile].models[number]:
+            for fold in SIZE[profile].folds if corpus == "prompts" else (0,):
+                found += sweep_trials(profile, corpus, fold, model, records)
             found += make(profile, model, records)
     return found
