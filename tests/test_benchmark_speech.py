@@ -34,6 +34,9 @@ def test_alignments_agree_and_the_bars_decide(bench: Any, monkeypatch: pytest.Mo
     assert rows["bare"]["pass"] is None
     # A kernel is no public call, neither ours nor theirs.
     assert {name for name, row in rows.items() if "over best_path" in row} == {*bench.bars.PUBLIC_CALLS}
+    assert rows["numpy rows"]["over best_path"]["pass"] is False
+    assert rows["torch rows"]["over best_path"]["pass"] is True
+    assert bench.said(rows["numpy rows"]).endswith("MISS  MISS")
     # A way that goes wrong is found.
     monkeypatch.setattr(bench, "numpy_rows", lambda costs: bench.torch_rows(bench.torch.from_numpy(1 - costs)))
     with pytest.raises(AssertionError, match="numpy rows"):
