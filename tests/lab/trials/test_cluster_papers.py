@@ -47,6 +47,11 @@ def records(out: Path) -> dict[str, Record]:
     return {path.stem: read_record(path) for key in PAPERS for path in (out / key).glob("*.json")}
 
 
+def untimed(record: Record) -> dict[str, object]:
+    """Its metrics without those in seconds, by which speech tells what its models cost."""
+    return {name: values for name, values in record.metrics.items() if "seconds" not in name.split()}
+
+
 def test_all_papers_are_named_by_one_word() -> None:
     assert papers_of(["all"]) == paper_keys()
     assert papers_of(["density", "tempering"]) == ("density", "tempering")
@@ -110,5 +115,5 @@ def test_papers_on_a_cluster_that_loses_a_worker_leave_the_records_of_a_local_ru
         other = there[name]
         assert (other.status, other.paper, other.treatment) == (record.status, record.paper, record.treatment)
         if (record.paper, record.treatment) not in timed:  # what is timed is never the same twice
-            assert other.metrics == record.metrics, f"{record.paper}/{record.treatment}"
+            assert untimed(other) == untimed(record), f"{record.paper}/{record.treatment}"
             assert other.curves == record.curves, f"{record.paper}/{record.treatment}"
