@@ -158,5 +158,5 @@ def test_the_pages_are_built_and_their_addresses_asked_for(
     assert check.STEPS["links"](at) == "all are there"
     assert "linkcheck" in called[2]
     monkeypatch.setattr(check.urllib.request, "urlopen", offline)
-    assert check.STEPS["links"](at) == "left out: no network (no route to host)"
+    assert check.STEPS["links"](at) == "left out: github.com cannot be reached (no route to host)"
     assert len(called) == 3
