@@ -258,7 +258,7 @@ def _sweep(profile: Profile, records: Sequence[Record]) -> TableExhibit | None:
         return None
     return TableExhibit(
         "The sweep",
-        "Every model had the same budget: four settings, each with grammar scales "
+        "Every model had the same budget: six settings, each with grammar scales "
         f"{', '.join(f'{s:g}' for s in SCALES)} and word penalties {', '.join(f'{p:g}' for p in PENALTIES)}. Models "
         "that are built on the predictive networks have the settings that these chose, and a pair of their own. Word "
         "accuracy on the next fold of the prompts (its mean, and how many of the folds chose the settings), and on "

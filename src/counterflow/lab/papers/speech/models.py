@@ -63,18 +63,28 @@ LABELS: Mapping[str, str] = {
 }
 TOPOLOGY: Mapping[str, Phoneme] = {"two states": TWO, "hidden control": TWO, "global": TWO, "mixture": THREE}
 
-# Settings that the sweep tries: four for every model.
+# Settings that the sweep tries: six for every model. The last two go on where the best of the first four was outermost.
 CONFIGS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     **{
-        name: [{"hidden": hidden, "lr": lr} for hidden, lr in ((8, 0.003), (16, 0.003), (16, 0.01), (32, 0.01))]
+        name: [
+            {"hidden": hidden, "lr": lr}
+            for hidden, lr in ((8, 0.003), (16, 0.003), (16, 0.01), (32, 0.01), (4, 0.003), (8, 0.001))
+        ]
         for name in ("lpnn", "two states", "hidden control")
     },
-    "linear": [{"window": window, "lr": lr} for window in (2, 3) for lr in (0.003, 0.01)],
-    "global": [{"hidden": hidden, "lr": lr} for hidden in (64, 128) for lr in (0.003, 0.01)],
+    "linear": [{"window": window, "lr": lr} for lr in (0.003, 0.01, 0.03) for window in (2, 3)],
+    "global": [
+        {"hidden": hidden, "lr": lr}
+        for hidden, lr in ((64, 0.003), (64, 0.01), (128, 0.003), (128, 0.01), (256, 0.01), (128, 0.03))
+    ],
     **{
-        name: [{"min_variance": floor} for floor in (0.005, 0.02, 0.05, 0.2)] for name in ("gaussian", "gaussian delta")
+        name: [{"min_variance": floor} for floor in (0.005, 0.02, 0.05, 0.2, 0.1, 0.4)]
+        for name in ("gaussian", "gaussian delta")
     },
-    "mixture": [{"min_variance": floor, "components": count} for floor in (0.02, 0.1) for count in (8, 16)],
+    "mixture": [
+        {"min_variance": floor, "components": count}
+        for floor, count in ((0.02, 8), (0.02, 16), (0.1, 8), (0.1, 16), (0.2, 16), (0.1, 32))
+    ],
 }
 # What is compared with labels by hand: those that align by themselves, with settings that nothing has chosen.
 HAND_MODELS: Mapping[str, Mapping[str, Any]] = {

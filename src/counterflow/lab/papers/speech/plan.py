@@ -1,6 +1,6 @@
 """The trials of each profile.
 
-The same sweep for every model on each corpus: four settings, each with the same twelve pairs of grammar scale and word
+The same sweep for every model on each corpus: six settings, each with the same twelve pairs of grammar scale and word
 penalty. On AN4 it learns from some of the training speakers, and others choose. On the prompts each fold that judges
 has a sweep of its own: the next fold chooses, the other three are learned from. The winner, with its pair, then learns
 from all but what judges. Models that are built on the networks take over their settings, and have a pair of their own.
@@ -69,8 +69,8 @@ _ALL = (tuple(LABELS), tuple(name for name in LABELS if name not in _REMEDIES))
 _FEW = (tuple(name for name in LABELS if name not in (*_REMEDIES, "mixture")), ("lpnn", "gaussian"))
 SIZE: Mapping[Profile, Size] = {
     "smoke": Size(30, 60, (0, 1), 1, 2, 20, 3, _FEW, 0.2),
-    "laptop": Size(None, None, (0, 1, 2, 3, 4), 4, 20, 20, 40, _ALL, 12.0),
-    "paper": Size(None, None, (0, 1, 2, 3, 4), 4, 60, 52, 120, _ALL, 36.0),
+    "laptop": Size(None, None, (0, 1, 2, 3, 4), 6, 20, 20, 40, _ALL, 12.0),
+    "paper": Size(None, None, (0, 1, 2, 3, 4), 6, 60, 52, 120, _ALL, 36.0),
 }
 
 
