@@ -133,6 +133,26 @@ def test_what_is_no_number_is_passed_over(skip: bool) -> None:
     assert pattern.align(costs[0])[0].tolist() == pattern.align(costs[0].nan_to_num(torch.inf))[0].tolist()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 12), st.booleans(), st.booleans(), st.integers(0, 999))
+def test_wherever_it_is_no_number_it_is_as_if_infinite(
+    frames: int, states: int, holes: int, skip: bool, half: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    costs = torch.rand(2, frames + states, states, generator=generator)
+    costs = costs.bfloat16() if half else costs
+    costs[1].view(-1)[torch.randint(costs[1].numel(), (holes,), generator=generator)] = torch.nan
+    ends = torch.tensor([frames + states, states]), torch.tensor([states, max(1, states - 1)])
+
+    def found(each: Tensor) -> list[list[int]] | str:
+        try:
+            return best_path(each, *ends, skip=skip).tolist()
+        except InputError as error:
+            return str(error)
+
+    assert found(costs) == found(costs.nan_to_num(torch.inf))
+
+
 def test_where_nobody_can_look_an_impossible_path_is_not_a_number() -> None:
     error, path = torch.func.vmap(path_error)(torch.rand(2, 1, 2, 3))
     assert error.isnan().all()

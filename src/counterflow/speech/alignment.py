@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError, ShapeError
@@ -26,15 +28,18 @@ from counterflow.speech import kernels
 __all__ = ["best_path", "follow", "path_error"]
 
 
-def _find(costs: Tensor, frames: Tensor, states: Tensor, skip: bool) -> Tensor:
-    paths = torch.empty(costs.shape[:2], dtype=torch.int64)
+def _find(costs: Tensor, frames: NDArray[np.int64], states: NDArray[np.int64], skip: bool) -> tuple[Tensor, int]:
+    """The paths, and the first of the batch that has none, or -1."""
+    paths = np.empty(costs.shape[:2], np.int64)
     run: Any = kernels.chains
-    ends = [each.cpu().contiguous().numpy() for each in (frames, states)]
-    run(kernels.as_table(costs), *ends, skip, paths.numpy())
-    return paths.to(costs.device)
+    lost: int = run(kernels.as_array(costs), frames, states, skip, paths)
+    return torch.from_numpy(paths).to(costs.device), lost
 
 
-_chain_path = torch.library.custom_op("counterflow::chain_path", _find, mutates_args=())
+@torch.library.custom_op("counterflow::chain_path", mutates_args=())
+def _chain_path(costs: Tensor, frames: Tensor, states: Tensor, skip: bool) -> Tensor:
+    frames_, states_ = (each.cpu().contiguous().numpy() for each in (frames, states))
+    return _find(costs, frames_, states_, skip)[0]
 
 
 @_chain_path.register_fake
@@ -87,34 +92,45 @@ def best_path(
         found = f"{costs.dtype} of shape {tuple(costs.shape)}"
         raise ShapeError(f"costs must be of floating point and (batch, time, states), none of it empty, got {found}")
     looks = not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
-    ends = []
-    for name, given, size in (("frames", frames, costs.shape[1]), ("states", states, costs.shape[2])):
-        if given is None:
-            ends.append(torch.full(costs.shape[:1], size, dtype=torch.int64, device=costs.device))
-            continue
-        if given.shape != costs.shape[:1] or given.is_floating_point() or given.dtype == torch.bool:
+    for name, given in (("frames", frames), ("states", states)):
+        if given is not None and (
+            given.shape != costs.shape[:1] or given.is_floating_point() or given.dtype == torch.bool
+        ):
             found = f"{given.dtype} of shape {tuple(given.shape)}"
             raise ShapeError(f"{name} must be whole numbers of shape ({costs.shape[0]},), got {found}")
-        if looks and len(given) and not 1 <= int(given.min()) <= int(given.max()) <= size:
+    if looks:
+        # Where no tracer looks on, the operator, and tensors for two numbers, would take most of the time.
+        return _looked_at(costs, frames, states, skip)
+    ends = [
+        torch.full(costs.shape[:1], size, dtype=torch.int64, device=costs.device)
+        if given is None
+        else given.to(costs.device, torch.int64)
+        for given, size in ((frames, costs.shape[1]), (states, costs.shape[2]))
+    ]
+    path: Tensor = torch.ops.counterflow.chain_path(costs.detach(), *ends, skip)
+    return path
+
+
+def _looked_at(costs: Tensor, frames: Tensor | None, states: Tensor | None, skip: bool) -> Tensor:
+    """`best_path` of values that can be seen."""
+    batch, *sizes = costs.shape
+    ends: list[NDArray[np.int64]] = []
+    for name, given, size in (("frames", frames, sizes[0]), ("states", states, sizes[1])):
+        ends.append(np.full(batch, size) if given is None else given.cpu().numpy().astype(np.int64))
+        if given is not None and batch and not 1 <= ends[-1].min() <= ends[-1].max() <= size:
             raise InputError(f"{name} must lie between 1 and {size}, got {given.tolist()}")
-        ends.append(given.to(costs.device, torch.int64))
-    # The sizes of the table are numbers, which need no operation on tensors.
-    if looks and (frames is not None or states is not None or costs.shape[1] < costs.shape[2]):
+    if frames is not None or states is not None or sizes[0] < sizes[1]:
         least = ends[1] // 2 + 1 if skip else ends[1]
-        short = (ends[0] < least).nonzero()
+        short = np.flatnonzero(ends[0] < least)
         if len(short):
-            at = int(short[0])
+            at = short[0]
             raise InputError(
-                f"sequence {at} has {int(ends[0][at])} frames; its {int(ends[1][at])} states take {int(least[at])}: "
+                f"sequence {at} has {ends[0][at]} frames; its {ends[1][at]} states take {least[at]}: "
                 "the transcript is too long for its audio"
             )
-    # Where no tracer looks on, the operator would only double the time.
-    find: Any = _find if looks else torch.ops.counterflow.chain_path
-    path: Tensor = find(costs.detach(), ends[0], ends[1], skip)
-    if looks:
-        none = (path[:, 0] < 0).nonzero()
-        if len(none):
-            raise InputError(f"costs of sequence {int(none[0])} are not finite on every path; mend or leave it out")
+    path, lost = _find(costs, ends[0], ends[1], skip)
+    if lost >= 0:
+        raise InputError(f"costs of sequence {lost} are not finite on every path; mend or leave it out")
     return path
 
 

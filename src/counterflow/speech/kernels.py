@@ -14,13 +14,18 @@ __all__: list[str] = []
 _INF = np.inf
 
 
-def as_table(costs: Tensor) -> Any:
-    """Costs as an array that the loops take: they know no half precision, and what is no number is passed over."""
+def as_array(costs: Tensor) -> Any:
+    """Costs as an array that the loops take: they know no half precision."""
     table = costs.detach().cpu().contiguous()
-    table = table if table.dtype in (torch.float32, torch.float64) else table.float()
-    if table.sum().isnan():  # one pass: a sum is no number wherever one is none
-        table = table.masked_fill(table.isnan(), torch.inf)
-    return table.numpy()
+    return (table if table.dtype in (torch.float32, torch.float64) else table.float()).numpy()
+
+
+def as_table(costs: Tensor) -> Any:
+    """The same, infinite where a cost is no number, for loops that do not tell these apart themselves."""
+    table = as_array(costs)
+    if np.isnan(table.sum()):  # one pass: a sum is no number wherever one is none
+        table = np.where(np.isnan(table), table.dtype.type(_INF), table)
+    return table
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"nsz", "contract"}, error_model="numpy")
@@ -66,17 +71,40 @@ def _chain(costs: Any, T: int, S: int, skip: bool, path: Any, old: Any, new: Any
 
 
 @numba.njit(cache=True, nogil=True)
-def chains(costs: Any, frames: Any, states: Any, skip: bool, paths: Any) -> None:
-    """The best path of each of a batch: ``costs`` (batch, time, states), ``paths`` (batch, time), -1 after the end."""
+def _known(costs: Any) -> Any:
+    """Costs that are infinite where they were no numbers."""
+    found = costs.copy()
+    for t in range(len(costs)):
+        for s in range(costs.shape[1]):
+            if np.isnan(found[t, s]):
+                found[t, s] = _INF
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def chains(costs: Any, frames: Any, states: Any, skip: bool, paths: Any) -> int:
+    """The best path of each of a batch: ``costs`` (batch, time, states), ``paths`` (batch, time), -1 after the end.
+
+    A cost that is no number is passed over. Returns the first of the batch that no path leads through, or -1.
+    """
     B, T, S = costs.shape
     old, new = np.empty(S, costs.dtype), np.empty(S, costs.dtype)
     back = np.empty((T, S), np.uint8)
+    lost = -1
     for b in range(B):
-        n = frames[b]
-        total = _chain(costs[b], n, states[b], skip, paths[b], old, new, back)
+        n, size = frames[b], states[b]
+        total = _chain(costs[b], n, size, skip, paths[b], old, new, back)
+        # A state keeps what is no number until the end, so that no other pass has to look for it.
+        strange = 0
+        for s in range(size):
+            strange += (old[s] != old[s]) | (new[s] != new[s])
+        if strange:
+            total = _chain(_known(costs[b]), n, size, skip, paths[b], old, new, back)
         if not total < _INF:
             paths[b, :] = -1
+            lost = b if lost < 0 else lost
         paths[b, n:] = -1
+    return lost
 
 
 @numba.njit(cache=True, nogil=True)
