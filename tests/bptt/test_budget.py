@@ -179,6 +179,34 @@ def test_what_autocast_makes_of_weights_counts_for_nothing() -> None:
             assert measure(each, x, state).internal <= most
 
 
+class Rounded(nn.Module):
+    """A cell whose state is float32 whatever autocast casts it to on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = (self.inner(x) + self.outer(state)).float().tanh()
+        return state, state
+
+
+@pytest.mark.parametrize("more", [0, 20_000])
+def test_autocast_remembers_no_casts_beyond_the_budget(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, x, state = Rounded(), torch.randn(BATCH, TIME, WIDTH, requires_grad=True), torch.zeros(BATCH, HIDDEN)
+    leaves = wanted(cell, x)
+    caller = (
+        {leaf.nbytes for leaf in leaves} | {leaf.nbytes // 2 for leaf in leaves} | {BATCH * TIME * HIDDEN * 4, 0, 4}
+    )
+    caller |= {x[:, :span].nbytes for span in range(1, TIME + 1)}
+    with torch.autocast("cpu", torch.bfloat16):
+        budget = measure(cell, x[:, 0], state).smallest + more
+        with kept(cell, caller, monkeypatch) as ledger:
+            loss = unroll(cell, x, state, budget=budget)[0].square().sum()
+            torch.autograd.backward(loss, inputs=leaves)
+    assert 0 < ledger.peak <= budget
+
+
 def test_sizes_of_pytorchs_cells() -> None:
     # What a step saves, in hidden states, with the one that it ends with: 3.5, 7 and 2 of them the cells' own.
     for kind, alpha in ((nn.LSTMCell, 4.5), (nn.GRUCell, 8.0), (nn.RNNCell, 2.0)):

@@ -64,7 +64,7 @@ def record(
         fed = [x.detach().requires_grad_(want) for x, want in zip(inputs, wanted, strict=True)]
         begin = [s.detach().requires_grad_(differentiable(s)) for s in state]
         # The core gets lists of its own, so that nothing that it does to them reaches ours.
-        outputs, ends, loss = step(list(fed), list(begin))
+        outputs, ends, loss = step(_unremembered(fed), _unremembered(begin))
     internal = Internal(
         fed,
         begin,
@@ -74,6 +74,16 @@ def record(
         [s.detach() for s in ends],
     )
     return internal, [y.detach() for y in outputs], None if loss is None else loss.detach()
+
+
+def _unremembered(tensors: list[Tensor]) -> list[Tensor]:
+    """What a step may be given so that nothing of it lives longer than its graph.
+
+    Autocast remembers what it casts a leaf to until its outermost region ends, which would be a tensor a step.
+    """
+    if not torch.is_autocast_cache_enabled() or not autocasting(tensor.device for tensor in tensors):
+        return list(tensors)
+    return [tensor.view_as(tensor) if tensor.requires_grad else tensor for tensor in tensors]
 
 
 def _edge(tensor: Tensor) -> GradientEdge | None:
