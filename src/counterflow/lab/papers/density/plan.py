@@ -39,7 +39,6 @@ class Size:
         sentences: For footnote 3.
         common: Settings that cut the corpus.
         cost: Seconds of one core that 90 iterations of eight models on all of it take, about.
-        every: Panels at the paper's ratios in which all nets are run, not RDN and Alphanet only.
     """
 
     splits: int
@@ -52,7 +51,6 @@ class Size:
     timing: Mapping[str, Json]
     common: Mapping[str, Json] = field(default_factory=dict)
     cost: float = 25.0
-    every: tuple[str, ...] = tuple(PANELS)
 
 
 # From where K^2 outweighs what a frame costs at any K, to where 8 MB of transitions still fit into a cache.
@@ -68,11 +66,12 @@ _SMALL: Mapping[str, Json] = {
     "batch": 4,
     "frames": 60,
 }
+_HALF = {panel: PANELS[panel] for panel in ("a", "b")}
 SIZES: Mapping[Profile, Size] = {
     "smoke": Size(
         3, {"a": 4}, {}, {}, 8, 4, 0, _SMALL, {"speakers": 4, "clips": 12, "frames": 60}, 0.2
     ),
-    "laptop": Size(10, RATIO, {}, {"a": 12}, 90, 8, 10, _TIMING, every=("a", "d")),
+    "laptop": Size(10, RATIO, _HALF, _HALF, 90, 8, 10, _TIMING),
     "paper": Size(10, RATIO, PANELS, PANELS, 90, 8, 10, _TIMING),
 }  # fmt: skip
 
@@ -113,7 +112,7 @@ def panel_trials(profile: Profile) -> dict[str, dict[str, list[Trial]]]:
     # By panel: models, what differs, nets that average over time, and that do not.
     cases: list[tuple[str, int, dict[str, Any], tuple[str, ...], tuple[str, ...]]] = []
     for panel, models in size.ratio.items():
-        cases.append((f"fig3{panel}", models, {}, *((NETS, whole) if panel in size.every else (two, two))))
+        cases.append((f"fig3{panel}", models, {}, NETS, whole))
     cases += [(f"models{PANELS[p]}", models, {}, NETS, two) for p, models in size.literal.items()]
     cases += [(f"an4.{PANELS[p]}", models, an4, NETS, two) for p, models in size.an4.items()]
     found: dict[str, dict[str, list[Trial]]] = {}
