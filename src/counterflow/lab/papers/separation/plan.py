@@ -52,8 +52,8 @@ class Size:
 
 SIZES: Mapping[Profile, Size] = {
     "smoke": Size((0,), (0,), 30, 200, 12, 8, 2, (1.0,), (), 10),
-    "laptop": Size((0, 1, 2), (0,), 300, 2700, 30, 40, 10, (1.0,), (0,), 400, (1.0, 0.5, 0.25)),
-    "paper": Size(tuple(range(5)), tuple(range(5)), 600, 2700, 60, 60, 15, (1.0, 0.5, 0.25), (0, 1, 2), 2000),
+    "laptop": Size(tuple(range(6)), (0,), 300, 2700, 30, 40, 10, (1.0,), (0,), 400, (1.0, 0.5, 0.25)),
+    "paper": Size(tuple(range(6)), tuple(range(5)), 600, 2700, 60, 60, 15, (1.0, 0.5, 0.25), (0, 1, 2), 2000),
 }
 # Chosen in two rooms and on words that no profile has: the largest weights at which no matrix ran away.
 GAMMAS = (25.0, 50.0, 100.0)
