@@ -59,7 +59,8 @@ def test_the_delta_method_meets_simulation(statistic: stats.Statistic, scale: st
     draws = np.random.default_rng(0).normal(10.0, 2.0, size=(4000, 40))
     terms = [stats.sample_term(row.tolist(), statistic, scale) for row in draws]
     spread = float(np.std([term.estimate for term in terms]))
-    assert fmean(term.error for term in terms) == pytest.approx(spread, rel=0.05)
+    # The larger of two errors that are both right is a little too large.
+    assert 0.95 * spread < fmean(term.error for term in terms) < (1.05 if statistic == "mean" else 1.12) * spread
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
@@ -122,3 +123,45 @@ def test_a_paired_test_needs_pairs() -> None:
         stats.paired_term([1.0, 2.0], [1.0])
     with pytest.raises(InputError, match="positive samples"):
         stats.paired_term([1.0, 2.0], [1.0, 0.0])
+
+
+def test_splits_that_overlap_say_less() -> None:
+    samples = [0.8, 0.9, 0.85, 0.7, 0.95]
+    plain, folds = (stats.contrast([stats.sample_term(samples, scale="linear", overlap=o)]) for o in (0.0, 0.25))
+    assert folds[0] == plain[0]
+    assert folds[2] - folds[0] == pytest.approx(1.5 * (plain[2] - plain[0]))  # sqrt(1 + 5 / 4)
+    with pytest.raises(InputError, match="test examples over training examples"):
+        stats.sample_term(samples, overlap=-0.1)
+
+
+def test_one_restart_at_a_cap_decides_no_coefficient_of_variation() -> None:
+    rest = np.random.default_rng(0).normal(130.0, 25.0, 29).tolist()
+    normal, capped = (stats.sample_term(each, "cv") for each in ([*rest, 130.0], [*rest, 600.0]))
+    n, cv = 30, math.exp(capped.estimate)
+    assert normal.error < 1.5 * math.sqrt(1 / (2 * (n - 1)) + math.exp(normal.estimate) ** 2 / n)
+    assert capped.error > 3 * math.sqrt(1 / (2 * (n - 1)) + cv**2 / n)
+
+
+def test_what_treatments_of_the_same_seeds_have_in_common_cancels() -> None:
+    rooms = np.random.default_rng(1).uniform(5.0, 60.0, 8)
+    halves = 0.5 * rooms
+    found = stats.linearized((halves.tolist(), 1.0), (rooms.tolist(), -1.0))
+    assert found == pytest.approx([0.5] * 8)
+    noisy = halves + np.random.default_rng(2).normal(0, 0.1, 8)
+    found = stats.linearized((noisy.tolist(), 1.0), (rooms.tolist(), -1.0))
+    assert np.mean(found) == pytest.approx(noisy.mean() / rooms.mean())
+    drawn = [(noisy[pick].mean() / rooms[pick].mean()) for pick in np.random.default_rng(3).integers(8, size=(4000, 8))]
+    assert np.std(found, ddof=1) / math.sqrt(8) == pytest.approx(np.std(drawn), rel=0.25)
+    with pytest.raises(InputError, match="as many samples each"):
+        stats.linearized(([1.0], 1.0), ([1.0, 2.0], -1.0))
+    with pytest.raises(stats.NoStatisticError, match="positive means"):
+        stats.linearized(([0.0, 0.0], 1.0), ([1.0, 2.0], -1.0))
+
+
+def test_the_jackknife_is_that_of_leaving_out() -> None:
+    samples = [*SAMPLES, 30.0]
+    for statistic in ("sd", "cv"):
+        left = [samples[:i] + samples[i + 1 :] for i in range(6)]
+        logs = [math.log(stdev(rest) / (fmean(rest) if statistic == "cv" else 1.0)) for rest in left]
+        wanted = math.sqrt(5 / 6 * sum((each - fmean(logs)) ** 2 for each in logs))
+        assert stats.sample_term(samples, statistic).error == pytest.approx(wanted)  # which is the larger one here

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
@@ -40,7 +40,7 @@ __all__ = [
     "Term",
     "contrast",
     "contrast_p",
-    "corrected_t_p",
+    "linearized",
     "mann_whitney_p",
     "paired_term",
     "published_term",
@@ -84,11 +84,16 @@ def sample_term(
     scale: Scale = "log",
     coefficient: float = 1.0,
     deterministic: bool = False,
+    overlap: float = 0.0,
 ) -> Term:
-    """The term of a group of samples.
+    r"""The term of a group of samples.
 
     On the log scale the errors are: mean, ``sd / (mean sqrt(n))``; sd, ``sqrt(1 / 2(n-1))``; cv,
-    ``sqrt(1 / 2(n-1) + cv^2 / n)``. On the linear scale each is multiplied by its statistic.
+    ``sqrt(1 / 2(n-1) + cv^2 / n)``. On the linear scale each is multiplied by its statistic. Those of sd and cv are
+    right for normal samples; where the jackknife's error is larger, as with one sample far from the others, it counts.
+
+    Splits of one data set share most of what is learned from, so that they vary less than new data would. The error is
+    then larger by :math:`\sqrt{1 + n\,n_{test} / n_{train}}` (Nadeau and Bengio's corrected resampled t test).
 
     Args:
         samples: One number a seed, finite.
@@ -96,11 +101,15 @@ def sample_term(
         scale: Whether the logarithm is taken.
         coefficient: What the term is multiplied by.
         deterministic: The samples were computed, not drawn: there is no error.
+        overlap: Where the samples are splits of one data set, test examples over training examples.
 
     Raises:
-        InputError: A sample is not finite, or there are none.
+        InputError: A sample is not finite, there are none, or the overlap is negative.
         NoStatisticError: There are too few samples for the statistic, or the log scale meets a statistic
             that is not positive.
+
+    References:
+        C. Nadeau, Y. Bengio, "Inference for the generalization error", Machine Learning 52, 2003.
 
     Example:
         >>> term = sample_term([90.0, 100.0, 110.0])
@@ -113,6 +122,8 @@ def sample_term(
     for sample in samples:
         if not math.isfinite(sample):
             raise InputError(f"a sample is {sample}; samples have to be finite")
+    if not 0 <= overlap < math.inf:
+        raise InputError(f"overlap is {overlap:g}; it is test examples over training examples")
     if statistic != "mean" and n < 2:
         raise NoStatisticError(f"the {statistic} needs two samples or more, not {n}")
     mean = fmean(samples)
@@ -127,7 +138,8 @@ def sample_term(
     elif statistic == "mean":
         error = deviation / math.sqrt(n)
     else:
-        error = value * _relative_error(value, n, statistic)
+        error = value * max(_relative_error(value, n, statistic), _jackknife(samples, statistic))
+    error *= math.sqrt(1 + n * overlap)
     if scale == "linear":
         return Term(value, error, n - 1, coefficient)
     if not value > 0:
@@ -144,6 +156,56 @@ def _deviation(samples: Sequence[float], mean: float) -> float:
 def _relative_error(value: float, n: int, statistic: Statistic) -> float:
     """Relative standard error of a sd, or of a coefficient of variation, of normal samples."""
     return math.sqrt(1 / (2 * (n - 1)) + (value**2 / n if statistic == "cv" else 0.0))
+
+
+def _jackknife(samples: Sequence[float], statistic: Statistic) -> float:
+    """Standard error of the logarithm of a sd or cv, leaving each sample out in turn; 0 where that leaves nothing."""
+    n = len(samples)
+    if n < 3:
+        return 0.0
+    mean = fmean(samples)
+    squares = [(sample - mean) ** 2 for sample in samples]
+    whole, least = math.fsum(squares), ROUNDING * mean**2
+    found = []
+    for sample, square in zip(samples, squares, strict=True):
+        variance = (whole - square * n / (n - 1)) / (n - 2)
+        rest = (n * mean - sample) / (n - 1) if statistic == "cv" else 1.0
+        if variance <= least or rest <= 0:
+            return 0.0
+        found.append(math.log(variance) / 2 - math.log(rest))
+    return _deviation(found, fmean(found)) * (n - 1) / math.sqrt(n)
+
+
+def linearized(*groups: tuple[Sequence[float], float]) -> tuple[float, ...]:
+    r"""Samples of a product of powers of means, where the groups are of the same seeds.
+
+    .. math::  r_i = R \left(1 + \sum_k p_k (x_{ki} / \bar x_k - 1)\right), \qquad R = \prod_k \bar x_k^{p_k}
+
+    Their mean is R, and their spread that of R by the delta method, so that what the groups have in common cancels: a
+    ratio of two treatments of the same seeds is known far better than either.
+
+    Args:
+        groups: Samples, one a seed, all in the same order, and the power of each.
+
+    Raises:
+        InputError: The groups differ in length.
+        NoStatisticError: A mean is not positive.
+
+    Example:
+        >>> [round(ratio, 3) for ratio in linearized(([2.0, 3.0, 4.0], 1.0), ([20.0, 30.0, 40.0], -1.0))]
+        [0.1, 0.1, 0.1]
+    """
+    if len({len(samples) for samples, _ in groups}) != 1:
+        raise InputError("groups of the same seeds need as many samples each")
+    means = [fmean(samples) for samples, _ in groups]
+    if not min(means) > 0:
+        raise NoStatisticError(f"a product of powers needs positive means, not {min(means):g}")
+    whole = math.prod(mean**power for mean, (_, power) in zip(means, groups, strict=True))
+    return tuple(
+        whole
+        * (1 + math.fsum(power * (samples[i] / mean - 1) for mean, (samples, power) in zip(means, groups, strict=True)))
+        for i in range(len(groups[0][0]))
+    )
 
 
 def published_term(
@@ -272,16 +334,17 @@ def mann_whitney_p(first: Sequence[float], second: Sequence[float]) -> tuple[flo
     return float(less), float(greater)
 
 
-def paired_term(first: Sequence[float], second: Sequence[float], scale: Scale = "log") -> Term:
+def paired_term(first: Sequence[float], second: Sequence[float], scale: Scale = "log", overlap: float = 0.0) -> Term:
     """The term of a paired t test, for `contrast_p`: the mean of its differences, on the log scale of the logarithms'.
 
     Args:
         first: One number a seed.
         second: One number for each of the same seeds.
         scale: Whether differences or ratios are averaged.
+        overlap: As `sample_term`.
 
     Raises:
-        InputError: The groups differ in length.
+        InputError: The groups differ in length, or as `sample_term`.
         NoStatisticError: The log scale meets a sample that is not positive.
 
     Example:
@@ -292,7 +355,7 @@ def paired_term(first: Sequence[float], second: Sequence[float], scale: Scale = 
         >>> round(less, 4), round(greater, 4)
         (0.0014, 0.9986)
     """
-    return sample_term(_differences(first, second, scale), scale="linear")
+    return sample_term(_differences(first, second, scale), scale="linear", overlap=overlap)
 
 
 def _differences(first: Sequence[float], second: Sequence[float], scale: Scale) -> list[float]:
@@ -308,37 +371,3 @@ def _differences(first: Sequence[float], second: Sequence[float], scale: Scale) 
         else:
             differences.append(math.log(a) - math.log(b) if scale == "log" else a - b)
     return differences
-
-
-def corrected_t_p(first: Sequence[float], second: Sequence[float], ratio: float) -> tuple[float, float]:
-    r"""One-sided p values of the corrected resampled t test: the first is less, or greater, than the second.
-
-    Random splits of one data set overlap, so that the paired t test takes them for more than they are. The variance of
-    the mean difference is taken larger for it,
-
-    .. math::
-
-       t = \frac{\bar d}{s_d \sqrt{1/n + n_{test} / n_{train}}}
-
-    with n - 1 degrees of freedom.
-
-    Args:
-        first: One number a split.
-        second: One number for each of the same splits.
-        ratio: Test examples over training examples.
-
-    Raises:
-        InputError: The groups differ in length, or the ratio is negative.
-
-    References:
-        C. Nadeau, Y. Bengio, "Inference for the generalization error", Machine Learning 52, 2003.
-
-    Example:
-        >>> less, greater = corrected_t_p([1.0, 2.0, 3.0], [2.0, 3.1, 4.2], ratio=0.5)
-        >>> round(less, 4), round(greater, 4)
-        (0.0034, 0.9966)
-    """
-    if ratio < 0:
-        raise InputError(f"ratio is {ratio:g}; it is test examples over training examples")
-    term = paired_term(first, second, scale="linear")
-    return contrast_p([replace(term, error=term.error * math.sqrt(1 + len(first) * ratio))])

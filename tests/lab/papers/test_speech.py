@@ -223,9 +223,9 @@ def swept(profile, corpus, fold, model, records, outcomes, grids):
 def test_a_stage_waits_for_the_sweep_and_takes_its_best(outcomes):
     assert {trial.treatment.split()[0] for trial in plan.all_trials("laptop", [])} == {"speed", "hand", "sweep"}
     pairs = len(listening.SCALES) * len(listening.PENALTIES)
-    grids = [[10.0] * pairs for _ in range(4)]
+    grids = [[10.0] * pairs for _ in models.CONFIGS["lpnn"]]
     for number, grid in enumerate(grids):
-        grid[3 + number] = 20.0 + (number == 2)
+        grid[3 + number] = 20.0 + (number == 2)  # its third wins, at its own pair
     records = swept("laptop", "prompts", 1, "lpnn", [], outcomes, grids)
     assert plan.best("laptop", "prompts", 1, "lpnn", records) == (
         models.CONFIGS["lpnn"][2],

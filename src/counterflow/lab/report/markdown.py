@@ -17,8 +17,9 @@ HEAD = """\
 # Reproduction
 
 Each published number beside the one that counterflow measured, with its 95% interval. Verdicts are computed
-from the records in `evidence/` by the rules that each claim names before any result is known; for figures and
-what else was tried, `counterflow report evidence` writes a page.
+from the records in `evidence/` by rules that each claim names before any result is known, or it says below what was
+changed since, why, and what it would be as before; for figures and what else was tried, `counterflow report evidence`
+writes a page.
 """
 
 

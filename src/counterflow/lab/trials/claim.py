@@ -11,15 +11,36 @@ import msgspec
 
 from counterflow.exceptions import InputError
 
-__all__ = ["Claim", "Digest", "Kind", "read_claims", "read_digest"]
+__all__ = ["Change", "Claim", "Digest", "Kind", "before", "read_claims", "read_digest"]
 
 Kind = Literal["value", "exact", "ratio", "order", "effect", "equivalence", "bound"]
 
 MARGIN = 1.5  # the default on the log scale
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That a claim was named, or is judged otherwise, since results of its paper were known; the reader is told.
+
+    Attributes:
+        on: The day, such as ``"2026-11-27"``.
+        why: The reason, which goes on from "because".
+        kind: How it was judged before; ``None`` for a claim that is new, or of which something else was changed.
+        value: As the claim's, before. So are the others.
+    """
+
+    on: str
+    why: str
+    kind: Kind | None = None
+    value: float | None = None
+    margin: float | None = None
+    direction: Literal["less", "greater"] | None = None
+    test: Literal["contrast", "mann_whitney", "paired_t", "none"] | None = None
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One published number or statement, as ``published.toml`` has it, with the test named before any result.
+    """One published number or statement, as ``published.toml`` has it, with the test named for it.
+
+    The test is named before there is any result. Where that was not so, ``change`` says it.
 
     Attributes:
         id: Unique in the paper, such as ``"t2.mom.conventional"``.
@@ -38,6 +59,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         direction: Order, effect: measured is less or greater than the other group; bound: than the bound.
             Value, ratio: what *direction only* would mean (a ratio's is otherwise the side of its value).
         tolerance: Relative tolerance of an exact number (absolute where the number is 0).
+        change: What was changed since results were known.
     """
 
     id: str
@@ -54,15 +76,26 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     test: Literal["contrast", "mann_whitney", "paired_t", "none"] | None = None
     direction: Literal["less", "greater"] | None = None
     tolerance: float | None = None
+    change: Change | None = None
 
     def __post_init__(self) -> None:
         mistake = _mistake(self)
         if mistake:
             raise InputError(f"{self.id}: {mistake}")
+        before(self)  # which is as valid
         if self.kind in ("value", "ratio", "equivalence") and self.margin is None:
             msgspec.structs.force_setattr(self, "margin", MARGIN)
         if self.kind in ("order", "effect") and self.test is None:
             msgspec.structs.force_setattr(self, "test", "contrast")
+
+
+def before(claim: Claim) -> Claim | None:
+    """The claim as it was judged before it was changed, if it was judged otherwise."""
+    change = claim.change
+    if change is None or change.kind is None:
+        return None
+    how = {name: getattr(change, name) for name in ("kind", "value", "margin", "direction", "test")}
+    return msgspec.structs.replace(claim, change=None, **how)
 
 
 def _mistake(claim: Claim) -> str:

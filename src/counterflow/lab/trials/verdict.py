@@ -33,12 +33,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from counterflow.exceptions import InputError
 from counterflow.lab import stats
-from counterflow.lab.trials.claim import Claim, Kind
+from counterflow.lab.trials.claim import Claim, Kind, before
 
 __all__ = ["ClaimResult", "Group", "Measurement", "Setting", "Verdict", "judge"]
 
@@ -59,11 +59,14 @@ class Group:
             A value is one group of power 1; a ratio is two, of 1 and -1.
         deterministic: The number was computed, not drawn: another seed would give the same, so that one
             sample is all there is to know. Without it, one sample has an infinite interval.
+        overlap: Where the samples are splits of one data set, which share what is learned from: test examples over
+            training examples. Intervals and tests are corrected for it (`counterflow.lab.stats.sample_term`).
     """
 
     samples: tuple[float, ...]
     power: float = 1.0
     deterministic: bool = False
+    overlap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class ClaimResult:
             this is the interval that a value's or ratio's verdict is read from.
         relative_high: Upper end.
         p: One-sided p of the named test in the claimed direction, for an order or an effect.
-        n: Seeds in the smallest group.
+        n: Seeds in the smallest group that was drawn.
         setting: *same*, *smaller* or *other data*.
         differs: What differs from the paper's setting.
         verdict: Computed.
@@ -180,14 +183,31 @@ def judge(
     results = []
     for claim in claims:
         measurement = measurements.get(claim.id, Measurement(groups=()))
-        try:
-            results.append(_judge_one(claim, measurement, missing))
-        except stats.NoStatisticError as error:
-            reason = "; ".join(filter(None, (measurement.reason, str(error))))
-            results.append(_result(claim, measurement, "inconclusive", reason=reason))
-        except InputError as error:
-            raise InputError(f"claim {claim.id}: {error}") from error
+        found = _judged(claim, measurement, missing)
+        if claim.change is not None:
+            found = replace(found, reason="; ".join(filter(None, (found.reason, _changed(claim, measurement)))))
+        results.append(found)
     return results
+
+
+def _judged(claim: Claim, measurement: Measurement, missing: str) -> ClaimResult:
+    try:
+        return _judge_one(claim, measurement, missing)
+    except stats.NoStatisticError as error:
+        reason = "; ".join(filter(None, (measurement.reason, str(error))))
+        return _result(claim, measurement, "inconclusive", reason=reason)
+    except InputError as error:
+        raise InputError(f"claim {claim.id}: {error}") from error
+
+
+def _changed(claim: Claim, measurement: Measurement) -> str:
+    """What the reader is told of a claim that was changed since results were known."""
+    assert claim.change is not None
+    told = f"since {claim.change.on}, when results were known, because {claim.change.why}"
+    earlier = before(claim)
+    if earlier is None or not measurement.groups:
+        return told
+    return f"{told}; judged as before it is {_judged(earlier, measurement, '').verdict}"
 
 
 def _judge_one(claim: Claim, measurement: Measurement, missing: str) -> ClaimResult:
@@ -272,7 +292,7 @@ def _direction_holds(claim: Claim, measurement: Measurement, terms: list[stats.T
         return False
     null = 1.0 if claim.scale == "log" else 0.0
     side = claim.direction or ("greater" if claim.value > null else "less" if claim.value < null else None)
-    against = [Group(g.samples, -g.power, g.deterministic) for g in measurement.reference]
+    against = [replace(group, power=-group.power) for group in measurement.reference]
     less, greater = stats.contrast_p([*terms, *_terms(claim, against)])
     return {"less": less, "greater": greater, None: 1.0}[side] < SIGNIFICANT
 
@@ -280,15 +300,18 @@ def _direction_holds(claim: Claim, measurement: Measurement, terms: list[stats.T
 def _terms(claim: Claim, groups: Sequence[Group]) -> list[stats.Term]:
     if claim.test == "paired_t":
         first, second = _pair(claim, groups)
-        return [stats.paired_term(first, second, claim.scale)]
+        overlap = max(group.overlap for group in groups)
+        return [stats.paired_term(first, second, claim.scale, overlap)]
     return [
-        stats.sample_term(group.samples, claim.statistic, claim.scale, group.power, group.deterministic)
+        stats.sample_term(group.samples, claim.statistic, claim.scale, group.power, group.deterministic, group.overlap)
         for group in groups
     ]
 
 
 def _test(claim: Claim, groups: Sequence[Group], terms: list[stats.Term]) -> tuple[float, float]:
     if claim.test == "mann_whitney":
+        if any(group.overlap for group in groups):
+            raise InputError("the test mann_whitney cannot be corrected for splits that overlap; name another")
         return stats.mann_whitney_p(*_pair(claim, groups))
     return stats.contrast_p(terms)
 
@@ -301,6 +324,12 @@ def _pair(claim: Claim, groups: Sequence[Group]) -> tuple[tuple[float, ...], tup
         raise InputError(f"the test {claim.test} is of samples that were drawn; a deterministic group has the contrast")
     first, second = sorted(groups, key=lambda group: -group.power)
     return first.samples, second.samples
+
+
+def _seeds(groups: Sequence[Group]) -> int | None:
+    """Those of the smallest group; of what was computed only where there is nothing else."""
+    drawn = [group for group in groups if not group.deterministic]
+    return min((len(group.samples) for group in drawn or groups), default=None)
 
 
 def _number(claim: Claim, value: float) -> float:
@@ -348,7 +377,7 @@ def _result(
         relative_low=ratio_low,
         relative_high=ratio_high,
         p=p,
-        n=min((len(group.samples) for group in measurement.groups), default=None),
+        n=_seeds(measurement.groups),
         setting=measurement.setting,
         differs=measurement.differs,
         verdict=verdict,

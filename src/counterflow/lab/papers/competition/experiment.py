@@ -177,6 +177,7 @@ def _add_sentiment(found: dict[str, Measurement], profile: Profile, records: Seq
     size = plan.TEXTS[profile]
     smaller = f"{len(size.folds)} folds, {size.units[0] // 2} blocks, {size.words} words"
     setting: dict[str, Any] = {"setting": "smaller", "differs": smaller} if profile == "smoke" else {"setting": "same"}
+    overlap = 1 / 9  # of ten folds
     for titles, kind in ((False, "text"), (True, "title")):
         of = {d: find(records, plan.text_trials(profile, d, titles)) for d in size.domains if titles in size.titles}
         for counted in ("all", "unique"):
@@ -186,7 +187,7 @@ def _add_sentiment(found: dict[str, Measurement], profile: Profile, records: Seq
                 if domain in samples:
                     beside = np.mean([float(v or 0.0) for v in of[domain][0].metrics[f"logistic {counted}"]])
                     found[claim] = Measurement(
-                        (Group(tuple(samples[domain])),),
+                        (Group(tuple(samples[domain]), overlap=overlap),),
                         reason=f"a logistic regression has {beside:.2f}",
                         seconds=_seconds(of[domain]),
                         **setting,
@@ -196,7 +197,7 @@ def _add_sentiment(found: dict[str, Measurement], profile: Profile, records: Seq
             means = (f"s.mean.{kind}.{counted}", f"s.glorot.{kind}.{counted}")
             if len(samples) == len(plan.DOMAINS):
                 mean = tuple(np.mean(list(samples.values()), axis=0).tolist())
-                whole = Measurement((Group(mean),), seconds=_seconds(*of.values()), **setting)
+                whole = Measurement((Group(mean, overlap=overlap),), seconds=_seconds(*of.values()), **setting)
                 found |= dict.fromkeys(means, whole)
             elif profile == "smoke":
                 found |= dict.fromkeys(means, Measurement((), reason="smoke has one domain, without titles"))

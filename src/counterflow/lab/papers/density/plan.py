@@ -54,7 +54,8 @@ class Size:
 
 
 # From where K^2 outweighs what a frame costs at any K, to where 8 MB of transitions still fit into a cache.
-_STATES = [256, 512, 1024]
+_STATES: list[Json] = [256, 512, 1024]
+_FEW_STATES: list[Json] = [32, 64, 128, 256]
 _TIMING: Mapping[str, Json] = {
     "states": _STATES, "models": 24, "classes": 12, "features": 24, "batch": 32, "frames": 200,
 }  # fmt: skip
@@ -156,13 +157,14 @@ def reason_trials(profile: Profile) -> dict[str, list[Trial]]:
 
 
 def speed_trials(profile: Profile) -> list[Trial]:
-    """The timed trial."""
+    """The timed trials: with as many states as tell of K^2, and with few."""
     repeats = 3 if profile == "smoke" else 15
     return [
         Trial(
-            KEY, "speed", tuple(range(repeats)), dict(SIZES[profile].timing), exclusive=True,
+            KEY, "speed", tuple(range(repeats)), {**SIZES[profile].timing, "states": states}, exclusive=True,
             expected_seconds=2 if profile == "smoke" else 60,
         )
+        for states in (_STATES, _FEW_STATES)
     ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from counterflow.lab.papers.separation import plan
 from counterflow.lab.papers.separation.figures import exhibits
 from counterflow.lab.papers.separation.listening import listen
+from counterflow.lab.stats import linearized
 from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial
 
 __all__ = ["PAPER"]
@@ -61,6 +62,13 @@ def _group(values: Any, power: float = 1.0) -> Group:
     return Group(tuple(float(value) for value in values), power)
 
 
+def _product(*factors: tuple[Any, float]) -> tuple[Group, ...]:
+    """Powers of what was measured in the same rooms, so that what they have in common cancels."""
+    if len(factors[0][0]) < 2 or any(not values.mean() > 0 for values, _ in factors):
+        return tuple(_group(values, power) for values, power in factors)  # which the verdict says why it cannot judge
+    return (Group(linearized(*factors)),)
+
+
 def _add_table(found: dict[str, Measurement], profile: Profile, of: Sequence[Record], table: str) -> None:
     setting = _setting(profile, of)
     missed = {
@@ -80,7 +88,7 @@ def _add_table(found: dict[str, Measurement], profile: Profile, of: Sequence[Rec
             for method in ("mlp", "ica", "att"):
                 add(f"{method}.{split}.{level}", _group(100 - missed[split, level, method]))
             add(f"level.{split}.{level}", _group(ica - att))
-            add(f"cut.{split}.{level}", _group(att), _group(ica, -1.0))
+            add(f"cut.{split}.{level}", *_product((att, 1.0), (ica, -1.0)))
             if level == "clean":
                 add(f"hurts.{split}", _group(100 - ica), _group(100 - mlp, -1.0))
                 add(f"back.{split}", _group(mlp - att))
@@ -91,10 +99,10 @@ def _add_table(found: dict[str, Measurement], profile: Profile, of: Sequence[Rec
                 np.mean([missed[split, level, method] for level in levels], 0) for method in ("att", "ica")
             ]
         (a, b), (c, d) = shares[split, "light"], shares[split, "heavy"]
-        add(f"reduces.{split}", _group(a), _group(b, -1.0))
-        add(f"light.{split}", _group(a), _group(b, -1.0), _group(c, -1.0), _group(d))
+        add(f"reduces.{split}", *_product((a, 1.0), (b, -1.0)))
+        add(f"light.{split}", *_product((a, 1.0), (b, -1.0), (c, -1.0), (d, 1.0)))
     (a, b), (c, d) = shares["train", "all"], shares["test", "all"]
-    add("gain", _group(a), _group(b, -1.0), _group(c, -1.0), _group(d))
+    add("gain", *_product((a, 1.0), (b, -1.0), (c, -1.0), (d, 1.0)))
 
 
 def _add_figure(

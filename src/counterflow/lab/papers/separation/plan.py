@@ -127,12 +127,12 @@ def rates_of(profile: Profile, records: Sequence[Record]) -> tuple[tuple[float, 
 
 
 def wrong(records: Sequence[Record], name: str) -> NDArray[np.float64]:
-    """For each word the share of rooms in which it was not recognized, in percent; folds one after the other.
+    """For each room the share of words that were not recognized in it, in percent.
 
-    Words are the samples: a paired t test over them is McNemar's test, but for rooms that share a word.
+    Rooms are the samples: a room has one classifier and one analysis, and they differ by far more than words do.
     """
-    folds: dict[object, list[NDArray[np.float64]]] = {}
+    rooms: dict[int, list[NDArray[np.float64]]] = {}
     for record in records:
         values = np.array([float(v or 0.0) for v in record.curves[name]])
-        folds.setdefault(record.settings["fold"], []).append(values)
-    return 100 * np.concatenate([np.mean(each, 0) for _, each in sorted(folds.items(), key=lambda pair: str(pair[0]))])
+        rooms.setdefault(record.seeds[0], []).append(values)
+    return np.array([100 * np.concatenate(each).mean() for _, each in sorted(rooms.items())])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from counterflow.lab.papers.speech import plan
+from counterflow.lab.papers.speech.corpora import FOLDS
 from counterflow.lab.trials import Group, Measurement, Profile, Record, find
 
 __all__ = ["judged_an4", "judged_prompts", "measure", "values"]
@@ -66,7 +67,7 @@ class _Evidence:
             near = values(runs, f"{name} perplexity")
             if near:
                 note = f"at perplexity {sum(near) / len(near):.3g}{'; ' + reason if reason else ''}"
-            self.found[claim] = Measurement((Group(samples),), reason=note, **self.setting(an4, runs))
+            self.found[claim] = Measurement((_group(samples, an4),), reason=note, **self.setting(an4, runs))
 
     def order(self, claim: str, first: str, second: str, name: str, an4: bool = False, other: str = "") -> None:
         """The metric ``name`` of one model against ``other``, or the same, of another."""
@@ -74,10 +75,15 @@ class _Evidence:
         if above and below:
             means = [sum(each) / len(each) for each in (above, below)]
             self.found[claim] = Measurement(
-                (Group(above), Group(below, -1.0)),
+                (_group(above, an4), _group(below, an4, -1.0)),
                 reason=f"{means[0]:.3g} against {means[1]:.3g}",
                 **self.setting(an4, self.runs(first, an4), self.runs(second, an4)),
             )
+
+
+def _group(samples: tuple[float, ...], an4: bool, power: float = 1.0) -> Group:
+    """AN4's speakers are others each; the prompts' folds share what is learned from."""
+    return Group(samples, power, overlap=0.0 if an4 else 1 / (FOLDS - 1))
 
 
 def measure(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]:
