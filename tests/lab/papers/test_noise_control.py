@@ -128,8 +128,8 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
     for claim in ("fig5b.chip.saturates", "fig5.chip.channels", "fig6.residual"):
         assert verdicts[claim] == "reproduced", claim
     for name in ("rows", "columns", "neurons", "synapse_chips", "neuron_chips", "taps"):
-        assert verdicts[f"geometry.{name}"] == "reproduced", name
-    assert verdicts["converters.input"] == verdicts["converters.output"] == "reproduced"
+        assert verdicts[f"geometry.{name}"] == "not run", name
+    assert verdicts["converters.input"] == verdicts["converters.output"] == "not run"
     shown = exhibits(profile, records, results)
     readings = len(plan.PLANS[profile].conditions) * len(plan.PLANS[profile].placements)
     assert len(shown) == 2 * readings + 4
