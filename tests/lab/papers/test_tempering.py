@@ -163,6 +163,33 @@ def test_every_claim_is_measured_or_says_why_not(profile):
         assert verdicts["t2.mom.tempered"] == verdicts["speed.dbd.both"] == verdicts["multiply"] == "reproduced"
 
 
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_what_the_choice_of_a_reading_decides_says_so(profile):
+    found = experiment.measure(profile, _all_records(profile))
+    of_rates = {"t2.dbd.conventional.rate", "t2.dbd.tempered.rate", "t2.dbd.shunted.rate", "eq18.near.dbd"}
+    of_rates.add("eq18.holds")
+    of_means = {"t2.dbd.conventional", "t2.dbd.tempered", "t2.dbd.shunted", "order.mom_vs_dbd", "multiply"}
+    of_means |= {f"speed.dbd.{name}" for name in ("tempering", "shunting", "both", "order_of_magnitude")}
+    of_means |= {"order.dbd.tempering", "order.dbd.shunting"}
+    told = {
+        claim for claim, measured in found.items() if "delta-bar-delta was chosen, out of 288, as" in measured.reason
+    }
+    assert told == of_means | (of_rates if profile != "smoke" else set())  # smoke judges no rate
+    assert {claim for claim in told if "means are then nearest" in found[claim].reason} == of_means
+    if profile != "smoke":
+        assert found["t2.dbd.shunted.rate"].reason.startswith("the best of ")
+        assert found["eq18.holds"].reason.startswith("the larger of the two; ")
+
+
+def test_a_reason_keeps_what_else_must_be_known():
+    records = _all_records("laptop")
+    [fresh] = [r for r in records if r.treatment == "dbd.tempered" and r.settings.get("stage") == "fresh"]
+    fresh.metrics["epochs"] = (None, *fresh.metrics["epochs"][1:])
+    reason = experiment.measure("laptop", records)["t2.dbd.tempered"].reason
+    assert reason.startswith("dbd.tempered: 1 of 30 restarts had not learned after 600 epochs, and count as 600; ")
+    assert "out of 288" in reason
+
+
 def test_smoke_touches_every_table():
     results = judge(claims_of("tempering"), experiment.measure("smoke", _all_records("smoke")))
     measured = {r.at for r in results if r.verdict != "not run"}
