@@ -153,6 +153,21 @@ def test_every_claim_is_measured_or_says_why_not(profile: Any) -> None:
         assert len(set(looks)) == len(looks)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_rests_on_gradients_of_one_net_says_so(profile: Any) -> None:
+    records = [_record(trial, profile) for trial in experiment.trials(profile, [])]
+    found = experiment.measure(profile, records)
+    words = "20 gradients of 2 nets" if profile == "smoke" else "10 gradients of 1 net"  # a record here has ten a net
+    table = [claim for claim in found if claim.startswith("t1.") and not claim.startswith("t1.error")]
+    told = [claim for claim in (*table, "appE.order") if found[claim].groups]
+    assert len(told) == (17 if profile == "laptop" else 37)
+    assert [claim for claim in told if words not in found[claim].reason] == []
+    if profile == "paper":
+        reason = "10 gradients of 1 net after 10 epochs and 10 gradients of 1 net after 100 epochs"
+        assert found["t1.stable.top"].reason == found["t1.early.bottom"].reason == reason
+    assert found["appE.order"].reason == f"top layer, {words}"
+
+
 def test_equal_errors_are_equal_or_better_and_larger_ones_are_not() -> None:
     published = [claim for claim in claims_of("variational") if "equal to or better" in claim.claim]
     assert len(published) == 20

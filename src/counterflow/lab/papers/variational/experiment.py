@@ -88,6 +88,11 @@ def _samples(records: Sequence[Record], estimator: str, layer: str) -> list[floa
     return [float(v or 0.0) for record in records for v in record.curves[f"{estimator} {layer}"]]
 
 
+def _gradients(samples: Sequence[float], of: Sequence[Record]) -> str:
+    """How many nets are behind the samples: an interval is one of gradients, and says nothing of another net."""
+    return f"{len(samples)} gradients of {len(of)} net{'s' if len(of) > 1 else ''}"
+
+
 def _add_table(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:
     names = {10: plan.TABLE[profile].epochs[0]}
     names |= {100: plan.TABLE[profile].epochs[1]} if len(plan.TABLE[profile].epochs) > 1 else {}
@@ -112,23 +117,28 @@ def _add_table(found: dict[str, Measurement], profile: Profile, records: Sequenc
         found[f"t1.error{column}"] = Measurement((Group(wrong),), **setting)
         for layer in ("top", "bottom"):
             samples = {e: tuple(_samples(of, e, layer)) for e in plan.ESTIMATORS}
+            words = _gradients(samples["local"], of)
             for estimator, values in samples.items():
-                words = f"{len(values)} gradients of {len(of)} net{'s' if len(of) > 1 else ''}"
                 found[f"t1.{estimator}.{layer}{column}"] = Measurement((Group(values),), reason=words, **setting)
             for a, b in _PAIRS:
                 found[f"t1.order.{a}.{b}.{layer}{column}"] = Measurement(
-                    (Group(samples[a]), Group(samples[b], -1.0)), **setting
+                    (Group(samples[a]), Group(samples[b], -1.0)), reason=words, **setting
                 )
             found[f"t1.factor.{layer}{column}"] = Measurement(
-                (Group(samples["per_datum"]), Group(samples["local"], -1.0)), **setting
+                (Group(samples["per_datum"]), Group(samples["local"], -1.0)), reason=words, **setting
             )
     if runs.get(10) and runs.get(100):
         setting = {**_table_setting(profile), "seconds": sum(r.seconds for of in runs.values() for r in of)}
         for layer in ("top", "bottom"):
+            words = " and ".join(
+                f"{_gradients(_samples(runs[column], 'local', layer), runs[column])} after {names[column]} epochs"
+                for column in (10, 100)
+            )
             for claim, above, below in (("stable", "per_datum", "local"), ("early", "per_minibatch", "per_datum")):
                 terms = ((100, above, 1.0), (100, below, -1.0), (10, above, -1.0), (10, below, 1.0))
                 found[f"t1.{claim}.{layer}"] = Measurement(
                     tuple(Group(tuple(_samples(runs[column], e, layer)), power) for column, e, power in terms),
+                    reason=words,
                     **setting,
                 )
 
@@ -145,9 +155,10 @@ def _add_divergence(found: dict[str, Measurement]) -> None:
 def _add_appendix(found: dict[str, Measurement], profile: Profile, records: Sequence[Record]) -> None:
     of = find(records, plan.table_trials(profile, "a"))
     if of:
+        samples = {e: tuple(_samples(of, e, "top")) for e in ("local", "per_minibatch")}
         found["appE.order"] = Measurement(
-            (Group(tuple(_samples(of, "local", "top"))), Group(tuple(_samples(of, "per_minibatch", "top")), -1.0)),
-            reason="top layer",
+            (Group(samples["local"]), Group(samples["per_minibatch"], -1.0)),
+            reason=f"top layer, {_gradients(samples['local'], of)}",
             seconds=sum(r.seconds for r in of),
             **_table_setting(profile),
         )
