@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from counterflow.analog import DeviceModel
-from counterflow.exceptions import DivergenceError
+from counterflow.exceptions import DataNotFoundError, DivergenceError
 from counterflow.lab.papers.noise_control import experiment, plan, runs, sensitivity
 from counterflow.lab.papers.noise_control.figures import exhibits, needed
 from counterflow.lab.report import TableExhibit
@@ -39,6 +39,34 @@ def test_no_run_is_judged_on_what_chose_its_step() -> None:
     assert all(len(each) == 200 and each[0] >= 500 for each in parts)
     assert len({each[0] for each in parts}) > 20
     assert all(seed != runs.TUNING_SEED for profile in plan.PLANS.values() for seed in profile.seeds)
+
+
+@pytest.mark.parametrize(("profile", "overlap"), [("smoke", "some"), ("laptop", "any two"), ("paper", "any two")])
+def test_claims_say_which_parts_overlap_and_in_which_reading_they_are_judged(profile: Any, overlap: str) -> None:
+    plans, rate = plan.PLANS[profile], plan.PAPERS[0][1]
+    samples = np.arange(float(plan.PAPERS_SAMPLES))
+    parts = [set(runs.part(samples, rate, plans.seconds, seed)[::100].astype(int) // 100) for seed in plans.seeds]
+    pairs = [not a.isdisjoint(b) for number, a in enumerate(parts) for b in parts[:number]]
+    assert (any(pairs), all(pairs)) == (True, overlap == "any two")
+    found = experiment.measure(profile, [_record(trial, profile) for trial in experiment.trials(profile, [])])
+    told = [measured.differs for measured in found.values() if measured.groups]
+    assert len(told) > 20
+    for words in told:
+        assert words.startswith(
+            f"{len(parts)} parts of {plans.seconds:g} s of another car's noise, of which {overlap} "
+        )
+        assert words.endswith(": car noise at 16 kHz, saturating distortion on the target's path")
+    if profile == "laptop":
+        assert "between 12.84 and 17.41 s of one recording of 25.5 s" in told[0]
+
+
+@pytest.mark.data
+def test_the_recording_that_claims_are_judged_on_is_as_long_as_they_say() -> None:
+    try:
+        samples = runs.recording(*plan.PAPERS[0])
+    except DataNotFoundError as error:
+        pytest.skip(str(error))
+    assert len(samples) == plan.PAPERS_SAMPLES
 
 
 @pytest.mark.usefixtures("white")

@@ -6,11 +6,12 @@ settings, of which the paper's claims are judged in one and all are shown. The n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from counterflow.lab.papers.noise_control import plan, runs, sensitivity
-from counterflow.lab.papers.noise_control.figures import exhibits
+from counterflow.lab.papers.noise_control.figures import exhibits, reading
 from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial
 
 __all__ = ["PAPER"]
@@ -45,6 +46,20 @@ def paired(lines: Sequence[tuple[Sequence[float], float]]) -> Group:
     )
 
 
+def differs(profile: Profile) -> str:
+    """Which noise the claims are judged on, how far its parts are one and the same, and in which reading."""
+    plans, (_, rate) = plan.PLANS[profile], plan.PAPERS[0]
+    starts = sorted(runs.first_of_part(plan.PAPERS_SAMPLES, rate, plans.seconds, seed) / rate for seed in plans.seeds)
+    gaps = [after - before for before, after in itertools.pairwise(starts)]
+    which = "any two" if starts[-1] - starts[0] < plans.seconds else "some" if min(gaps) < plans.seconds else "no two"
+    total = plan.PAPERS_SAMPLES / rate
+    return (
+        f"{len(starts)} parts of {plans.seconds:g} s of another car's noise, of which {which} overlap: they start "
+        f"between {starts[0]:.2f} and {starts[-1]:.2f} s of one recording of {total:.1f} s; judged in "
+        f"one reading of the paper, chosen because a sketch of it had the paper's shape: {reading(*plan.PAPERS)}"
+    )
+
+
 class _Lines:
     """The lines of one channel of figure 5 in the paper's reading."""
 
@@ -55,8 +70,7 @@ class _Lines:
             arm: plan.record_of(records, plan.figure_trial(profile, arm, channel, *plan.PAPERS)) for arm in plan.ARMS
         }
         self.records = {arm: record for arm, record in found.items() if record}
-        words = f"{plans.seconds:g} s of another car's noise"
-        self.setting: dict[str, Any] = {"setting": "other data", "differs": words}
+        self.setting: dict[str, Any] = {"setting": "other data", "differs": differs(profile)}
 
     def at(self, arm: str, ratio: float) -> tuple[float, ...]:
         """Reductions, a run that diverged being none."""

@@ -13,7 +13,7 @@ from counterflow.lab.report import Exhibit, Figure, TableExhibit
 from counterflow.lab.report.exhibit import Cell
 from counterflow.lab.trials import ClaimResult, Profile, Record
 
-__all__ = ["exhibits"]
+__all__ = ["exhibits", "reading"]
 
 LABELS = {
     "lms": "LMS",
@@ -44,7 +44,7 @@ def exhibits(profile: Profile, records: Sequence[Record], claims: Sequence[Claim
     return [exhibit for exhibit in found if exhibit is not None]
 
 
-def words(condition: tuple[str, int], placement: tuple[str, str]) -> str:
+def reading(condition: tuple[str, int], placement: tuple[str, str]) -> str:
     """A reading of the paper, for people."""
     where = "on the target's path" if placement[0] == "target" else "in the loudspeaker in the loop"
     return f"{condition[0]} noise at {condition[1] / 1000:g} kHz, {placement[1]} distortion {where}"
@@ -84,7 +84,7 @@ def _figure_5(
     if not lines:
         return None
     return Figure(
-        f"{title}: channel {channel}, {words(condition, placement)}",
+        f"{title}: channel {channel}, {reading(condition, placement)}",
         "As the paper draws it, less is better. Mean and standard deviation over seeds; additive noise at -20 dB "
         "bounds what can be reached, and a run that diverged counts as 0 dB.",
         {

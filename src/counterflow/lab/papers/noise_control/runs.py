@@ -18,7 +18,7 @@ from counterflow.lab.trials import Context, Outcome
 from counterflow.noise_control import CONTROLLERS, Design, Scene, Tuned, choose_step, noise_reduction
 from counterflow.seeding import numpy_generator
 
-__all__ = ["best_step", "line", "part", "recording", "reduction", "tuning_parts"]
+__all__ = ["best_step", "first_of_part", "line", "part", "recording", "reduction", "tuning_parts"]
 
 TUNING_SEED = 1_000_003  # of no run that is judged
 
@@ -42,14 +42,20 @@ def tuning_parts(samples: NDArray[np.float64], rate: int, seconds: float) -> lis
     return [samples[first : first + length] for first in np.linspace(0, last, TUNING_PARTS).astype(int)]
 
 
+def first_of_part(count: int, rate: int, seconds: float, seed: int) -> int:
+    """Where a seed's part begins in a noise of so many samples: in its second half."""
+    length = round(seconds * rate)
+    return int(numpy_generator(seed, "part of the noise").integers(count // 2, count - length + 1))
+
+
 def part(samples: NDArray[np.float64], rate: int, seconds: float, seed: int) -> NDArray[np.float64]:
     """A seed's part of the second half of a noise.
 
-    Noises are 25 s or longer, so several seeds' parts of 8 s overlap; weights and additive noise are each one's own.
+    Noises are 25 s or longer, so several seeds' parts of 8 s overlap, which the claims say; weights and additive noise
+    are each one's own.
     """
-    length = round(seconds * rate)
-    first = int(numpy_generator(seed, "part of the noise").integers(len(samples) // 2, len(samples) - length + 1))
-    return samples[first : first + length]
+    first = first_of_part(len(samples), rate, seconds, seed)
+    return samples[first : first + round(seconds * rate)]
 
 
 def scene_of(arm: str, settings: Mapping[str, Any], ratio: float, seed: int) -> Scene:
