@@ -22,6 +22,7 @@ import pytest
 
 import counterflow.lab.papers
 from counterflow.cli import VERBS, _refusal, main
+from counterflow.cli.console import Console
 
 INLINE = "[[claim]]\nid = 'a'\nclaim = 'x'\nkind = 'order'\n"
 
@@ -363,17 +364,47 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_a_reader_that_goes_away_gets_no_traceback() -> None:
+LISTED = "import sys; from counterflow.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """A pipe that nobody reads any more."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", "import sys; from counterflow.cli import main; sys.exit(main(['list']))"]
-    run = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    yield writing
     os.close(writing)
-    assert run.returncode == 141
-    assert run.stderr == ""
 
 
-LISTED = "import sys; from counterflow.cli import main; sys.exit(main(sys.argv[1:]))"
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "list", "data list", "data list --help", "data where", "completion bash", "reproduce toy --no-report"],
+)
+def test_a_reader_that_goes_away_gets_no_traceback(arguments: str, unread: int, tmp_path: Path, trace: Path) -> None:
+    code = f"import toy_paper; toy_paper.install(); {LISTED}"
+    command = [sys.executable, "-c", code, *arguments.split()]
+    run = subprocess.run(command, stdout=unread, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (141, "")
+
+
+def test_a_reader_of_standard_error_goes_away(unread: int) -> None:
+    command = [sys.executable, "-c", LISTED, "data", "list", "--json", "-"]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=unread, check=False).returncode == 141
+
+
+def test_a_live_table_that_nobody_reads_ends_without_a_word(unread: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: ended.append(told.exc_type))
+    file = open(unread, "w", closefd=False)  # noqa: SIM115
+    console = Console(file=file)
+    thread = threading.Thread(target=console.print, args=("a table",))
+    thread.start()
+    thread.join()
+    assert ended == [SystemExit]  # which Python's own hook passes over
+    with pytest.raises(BrokenPipeError):  # and the command hears of it
+        console.print("a line")
+    with contextlib.suppress(BrokenPipeError):
+        file.close()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")

@@ -345,8 +345,9 @@ class _Clipping:
 
 def _progress(blocks: Iterator[NDArray[np.float64]], recording: Recording, title: str) -> Iterator[NDArray[np.float64]]:
     """Blocks, with a bar on standard error if that is a terminal."""
-    from rich.console import Console
     from rich.progress import Progress
+
+    from counterflow.cli.console import Console
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

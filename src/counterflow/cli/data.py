@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from counterflow.cli.console import Console
 from counterflow.cli.targets import require_json, write_json
 from counterflow.exceptions import DataError, MissingExtraError
 from counterflow.lab import data

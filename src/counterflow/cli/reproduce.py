@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from counterflow.cli.console import Console
 from counterflow.cli.live import Display
 from counterflow.cli.targets import require_json, write_json
 from counterflow.exceptions import InputError, MissingExtraError

@@ -207,9 +207,9 @@ def _train(
     stream: Any,
 ) -> dict[str, Any]:
     import torch
-    from rich.console import Console
     from rich.progress import Progress
 
+    from counterflow.cli.console import Console
     from counterflow.speech import Recognizer, own_phones
     from counterflow.speech.acoustics import ALIGNMENTS, KINDS
 
