@@ -255,6 +255,48 @@ def test_select_takes_one_version_of_unknown_data_for_the_whole_paper_and_says_s
     assert section.notes == ["1 record is of another version of the data set digits than 888888888888, and left out."]
 
 
+def _note(are: str, revision: int, mend: str = "run it again: counterflow reproduce toy --profile laptop") -> str:
+    return f"{are} of revision {revision}, and left out, for the paper is at 3; {mend}"
+
+
+def _of_revision(revision: int, profile: str = "laptop") -> list[Record]:
+    """The same records, as if the paper had been at this revision."""
+    return [_record(_trial_of(record), profile, revision=revision) for record in _run(profile)]
+
+
+def test_records_of_another_revision_are_told_until_others_take_their_place(tmp_path):
+    first, second, fresh = _run("laptop")
+    older, old, later = _of_revision(1)[:1], _of_revision(2), _of_revision(4)[2:]
+    for record in [*older, *old, *_of_revision(2, "smoke"), *later]:
+        write_record(tmp_path, record, ENVIRONMENT)
+    [section], _, complaints = read_sections(tmp_path)
+    notes = [
+        "0 of 2 trials of the profile laptop have records.",
+        _note("1 record is", 1),
+        _note("3 records are", 2),
+        _note("1 record is", 4, "bring counterflow up to date"),
+    ]
+    assert (section.notes, complaints) == (notes, [])
+    markdown = reproduction_markdown([section])
+    assert all(note in markdown for note in notes)
+    assert {claim.verdict for claim in section.claims} == {"not run"}
+
+    write_record(tmp_path, first, ENVIRONMENT)  # one of two trials has been run again
+    [section], _, _ = read_sections(tmp_path)
+    assert section.notes[:2] == ["1 of 2 trials of the profile laptop have records.", _note("2 records are", 2)]
+    for record in (second, fresh):
+        write_record(tmp_path, record, ENVIRONMENT)
+    [section], _, _ = read_sections(tmp_path)
+    assert section.notes == []
+
+
+def test_records_of_trials_that_a_new_revision_no_longer_has_are_told(tmp_path):
+    gone = _record(Trial("toy", "rate.0.9", (0, 1), {"rate": 0.9, "size": 20}), revision=2)
+    write_record(tmp_path, gone, ENVIRONMENT)
+    [section], _, _ = read_sections(tmp_path)
+    assert section.notes[1:] == [_note("1 record is", 2)]
+
+
 def test_a_folder_of_runs_shows_its_largest_profile_or_the_one_asked_for(runs):
     [section], shown, complaints = read_sections(runs)
     assert (shown, complaints) == ("laptop", [])

@@ -184,6 +184,11 @@ def _is_of(record: Record, versions: Mapping[str, str]) -> bool:
     return record.status != "done" or all(versions[name] == checksum for name, checksum in record.data.items())
 
 
+def _left_out(paper: Paper, profile: Profile, records: Sequence[Record], selected: Sequence[Record]) -> list[str]:
+    """A line for all that is in a folder, but not in the section of its paper."""
+    return [*_other_versions(paper, records), *_other_revisions(paper, profile, records, selected)]
+
+
 def _other_versions(paper: Paper, records: Iterable[Record]) -> list[str]:
     """A line for every data set of which records were left out, since they have seen another version of it."""
     current = [record for record in records if record.revision == paper.revision]
@@ -193,6 +198,38 @@ def _other_versions(paper: Paper, records: Iterable[Record]) -> list[str]:
         if left:
             are = "1 record is" if left == 1 else f"{left} records are"
             lines.append(f"{are} of another version of the data set {name} than {used[:12]}, and left out.")
+    return lines
+
+
+def _other_revisions(
+    paper: Paper, profile: Profile, records: Sequence[Record], selected: Sequence[Record]
+) -> list[str]:
+    """A line for every other revision of which records were left out, where no others have taken their place.
+
+    Args:
+        paper: The paper.
+        profile: The profile that is shown.
+        records: All records of the paper.
+        selected: Those that are shown.
+    """
+    there = {identity(record) for record in selected}
+    planned = {identity(trial) for trial in paper.trials(profile, [r for r in selected if r.status == "done"])}
+    if planned <= there:
+        return []  # it has been run again, and nothing of the old ones is lacking
+    # A change of revision may change the trials too, so that the plan need not name those of the old records.
+    left = Counter(
+        record.revision
+        for record in records
+        if record.revision != paper.revision
+        and (record.profile == profile or identity(record) in planned)
+        and identity(record) not in there
+    )
+    command = f"counterflow reproduce {paper.key} --profile {profile}"
+    lines = []
+    for revision, count in sorted(left.items()):
+        are = "1 record is" if count == 1 else f"{count} records are"
+        mend = f"run it again: {command}" if revision < paper.revision else "bring counterflow up to date"
+        lines.append(f"{are} of revision {revision}, and left out, for the paper is at {paper.revision}; {mend}")
     return lines
 
 
@@ -241,7 +278,7 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
         own = wanted if wanted in by_profile else list(by_profile)[-1]
         records = {own: select(paper, own, by_profile[own])}
         section = assemble(paper, own, records[own], environments)
-        left_out = _other_versions(paper, by_profile[own])
+        left_out = _left_out(paper, own, by_profile[own], records[own])
         if profile is None and own == "paper" and "laptop" in by_profile:
             records["laptop"] = select(paper, "laptop", by_profile["laptop"])
             smaller = assemble(paper, "laptop", records["laptop"], environments)
@@ -249,7 +286,7 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
                 once = {record.key: record for each in records.values() for record in each}
                 seconds, card_seconds = _seconds(once.values(), _with_card(environments))
                 section = replace(filled, seconds=seconds, card_seconds=card_seconds)
-                left_out += _other_versions(paper, by_profile["laptop"])
+                left_out += _left_out(paper, "laptop", by_profile["laptop"], records["laptop"])
                 shown.add("laptop")
         section = replace(section, notes=list(dict.fromkeys([*section.notes, *left_out])))
         shown.add(own)
