@@ -116,6 +116,12 @@ def test_a_section_holds_every_claim_with_its_command_and_cost():
     assert section.notes == []
 
 
+def test_trials_of_sources_that_no_commit_has_are_told():
+    first, *others = _run("laptop")
+    section = assemble(PAPER, "laptop", [msgspec.structs.replace(first, commit="0123-dirty"), *others])
+    assert section.notes == ["1 of 3 trials ran from a checkout that had changes which were not committed."]
+
+
 def test_trials_that_did_not_finish_are_told_and_not_measured():
     first, second = _trials("laptop", [])
     failed = [

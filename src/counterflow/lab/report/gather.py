@@ -69,7 +69,7 @@ def assemble(
         environments=[dict((environments or {})[name]) for name in used if name in (environments or {})],
         seconds=seconds,
         card_seconds=card_seconds,
-        notes=[*_part(len(records), len(planned), profile), *_unfinished(records)],
+        notes=[*_part(len(records), len(planned), profile), *_unfinished(records), *_uncommitted(done)],
         says=digest.says,
         headline=digest.headline,
     )
@@ -117,6 +117,16 @@ def _seconds(records: Iterable[Record], with_card: Collection[str]) -> tuple[flo
 
 def _part(there: int, planned: int, profile: Profile) -> list[str]:
     return [f"{there} of {planned} trials of the profile {profile} have records."] if there < planned else []
+
+
+def _uncommitted(done: Sequence[Record]) -> list[str]:
+    """A line for trials that ran from sources which no commit has."""
+    count = sum((record.commit or "").endswith("-dirty") for record in done)
+    return (
+        [f"{count} of {len(done)} trials ran from a checkout that had changes which were not committed."]
+        if count
+        else []
+    )
 
 
 def _unfinished(records: Iterable[Record]) -> list[str]:
