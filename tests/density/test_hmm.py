@@ -454,6 +454,23 @@ def test_what_keeps_no_posteriors_repairs_the_sequences_that_underflow_and_only_
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-8)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sequence_that_overflows_leaves_nothing_in_the_derivatives_of_others(seed):
+    torch.manual_seed(seed)
+    bank = GaussianHMM(1, 9, 2, topology="left-to-right", dtype=DOUBLE)  # more states than loops go over
+    x, lengths = torch.randn(200, 60, 2, dtype=DOUBLE) * 20, torch.randint(1, 61, (200,))
+    with torch.no_grad():
+        bank.means.mul_(20)
+    assert bank._fused(x, lengths) is not None
+    results = []
+    for backend in ("auto", "torch"):
+        bank.backend = backend
+        likelihood = bank.log_likelihood(x, lengths)
+        results.append([likelihood, *torch.autograd.grad(likelihood.mean(), list(bank.parameters()))])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_gpu_computes_the_same(variant):

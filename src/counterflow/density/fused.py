@@ -74,7 +74,7 @@ def _statistics(x: Tensor, ends: Any, parameters: list[Any], want: bool) -> tupl
         (S + 2, FRAMES * lanes),
         (FRAMES, lanes),
     )
-    e[:, S:], alpha[:, S:], after[:], frames[x.shape[2] :] = 0.0, 0.0, 0.0, 0.0
+    e[:, S:], alpha[:, S:], frames[x.shape[2] :] = 0.0, 0.0, 0.0
     future, joined = np.zeros((2, Q, lanes))
     logs, lowest, highest = np.empty((3, lanes))
     rows, mask, bits = frames.reshape(P, -1), inside.reshape(-1), block[-1].view(np.int64)

@@ -288,8 +288,7 @@ def add_up(T: int, frames: Any, gamma: Any, means: Any, D: int, share: Any, kept
 def transitions(T: int, alpha: Any, e: Any, probabilities: Any, first: int, before: Any, after: Any, kept: Any) -> None:
     """Expected transitions, the columns of ``kept`` from ``first`` on.
 
-    ``alpha`` and ``e`` as `backward` leaves them; ``before`` and ``after`` (TURNED, PIECE, states) are overwritten, and
-    what they hold must be finite.
+    ``alpha`` and ``e`` as `backward` leaves them; ``before`` and ``after`` (TURNED, PIECE, states) are overwritten.
     """
     S, _, N = kept.shape
     if len(probabilities) <= SOME:
@@ -316,7 +315,8 @@ def transitions(T: int, alpha: Any, e: Any, probabilities: Any, first: int, befo
                         before[n, t, i] = alpha[begin + t, i, low + n]
                         after[n, t, i] = e[begin + t + 1, i, low + n]
             for n in range(count):
-                before[n, size:] = 0.0
+                # Both, since what is left of a sequence that overflowed is no number, and zero times it is none.
+                before[n, size:], after[n, size:] = 0.0, 0.0
                 moves[n] += np.dot(before[n].T, after[n])
         for i in range(S):
             for j in range(S):
