@@ -210,6 +210,24 @@ def test_float32_is_as_good_as_its_digits():
     torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float32_keeps_its_digits_over_a_thousand_frames(backend):
+    torch.manual_seed(0)
+    bank = GaussianHMM(2, 3, 39, backend=backend, dtype=DOUBLE)
+    with torch.no_grad():
+        bank.means.mul_(0.3)  # states that are hard to tell apart
+    x, lengths = torch.randn(2, 1000, 39, dtype=DOUBLE), torch.tensor([1000, 700])
+    results = []
+    for dtype in (torch.float32, DOUBLE):
+        bank = bank.to(dtype)
+        likelihood = bank.log_likelihood(x.to(dtype).requires_grad_(), lengths)
+        gradients = torch.autograd.grad(likelihood.sum(), list(bank.parameters()))
+        results.append([likelihood.detach(), bank.posteriors(x, lengths), *gradients])
+    for got, wanted in zip(*results, strict=True):
+        assert (got - wanted).norm() < 1e-4 * wanted.norm()
+    assert (results[0][1] - results[1][1]).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("components", [1, 2])
 def test_autocast_takes_no_digits(components):
     bank = bank_of(2, 3, 4, n_components=components).float()

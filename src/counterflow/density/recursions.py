@@ -19,15 +19,34 @@ __all__: list[str] = []
 FORBIDDEN = -1e30  # in place of minus infinity, whose differences are no numbers
 
 
-def _forward(log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
+def wider(values: Tensor) -> Tensor:
+    """In double precision, for sums and small differences, where the device has it."""
+    return values if values.device.type == "mps" else values.double()
+
+
+def _forward(
+    log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    """Log-likelihoods, ``log_step`` without infinities, scaled forward logarithms, and which frames are meant.
+
+    The largest logarithm of a frame is taken out of it: sums over thousands of frames are so large that the states'
+    differences would be lost in rounding. What is taken out is a constant to autograd, since it comes back at the end.
+    """
     log_start, log_step = log_start.clamp_min(FORBIDDEN), log_step.clamp_min(FORBIDDEN)
+    inside = (torch.arange(log_b.shape[1], device=log_b.device) < lengths[:, None])[..., None, None]
     alpha = log_start + log_b[:, 0]
-    all_of_them = [alpha]
-    for t in range(1, log_b.shape[1]):
-        following = (alpha.unsqueeze(-1) + log_step).logsumexp(-2) + log_b[:, t]
-        alpha = torch.where((t < lengths)[:, None, None], following, alpha)
-        all_of_them.append(alpha)
-    return alpha.logsumexp(-1), all_of_them
+    alphas: list[Tensor] = []
+    levels: list[Tensor] = []
+    for t in range(log_b.shape[1]):
+        if t:
+            alpha = (alphas[-1].unsqueeze(-1) + log_step).logsumexp(-2) + log_b[:, t]
+        # No infinity, which taken from itself is no number
+        level = alpha.detach().amax(-1, keepdim=True).clamp_min(FORBIDDEN)
+        alphas.append(torch.where(inside[:, t], alpha - level, alphas[-1] if t else alpha))
+        levels.append(level)
+    taken = torch.where(inside, torch.stack(levels, 1), 0.0)
+    total = wider(taken).sum(1).squeeze(-1) + alphas[-1].logsumexp(-1)
+    return total.to(log_b.dtype), log_step, alphas, inside
 
 
 def unrolled(log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor) -> Tensor:
@@ -79,21 +98,21 @@ class _Analytic(torch.autograd.Function):
         log_start: Tensor, log_step: Tensor, log_b: Tensor, lengths: Tensor, link: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-likelihoods, posteriors and expected transitions."""
-        total, alphas = _forward(log_start, log_step, log_b, lengths)
-        step = log_step.clamp_min(FORBIDDEN)
-        beta = torch.zeros_like(alphas[0])
-        gammas: list[Tensor] = [(alphas[-1] - total.unsqueeze(-1)).exp()]
-        moves = torch.zeros_like(alphas[0].unsqueeze(-1) + step)
+        total, step, alphas, inside = _forward(log_start, log_step, log_b, lengths)
+        # Scaled so that posteriors sum to one at each frame: what is rounded is no sum over all that come after.
+        beta = (-alphas[-1].logsumexp(-1, keepdim=True)).expand_as(alphas[-1])
+        betas = [beta]
+        moves = torch.zeros_like(beta.unsqueeze(-1) + step)
         for t in range(log_b.shape[1] - 2, -1, -1):
-            inside = (t + 1 < lengths)[:, None, None]
             joint = step + (log_b[:, t + 1] + beta).unsqueeze(-2)
-            pairs = (alphas[t].unsqueeze(-1) + joint - total[..., None, None]).exp()
-            moves = moves + torch.where(inside.unsqueeze(-1), pairs, torch.zeros_like(pairs))
-            beta = torch.where(inside, joint.logsumexp(-1), beta)
-            gammas.append((alphas[t] + beta - total.unsqueeze(-1)).exp())
-        gamma = torch.stack(gammas[::-1], 1)
-        inside = (torch.arange(log_b.shape[1], device=log_b.device) < lengths[:, None])[..., None, None]
-        return total, torch.where(inside, gamma, torch.zeros_like(gamma)), moves
+            before = joint.logsumexp(-1)
+            level = (alphas[t] + before).logsumexp(-1, keepdim=True)
+            pairs = ((alphas[t] - level).unsqueeze(-1) + joint).exp()
+            moves = moves + torch.where(inside[:, t + 1, ..., None], pairs, 0.0)
+            beta = torch.where(inside[:, t + 1], before - level, beta)
+            betas.append(beta)
+        gamma = (torch.stack(alphas, 1) + torch.stack(betas[::-1], 1)).exp()
+        return total, torch.where(inside, gamma, 0.0), moves
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
