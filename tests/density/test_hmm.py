@@ -592,3 +592,22 @@ def test_baum_welch_fits_each_model_to_its_own_sequences():
                            ({"weights": weights * torch.tensor([1, 0])}, "every model")):  # fmt: skip
         with pytest.raises(InputError, match=complaint):
             bank.fit(x, **bad)
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_baum_welch_in_float32_is_far_from_zero_what_it_is_near_it(components):
+    # Short sequences in a long batch: most of it is padding, which is zero.
+    x, lengths = torch.randn(4, 400, 2, generator=torch.Generator().manual_seed(0)), torch.full((4,), 20)
+    x[2:] += 50
+    for offset in (0.0, 1000.0, 30_000.0):
+        moved, banks, ends = x + offset, [], []
+        for dtype in (torch.float32, DOUBLE):
+            torch.manual_seed(0)
+            bank = GaussianHMM(1, 2, 2, n_components=components).to(dtype)
+            generator = torch.Generator().manual_seed(2)
+            history = bank.fit(moved.to(dtype), lengths, iterations=8, generator=generator)
+            assert all(later >= earlier - 1e-4 for earlier, later in itertools.pairwise(history))
+            banks.append(bank)
+            ends.append(history[-1])
+        assert ends[0] == pytest.approx(ends[1], abs=1e-3)
+        torch.testing.assert_close(banks[0].variances().double(), banks[1].variances(), rtol=1e-2, atol=0)

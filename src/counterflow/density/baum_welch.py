@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from counterflow.density.hmm import GaussianHMM
+from counterflow.density.recursions import wider
 from counterflow.exceptions import InputError, ShapeError
 
 __all__: list[str] = []
@@ -60,11 +61,12 @@ def fit(
         history.append(float((weights * total).sum() / shares))
         if len(history) > 1 and history[-1] - history[-2] < tolerance:
             break
-        _step(bank, x, gamma * weights[:, None, :, None], (moves * weights[..., None, None]).sum(0), min_variance)
+        gamma, moves = gamma * weights[:, None, :, None], (moves * weights[..., None, None]).sum(0)
+        _step(bank, x, inside, gamma, moves, min_variance)
     return history
 
 
-def _step(bank: GaussianHMM, x: Tensor, gamma: Tensor, moves: Tensor, min_variance: float) -> None:
+def _step(bank: GaussianHMM, x: Tensor, inside: Tensor, gamma: Tensor, moves: Tensor, min_variance: float) -> None:
     """One maximization from weighted posteriors (batch, time, models, states) and transitions."""
     M, S, K = bank.n_models, bank.n_states, bank.n_components
     tiny = torch.finfo(x.dtype).tiny
@@ -81,15 +83,16 @@ def _step(bank: GaussianHMM, x: Tensor, gamma: Tensor, moves: Tensor, min_varian
         bank.mixture_logits.copy_(taken.clamp_min(tiny).log())
     else:
         responsibility = gamma.unsqueeze(-1)
-    flat = responsibility.flatten(2).flatten(0, 1)  # (frames, models * states * components)
-    data = x.flatten(0, 1)
+    # Padding would draw the center to zero. From it all sums are taken, and in double precision, since squares cancel.
+    flat = wider(responsibility.flatten(2)[inside])  # (frames, models * states * components)
+    data = wider(x[inside])
+    center = data.mean(0)
+    data = data - center
     mass = flat.sum(0).view(M, S, K, 1)
     used = mass > 1e-8
-    means = (flat.T @ data).view(M, S, K, -1) / mass.clamp_min(tiny)
-    means = torch.where(used, means, bank.means)
-    center = data.mean(0)
-    second = (flat.T @ (data - center).square()).view(M, S, K, -1)
-    first = (flat.T @ (data - center)).view(M, S, K, -1)
+    first = (flat.T @ data).view(M, S, K, -1)
+    second = (flat.T @ data.square()).view(M, S, K, -1)
+    means = torch.where(used, center + first / mass.clamp_min(tiny), wider(bank.means))
     away = means - center
     scatter = second - 2 * away * first + away.square() * mass
     kept = [dim for dim in range(3) if bank.log_variances.shape[dim] == 1 and bank.means.shape[dim] > 1]

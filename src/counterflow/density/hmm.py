@@ -93,7 +93,8 @@ class GaussianHMM(nn.Module):
         backend: How it is computed: ``"numba"`` (CPU), ``"torch"`` (plain operations, any device; the same analytic
             derivatives), ``"autograd"`` (through time, for derivatives of any order); ``"auto"`` is numba on the CPU
             for float32 and float64, else torch.
-        dtype: Of the parameters; torch's default if not given.
+        dtype: Of the parameters; torch's default if not given. Where means are 100 standard deviations or more apart,
+            take float64: float32 then loses digits.
         device: Where they are.
 
     Raises:
