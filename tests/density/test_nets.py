@@ -272,6 +272,18 @@ def test_the_classifier_learns_is_saved_and_comes_back(net, tmp_path):
     assert again.training_ == clf.training_
 
 
+@pytest.mark.parametrize("change", [{"time_average": False}, {"n_states": 4}, {"net": "mixture"}])
+def test_parameters_set_after_the_fit_are_of_the_next_one_and_not_saved(change, tmp_path):
+    X, y = sequences()
+    clf = RelativeDensityClassifier(3, 2, iterations=3).fit(X, y)
+    fitted, proba = clf.get_params(), clf.predict_proba(X)
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        clf.set_params(**change).save(folder)
+        clf = RelativeDensityClassifier.load(folder)  # and what was loaded is as good as what was fitted
+        np.testing.assert_array_equal(clf.predict_proba(X), proba)
+        assert clf.get_params() == fitted
+
+
 def test_scikit_learn_takes_it_for_one_of_its_own():
     X, y = sequences()
     clf = RelativeDensityClassifier(n_models=3, n_states=1, iterations=8)

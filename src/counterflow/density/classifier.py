@@ -208,6 +208,7 @@ class RelativeDensityClassifier:
         # All at once: a second fit that fails or is stopped leaves what the first has learned.
         self.classes_, self.n_features_in_, self._mean, self._scale = classes, x.shape[2], mean, scale
         self.training_: Training = training
+        self._fitted = self._plain()
         self.net_ = net
         return self
 
@@ -251,7 +252,7 @@ class RelativeDensityClassifier:
         return float(np.average(right, weights=None if sample_weight is None else np.asarray(sample_weight)))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write it to a folder as safetensors and JSON.
+        """Write it to a folder as safetensors and JSON, with the parameters that it was fitted with.
 
         Raises:
             InputError: If it has not been fitted, if the folder cannot be written, or if labels are neither text nor
@@ -273,7 +274,7 @@ class RelativeDensityClassifier:
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = {
-            "parameters": self._plain(),
+            "parameters": self._fitted,  # those of the net; `set_params` is for the next fit
             "classes": self.classes_.tolist(),
             "features": self.n_features_in_,
             "training": {"iterations": self.training_.iterations, "evaluations": self.training_.evaluations},
@@ -304,7 +305,7 @@ class RelativeDensityClassifier:
             raise InputError(
                 f"the model in {where} is damaged: {' '.join(str(error).split())}; save it again"
             ) from error
-        found.net_ = net
+        found.net_, found._fitted = net, found._plain()
         return found
 
     def _plain(self) -> dict[str, Any]:
