@@ -135,6 +135,20 @@ def test_a_convolution_in_double_precision_draws_in_it(options: dict[str, Any]) 
     torch.testing.assert_close(y, wanted, rtol=0, atol=1e-14)
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+@pytest.mark.parametrize("options", [{"rates": "layer"}, {"rates": "weight"}, {"prior": "gaussian"}])
+def test_a_variance_that_a_fast_convolution_rounds_below_zero_is_none(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    x = torch.zeros(32, 16, 24, 24)
+    x[:, :, 8:12, 8:12] = 10 * torch.randn(32, 16, 4, 4)
+    layer = VariationalConv2d(16, 32, 3, padding=1, **options)
+    with torch.backends.mkldnn.flags(enabled=False):  # PyTorch's own convolution is then Winograd's
+        y = layer(x)
+        y.square().mean().backward()
+    assert y.isfinite().all()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in layer.parameters())
+
+
 def test_a_channel_has_one_scale_at_all_positions() -> None:
     torch.manual_seed(0)
     layer = VariationalConv2d(1, 1, 1, bias=False, noise="A")

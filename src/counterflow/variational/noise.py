@@ -283,7 +283,9 @@ def gaussian(x: Tensor, mean: Tensor, variance: Tensor, product: Product) -> Ten
     """Pre-activations of weights with these means and variances."""
     center = product(x, mean)
     variance = product(x.square(), variance)
-    spread = (widen(variance) + _tiny(variance)).sqrt().to(center.dtype)
+    # Convolutions by Winograd's or Fourier's transform subtract, and what should be zero comes out below it. (Matrix
+    # products, as of linear layers above, only add.)
+    spread = (widen(variance).clamp_min(0) + _tiny(variance)).sqrt().to(center.dtype)
     return center + spread * standard_normal(center.shape, center)
 
 
