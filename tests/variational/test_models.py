@@ -299,6 +299,119 @@ def test_pruning_follows_a_forward_pass_that_somebody_wrote(kind: type[nn.Module
     torch.testing.assert_close(small(x), full(x), rtol=1e-4, atol=1e-5)
 
 
+class _Shortcut(nn.Module):
+    """Two layers whose units another one uses, too, in one of the modes."""
+
+    def __init__(self, in_training: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(*size) for size in ((4, 12), (12, 8), (8, 3), (8, 3)))
+        self.in_training = in_training
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.b(torch.relu(self.a(x))))
+        if self.training:
+            self.kept = h
+        return self.c(h) + h[:, :3] if self.training == self.in_training else self.c(h)
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_units_stay_that_either_mode_needs(in_training: bool, training: bool) -> None:
+    torch.manual_seed(0)
+    model = cf.make_variational(_Shortcut(in_training), rates="unit", max_alpha=None).model.train(training)
+    with torch.no_grad():
+        model.b.rate.rho.view(-1)[[2, 7]] = 4.0
+        model.c.rate.rho.view(-1)[[0, 5]] = 4.0
+    small: Any = variational.prune(model)
+    assert (small.a.out_features, small.b.in_features, small.b.out_features) == (10, 10, 8)
+    assert (small.training, small.c.training) == (training, training)
+    assert not hasattr(small, "kept")
+    full: Any = variational.deterministic(model)
+    with torch.no_grad():
+        full.b.weight[:, [2, 7]] = 0.0
+        full.c.weight[:, [0, 5]] = 0.0
+    x = torch.randn(6, 4)
+    for mode in (True, False):
+        torch.testing.assert_close(small.train(mode)(x), full.train(mode)(x))
+
+
+class _Reaching(nn.Module):
+    """No graph can be traced, and some of its parts are not called as a whole."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+        if how == "shared":
+            self.other = nn.ModuleList([self.body[2]])
+        if how == "hidden":
+            self.plain = [self.body[2]]
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "shared":
+            x = self.body(x) + self.other[0](x.repeat(1, 2))[:, :3]
+        elif self.how == "hidden":
+            x = self.body(x) + self.plain[0](x.repeat(1, 2))[:, :3]
+        else:
+            x = self.body(x)
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.sum() == 0):
+            return x
+        x = self.run(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+class _ByIndex(_Reaching):
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.body[1](self.body[0](x))
+        return self.body[4](self.body[3](self.body[2](first)) + first)
+
+
+class _HandedOn(_Reaching):
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        return _called_by_index(self, x)
+
+
+def _called_by_index(model: _Reaching, x: torch.Tensor) -> torch.Tensor:
+    first = model.body[1](model.body[0](x))
+    return model.body[4](model.body[3](model.body[2](first)) + first)
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "sizes", "of_block"),
+    [
+        (_Reaching, "whole", (6, 7), 5),
+        (_Reaching, "shared", (8, 8), 5),
+        (_Reaching, "hidden", (8, 8), 8),
+        (_ByIndex, "by index", (8, 8), 5),
+        (_HandedOn, "handed on", (8, 8), 8),
+    ],
+)
+def test_units_stay_that_what_cannot_be_traced_may_use(
+    kind: type[_Reaching], how: str, sizes: tuple[int, int], of_block: int
+) -> None:
+    torch.manual_seed(0)
+    model = cf.make_variational(kind(how), rates="weight", max_alpha=None).model
+    drowned = {"body.2": [1, 4], "body.4": [3], "blocks.0.2": [0, 1, 2], "blocks.1.2": [0, 1, 2]}
+    with torch.no_grad():
+        for name, units in drowned.items():
+            model.get_submodule(name).rate.rho[:, units] = 5.0
+    small: Any = variational.prune(model)
+    assert (small.body[0].out_features, small.body[2].out_features) == sizes
+    assert [block[0].out_features for block in small.blocks] == [of_block] * 2
+    full: Any = variational.deterministic(model)
+    with torch.no_grad():
+        for name, units in drowned.items():
+            full.get_submodule(name).weight[:, units] = 0.0
+    x = torch.randn(6, 4)
+    torch.testing.assert_close(small(x), full(x))
+
+
 def test_channels_are_taken_out_through_a_flattening() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))

@@ -14,6 +14,7 @@ from torch import fx, nn
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.variational.conversion import plain_in_place
 from counterflow.variational.objective import stochastic_layers
+from counterflow.variational.reading import called_whole, places
 
 __all__ = ["prune"]
 
@@ -48,9 +49,13 @@ def prune(model: nn.Module, threshold: float = 3.0) -> nn.Module:
     Weights (``rates="weight"``, or Gaussian posteriors) and the weights of input units (``rates="unit"``) become zero.
     Where a linear or convolutional layer feeds another one alone, with nothing between them but what treats each unit
     by itself (activations, dropout, pooling, batch normalization, flattening), units of the first that the second no
-    longer uses are taken out of both. What feeds what is read from the model's graph (`torch.fx`); of a model that
-    cannot be traced, from the graphs of its largest parts that can. The function in `eval()` is that of the posterior
-    means with zeros, exactly.
+    longer uses are taken out of both. What feeds what is read from the model's graphs in eval and in training mode
+    (`torch.fx`); of a model that cannot be traced, from those of its largest parts that can and that, by its source, it
+    calls as a whole. All other units stay. The function in `eval()` is that of the posterior means with zeros, exactly.
+
+    No graph tells steps of time from units where there are as many: behind a linear layer, a `torch.nn.BatchNorm1d` of
+    as many entries as that has units is taken for a norm over these, as for ``(batch, units)``. A model that gives it
+    ``(batch, steps, units)`` with as many steps must not be pruned.
 
     Args:
         model: With learned rates; it stays as it is.
@@ -101,7 +106,7 @@ def prune(model: nn.Module, threshold: float = 3.0) -> nn.Module:
             f"nothing in this {type(model).__name__} can be pruned: no rates are learned by unit or by weight"
         )
     plain = plain_in_place(twin)
-    _take_out(plain, _uses(plain))
+    _take_out(plain, _uses(plain), places(plain))
     return plain
 
 
@@ -111,14 +116,50 @@ def _uses(model: nn.Module) -> Counter[int]:
     return Counter(id(p) for p in every)
 
 
-def _take_out(model: nn.Module, uses: Counter[int]) -> None:
+def _take_out(model: nn.Module, uses: Counter[int], everywhere: Counter[int]) -> None:
     """Take units out that the layer behind them does not use, from the model's last layers to its first."""
-    try:
-        graph = fx.Tracer().trace(model)
-    except Exception:  # a forward pass that depends on its data: its parts may not
-        for child in model.children():
-            _take_out(child, uses)
+    graphs = _graphs(model)
+    if not graphs:  # a forward pass that depends on its data: its parts may not
+        for part in called_whole(model, everywhere):
+            _take_out(part, uses, everywhere)
         return
+    found = [_pairs(model, graph, uses) for graph in graphs]
+    for pairs, _ in found:
+        for first, (norms, second) in pairs.items():
+            parts = {first, *norms, second}
+            # In the other mode, too, units have no other use, or none of these layers has any.
+            if all(other.get(first) == (norms, second) or not parts & used for other, used in found):
+                of_units, last = [model.get_submodule(norm) for norm in norms], model.get_submodule(second)
+                _shrink(model.get_submodule(first), of_units, last)
+
+
+def _graphs(model: nn.Module) -> list[fx.Graph]:
+    """The model's graphs in eval and in training mode, which may differ; none if one of them cannot be traced."""
+    if "forward" in vars(model):  # which the tracer would pass over
+        return []
+    before = {module: dict(vars(module)) for module in model.modules()}
+    graphs = []
+    try:
+        for mode in (False, True):
+            for module in before:
+                module.training = mode
+            graphs.append(fx.Tracer().trace(model))
+    except Exception:
+        return []
+    finally:  # their modes, and no trace of what a forward pass keeps on its module
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+    return graphs
+
+
+def _pairs(
+    model: nn.Module, graph: fx.Graph, uses: Counter[int]
+) -> tuple[dict[str, tuple[tuple[str, ...], str]], set[str]]:
+    """Layers by name, from the last to the first, with the norms and the layer that alone use their units.
+
+    Beside them the names of all modules that the graph uses.
+    """
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
 
@@ -134,24 +175,25 @@ def _take_out(model: nn.Module, uses: Counter[int]) -> None:
             and all(uses[id(p)] <= 1 for p in layer.parameters())
         )
 
+    pairs: dict[str, tuple[tuple[str, ...], str]] = {}
     for node in reversed(graph.nodes):
         if whole(node):
             norms, last = _behind(model, node, calls)
-            alone = all(uses[id(p)] <= 1 for norm in norms for p in norm.parameters())
+            alone = all(uses[id(p)] <= 1 for norm in norms for p in model.get_submodule(norm).parameters())
             if last is not None and whole(last) and alone:
-                first, second = model.get_submodule(str(node.target)), model.get_submodule(str(last.target))
-                _shrink(first, norms, second)
+                pairs[str(node.target)] = tuple(norms), str(last.target)
+    return pairs, {str(target) for target in calls} | read
 
 
-def _behind(model: nn.Module, node: fx.Node, calls: Counter[Any]) -> tuple[list[nn.Module], fx.Node | None]:
-    """The node that alone is fed by a layer, through what treats each unit by itself, and the norms on the way.
+def _behind(model: nn.Module, node: fx.Node, calls: Counter[Any]) -> tuple[list[str], fx.Node | None]:
+    """The node that alone is fed by a layer, through what treats each unit by itself, and the norms on the way by name.
 
     None where there is no such node: the units must stay.
     """
     first: Any = model.get_submodule(str(node.target))
     linear = isinstance(first, nn.Linear)
     flat = False  # a convolution's channels, behind nn.Flatten
-    norms: list[nn.Module] = []
+    norms: list[str] = []
     while True:
         if len(node.users) != 1:
             return norms, None
@@ -168,7 +210,7 @@ def _behind(model: nn.Module, node: fx.Node, calls: Counter[Any]) -> tuple[list[
                 over_units = not linear or isinstance(module, nn.BatchNorm1d)
                 if not over_units or module.num_features != len(first.weight):
                     return norms, None
-                norms.append(module)
+                norms.append(str(node.target))
             elif isinstance(module, nn.Flatten) and not linear and (module.start_dim, module.end_dim) == (1, -1):
                 flat = True
             elif not isinstance(module, _ELEMENTWISE) and (linear or flat or not isinstance(module, _OVER_SPACE)):
