@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import counterflow as cf
-from counterflow.choice import choose, winners, winners_only
+from counterflow.choice import annealed, choose, winners, winners_only
 from counterflow.exceptions import InputError, PatternError, ShapeError
+
+INF, NAN = float("inf"), float("nan")
 
 
 @settings(max_examples=40, deadline=None)
@@ -45,6 +47,39 @@ def test_nan_never_wins_and_does_not_leak() -> None:
     assert loss.item() == 2.0
     assert losses.grad is not None
     assert losses.grad.tolist() == [[0.0, 0.5], [0.5, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("losses", "temperature", "weights"),
+    [
+        ([1.0, 2.0], 1e-39, [1, 0]),
+        ([2.0, 1.0], 1e-60, [0, 1]),
+        ([1.0, 1.0, 2.0], 1e-60, [0.5, 0.5, 0]),
+        ([2000.0, 2001.0], 0.001, [1, 0]),
+        ([5.0, INF], 1.0, [1, 0]),
+        ([INF, INF], 1.0, [0.5, 0.5]),
+        ([INF, NAN, INF], 1e-39, [0.5, 0, 0.5]),
+        ([-INF, 1.0], 1.0, [1, 0]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_annealed_weights_go_to_the_winner_at_any_temperature(
+    losses: list[float], temperature: float, weights: list[float], dtype: torch.dtype
+) -> None:
+    found = annealed(torch.tensor(losses, dtype=dtype).unsqueeze(1), temperature)
+    assert found.dtype == dtype
+    if dtype == torch.bfloat16 and losses[0] == 2000.0:  # where 2001 is 2000
+        weights = [0.5, 0.5]
+    assert found.flatten().tolist() == weights
+
+
+def test_annealed_weights_are_those_of_the_equation() -> None:
+    losses = torch.randn(4, 9)
+    torch.testing.assert_close(annealed(losses, 0.7), torch.softmax(-losses / 0.7, 0))
+    losses[2, 3] = NAN
+    weights = annealed(losses, 0.7)
+    assert weights[2, 3] == 0
+    torch.testing.assert_close(weights[[0, 1, 3], 3], torch.softmax(-losses[[0, 1, 3], 3] / 0.7, 0))
 
 
 def test_too_few_numbers_are_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 
 import pytest
@@ -16,6 +17,7 @@ import counterflow as cf
 from counterflow.competition import Competition, LocalWinnerTakeAll, k_winners, lwta, soft_winner, winners
 from counterflow.exceptions import InputError, ShapeError
 
+INF, NAN = float("inf"), float("nan")
 VALUES = torch.tensor([0.0, -1, 1, 2, float("nan"), float("inf"), -float("inf")])
 
 
@@ -232,6 +234,39 @@ def test_other_functions_and_competitions() -> None:
     assert lwta(x, 2, competition=lambda blocks: blocks * 0.5).tolist() == (x * 0.5).tolist()
     soft = lwta(x, 2, competition=soft_winner(1e-3))
     torch.testing.assert_close(soft, lwta(x, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("blocks", "temperature", "outputs"),
+    [
+        ([10.0, 20.0], 1e-38, [0.0, 20.0]),
+        ([10.0, 20.0], 1e-60, [0.0, 20.0]),
+        ([-3.0, -3.0], 1e-60, [-1.5, -1.5]),
+        ([1.0, -INF], 1.0, [1.0, 0.0]),
+        ([1.0, INF], 1.0, [0.0, INF]),
+        ([-INF, -INF], 1.0, [-INF, -INF]),
+        ([1.0, NAN], 1.0, [NAN, NAN]),
+    ],
+)
+def test_the_soft_competition_goes_to_the_winner_at_any_temperature(
+    blocks: list[float], temperature: float, outputs: list[float], dtype: torch.dtype
+) -> None:
+    x = torch.tensor([blocks], dtype=dtype, requires_grad=True)
+    y = lwta(x, competition=soft_winner(temperature))
+    torch.testing.assert_close(y, torch.tensor([outputs], dtype=dtype), equal_nan=True)
+    y.sum().backward()
+    if math.isfinite(sum(outputs)):
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, y.detach() / x.detach().masked_fill(y == 0, 1.0))
+
+
+def test_the_soft_competition_is_that_of_its_equation() -> None:
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    y = lwta(x, 4, competition=soft_winner(0.7))
+    blocks = x.unflatten(1, (-1, 4))
+    torch.testing.assert_close(y, (blocks * (blocks / 0.7).softmax(-1)).flatten(1))
+    assert torch.autograd.gradcheck(lambda x: lwta(x, 4, competition=soft_winner(0.7)), x)
 
 
 @pytest.mark.parametrize("competition", [k_winners(2), soft_winner(0.5)])

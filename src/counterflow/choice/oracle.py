@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from counterflow.backward.softmax import softmax_at
 from counterflow.exceptions import InputError, ShapeError
 from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 
@@ -153,7 +154,8 @@ def annealed(losses: Tensor, temperature: float) -> Tensor:
         temperature: T, in units of the loss; lower it from step to step.
 
     Returns:
-        Weights of the same shape, without a graph; they sum to 1 over the members. A loss of NaN has weight 0.
+        Weights of the same shape, without a graph; they sum to 1 over the members. A loss of NaN has weight 0, and
+        where all others are infinite, they share alike.
 
     Raises:
         ShapeError: As in `winners`.
@@ -171,7 +173,10 @@ def annealed(losses: Tensor, temperature: float) -> Tensor:
         raise InputError(f"temperature is {temperature}; it must be positive: for the winner alone use no weights")
     winners(losses)  # refuses examples without a number
     values = losses.detach()
-    return torch.softmax(-values.masked_fill(values.isnan(), torch.inf) / temperature, 0)
+    lost = values.isnan()
+    weights = softmax_at(-values.masked_fill(lost, torch.inf), temperature, 0).masked_fill(lost, 0)
+    # Where all others are infinite, NaN had a share too.
+    return (weights / weights.sum(0)).to(losses.dtype)
 
 
 def weighted_loss(losses: Tensor, weights: Tensor) -> Tensor:

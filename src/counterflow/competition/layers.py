@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from counterflow.backward.softmax import softmax_at
 from counterflow.competition.kernels import compete_hard, pass_on, winner_mask
 from counterflow.exceptions import InputError, ShapeError
 
@@ -242,7 +243,9 @@ class _SoftWinner:
     temperature: float
 
     def __call__(self, blocks: Tensor) -> Tensor:
-        return blocks * (blocks / self.temperature).softmax(-1)
+        shares = softmax_at(blocks, self.temperature, -1)
+        passing = blocks.masked_fill(shares == 0, 0.0)  # an infinite loser times its share would be NaN
+        return (passing * shares).to(blocks.dtype)
 
     def __repr__(self) -> str:
         return f"soft_winner({self.temperature})"
