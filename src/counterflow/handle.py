@@ -22,7 +22,7 @@ from torch import nn
 
 from counterflow.exceptions import InputError, PatternError
 
-__all__ = ["Handle", "Row", "Table", "exporting", "reset_compiler", "select"]
+__all__ = ["Handle", "Row", "Table", "exporting", "reset_compiler", "select", "why_kept"]
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,18 @@ def _hint(pattern: str, names: list[str]) -> str:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     top = [name for name in names if name and "." not in name][:6]
     return "its children are " + (", ".join(repr(name) for name in top) if top else "none: use '' for the model itself")
+
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def why_kept(module: nn.Module) -> str:
+    """Why a module must keep its place, since another one there would lose what is on it; empty if it need not."""
+    if any(hooks for part in module.modules() for name, hooks in vars(part).items() if name in _HOOKS):
+        return "a hook is on it, which the layer in its place would not have; undo that, and attach it afterwards"
+    if "forward" in vars(module):
+        return "its forward has been exchanged on the module itself"
+    return ""
 
 
 def exporting() -> bool:

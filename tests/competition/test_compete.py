@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import counterflow as cf
+from counterflow import backward
 from counterflow.competition.exchange import ACTIVATIONS
 from counterflow.exceptions import InputError, PatternError, UnsupportedError
 
@@ -259,6 +260,36 @@ def test_what_is_left_alone_and_why():
     for layer, why in reasons.items():
         assert table[layer].done == "left alone"
         assert why in table[layer].why
+
+
+@pytest.mark.parametrize(
+    "attach",
+    [
+        lambda model: cf.attach(model, {"1": backward.scale(0.0)}),
+        lambda model: cf.attach(model, {"1": backward.clip(1.0)}),
+        lambda model: cf.probe(model, "1").__enter__(),
+        lambda model: setattr(model[1], "forward", torch.tanh),
+    ],
+)
+@pytest.mark.parametrize("inputs", [None, torch.randn(2, 4)], ids=["fx", "trial"])
+def test_what_is_on_an_activation_stays(attach, inputs):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2))
+    before = model[1]
+    attach(model)
+    table = cf.compete(model, inputs=inputs).table()
+    assert model[1] is before
+    assert "a hook is on it" in table["1"].why or "its forward has been exchanged" in table["1"].why
+    assert (table["1"].done, table["3"].done) == ("left alone", "LWTA-2")
+    with pytest.raises(UnsupportedError, match=r"a hook is on it|its forward has been exchanged"):
+        cf.compete(model, inputs=inputs, layers="1")
+
+
+def test_what_is_on_the_activation_of_a_transformer_stays():
+    model = nn.Sequential(*(nn.TransformerEncoderLayer(8, 2, 12, activation=nn.GELU()) for _ in range(2)))
+    cf.attach(model, {"0.activation": backward.scale(0.5)})
+    table = cf.compete(model).table()
+    assert "a hook is on it" in table["0.activation"].why
+    assert (table["0.activation"].done, table["1.activation"].done) == ("left alone", "LWTA-2")
 
 
 def test_a_dimension_can_be_named():

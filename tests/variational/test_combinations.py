@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import counterflow as cf
 from counterflow import backward, variational
-from counterflow.exceptions import UnsupportedError
+from counterflow.exceptions import InputError, UnsupportedError
 
 
 def net() -> nn.Sequential:
@@ -89,6 +89,14 @@ def test_what_has_a_hook_keeps_it(attach: Callable[[nn.Module], Any]) -> None:
     assert model[0] is first
     assert "hook" in table["0"].why
     assert table["2"].done == "variational"
+
+
+def test_a_layer_with_a_hook_is_not_wrapped_by_gaussian_dropout() -> None:
+    layer = nn.Linear(4, 3)
+    cf.attach(layer, {"": backward.scale(0.0)})
+    with pytest.raises(InputError, match=r"layer \(Linear\) cannot be wrapped: a hook is on it"):
+        variational.GaussianDropout(0.5, "B", layer)
+    assert variational.GaussianDropout(0, "B", layer).layer is layer  # which stays as it is
 
 
 def test_an_error_is_shaped_behind_the_noise_as_behind_a_plain_layer() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from counterflow.competition.calls import Call, is_leaf, see, trace, upstream
 from counterflow.competition.layers import Competition, LocalWinnerTakeAll, name_of
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.handle import Handle, Row, Table, reset_compiler, select
+from counterflow.handle import Handle, Row, Table, reset_compiler, select, why_kept
 
 __all__ = ["compete"]
 
@@ -99,8 +99,8 @@ def compete(
 
     The activations inside PyTorch's transformer layers are exchanged too, and its fast path for inference, which knows
     ReLU and GELU only, is switched off. Left alone are: an activation behind the last layer, which makes the output; a
-    gate, whose result multiplies another one; `torch.nn.PReLU`, whose parameters a checkpoint holds; recurrent layers;
-    and what does not fit, with the reason in the table.
+    gate, whose result multiplies another one; `torch.nn.PReLU`, whose parameters a checkpoint holds; what has a hook,
+    which would be lost; recurrent layers; and what does not fit, with the reason in the table.
 
     Args:
         model: Changed in place.
@@ -162,7 +162,8 @@ def compete(
         inner = module._modules.get("activation") if parts else None
         if parts and (id(module) in chosen or id(inner) in chosen):
             done_with.add(id(inner))
-            units, why = _fitting([_Units(-1, module.linear1.out_features)], block, dim)
+            why = "" if inner is None else why_kept(inner)
+            units, why = (None, why) if why else _fitting([_Units(-1, module.linear1.out_features)], block, dim)
             own = f"{name}.activation" if name else "activation"
             was = module.activation
             kind = type(was).__name__ if isinstance(was, nn.Module) else name_of(was)
@@ -230,6 +231,9 @@ def _weighs(call: Call) -> bool:
 
 def _units_of(module: nn.Module, calls: list[Call], block: int, dim: int | None) -> tuple[_Units | None, str]:
     """Where the units of an activation lie that all its calls agree on, or None and the reason."""
+    kept = why_kept(module)
+    if kept:
+        return None, kept
     if next(module.parameters(), None) is not None:
         return None, "it has parameters of its own, which a checkpoint holds"
     mine = [call for call in calls if call.what is module]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from counterflow.exceptions import InputError, UnsupportedError
-from counterflow.handle import Handle, Row, Table, reset_compiler
+from counterflow.handle import Handle, Row, Table, reset_compiler, why_kept
 from counterflow.variational.attention import VariationalMultiheadAttention, attention_around, plain_attention, unlike
 from counterflow.variational.divergence import Approximation
 from counterflow.variational.dropout import GaussianDropout
@@ -162,24 +162,16 @@ def make_variational(
     return VariationalHandle(root, table, undo, model)
 
 
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-
-
 def _reason(module: nn.Module) -> str | None:
     """Why a module is left alone; empty if it is not, None if it is nobody's business."""
     if isinstance(module, Stochastic | GaussianDropout):
         return "it has noise already"
     if isinstance(module, nn.MultiheadAttention) or type(module) in KINDS:
-        parts = module.modules()  # an attention block is exchanged with what is inside
-        if any(hooks for part in parts for name, hooks in vars(part).items() if name in _HOOKS):
-            return "a hook is on it, which the layer in its place would not have; undo that, and attach it afterwards"
-    if isinstance(module, nn.MultiheadAttention) and type(module) is not nn.MultiheadAttention:
-        return f"{type(module).__name__} may have a forward of its own"
-    if isinstance(module, nn.MultiheadAttention) or type(module) in KINDS:
-        if "forward" in vars(module):
-            return "its forward has been exchanged on the module itself"
-        if not isinstance(module, nn.MultiheadAttention):
-            return ""
+        reason = why_kept(module)  # an attention block is exchanged with what is inside
+        if reason or not isinstance(module, nn.MultiheadAttention):
+            return reason
+        if type(module) is not nn.MultiheadAttention:
+            return f"{type(module).__name__} may have a forward of its own"
         if type(module.out_proj) not in KINDS:
             return f"its out_proj ({type(module.out_proj).__name__}) has no layer with a posterior"
         return unlike(module)

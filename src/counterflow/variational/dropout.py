@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from counterflow.exceptions import InputError
+from counterflow.handle import why_kept
 from counterflow.variational.layers import variational_layer
 from counterflow.variational.loops import standard_normal
 from counterflow.variational.posterior import Noise
@@ -30,7 +31,7 @@ class GaussianDropout(nn.Module):
         layer: Type B: the linear or convolutional layer whose inputs are dropped.
 
     Raises:
-        InputError: If an argument is out of range, or a layer is missing or in excess.
+        InputError: If an argument is out of range, a layer is missing or in excess, or hooks on it would be lost.
 
     Example:
         >>> import torch
@@ -49,6 +50,9 @@ class GaussianDropout(nn.Module):
         if (layer is not None) != (type == "B"):
             wanted = "needs the layer that follows, layer=nn.Linear(...)" if type == "B" else "stands before a layer"
             raise InputError(f"type={type!r} {wanted}")
+        reason = why_kept(layer) if layer is not None and p else ""
+        if reason:
+            raise InputError(f"layer ({layer.__class__.__name__}) cannot be wrapped: {reason}")
         self.p, self.noise = p, type
         self.layer = layer
         if layer is not None:
