@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+import counterflow as cf
 from counterflow import LocalWinnerTakeAll
 from counterflow.competition import (
     AnnealedRate,
@@ -220,6 +225,70 @@ def test_the_monitor_counts_an_input_without_a_batch() -> None:
         model(torch.randn(3, 4))
         values = h.table()["1"].values
     assert (values["inputs"], values["units"]) == (4, 6)
+
+
+def test_the_monitor_breaks_no_compiled_pass() -> None:
+    model = net().eval()
+    with monitor(model) as h:
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        for _ in range(3):
+            compiled(torch.randn(7, 4)).sum().backward()
+        assert h.table()["1"].values["inputs"] == 21
+
+
+class Cell(nn.Module):
+    """A recurrent step of competing units, with a norm whose running statistics it keeps or none."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.weights, self.act, self.norm = nn.Linear(4, 4), LocalWinnerTakeAll(), norm
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.norm(self.act(self.weights(state) + x))
+        return state, state
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm1d(4)])
+def test_the_monitor_counts_once_what_a_memory_budget_runs_again(norm: nn.Module) -> None:
+    cell = Cell(norm)
+    with monitor(cell) as h:
+        outputs, _ = cf.bptt.unroll(cell, torch.randn(5, 20, 4), torch.zeros(5, 4), slots=3)
+        outputs.sum().backward()
+        assert h.table()["act"].values["inputs"] == 100
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_the_monitor_counts_once_what_a_checkpoint_runs_again(reentrant: bool) -> None:
+    model = net()
+    with monitor(model) as h:
+        x = torch.randn(10, 4, requires_grad=True)
+        checkpoint(model, x, use_reentrant=reentrant).sum().backward()
+        model(x).sum().backward()
+        assert [row.values["inputs"] for row in h.table()] == [20, 20]
+
+
+def test_the_monitor_counts_once_what_a_step_of_an_ensemble_runs_again() -> None:
+    ensemble = cf.MultipleChoice(
+        [nn.Sequential(nn.Linear(4, 6), LocalWinnerTakeAll(), nn.Linear(6, 2)) for _ in range(4)]
+    )
+    x, y = torch.randn(32, 4), torch.randint(2, (32,))
+    weights = torch.eye(4).repeat_interleave(8, 1)
+    with monitor(ensemble) as h:
+        for given, counts in ((None, [32] * 4), (weights, [40] * 4)):  # what is fixed beforehand runs once
+            step = ensemble.step(x, y, partial(nn.functional.cross_entropy, reduction="none"), weights=given)
+            assert all(step.cut)
+            assert [row.values["inputs"] for row in h.table()] == counts
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_monitored_model_counts_for_itself(again: Callable[[nn.Module], nn.Module]) -> None:
+    model = net()
+    with monitor(model) as h:
+        model(torch.randn(3, 4))
+        twin = again(model)
+        twin(torch.randn(50, 4))
+        assert h.table()["1"].values["inputs"] == 3
+        assert len(twin.get_submodule("1")._forward_pre_hooks) == 1
 
 
 def digits(which: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_unflatten
 
+from counterflow.backward.again import running_again
 from counterflow.bptt.ambient import Buffers, autocasting, devices_of, generator_states, set_generator_states
 from counterflow.bptt.budget import Observed, Sizes, observe, parse_bytes, weigh
 from counterflow.bptt.choices import Choice, choose
@@ -304,7 +305,8 @@ def _check_buffers(steps: Steps, seen: Observed, changed: list[str]) -> None:
     """A core that changes buffers must not depend on them: run its first step once more and compare."""
     now, behind = generator_states(seen.devices), Buffers(seen.modules)
     set_generator_states(seen.devices, seen.generators)
-    again, ys_again, _ = record_first(steps)
+    with running_again():
+        again, ys_again, _ = record_first(steps)
     set_generator_states(seen.devices, now)
     behind.restore()
     pairs = zip((*seen.outputs, *seen.internal.next_state), (*ys_again, *again.next_state), strict=True)

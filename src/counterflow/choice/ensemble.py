@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
+from counterflow.backward.again import running_again
 from counterflow.choice.oracle import check_k, weighted_loss, winners
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 from counterflow.handle import Row, Table
@@ -250,7 +252,8 @@ class MultipleChoice(nn.Module):
                         parameter.grad = torch.zeros_like(parameter)
                 continue
             if short:
-                each = self._loss(member, _select(leaf, rows), _select(y, rows), loss_fn)
+                with contextlib.nullcontext() if fixed is not None else running_again():
+                    each = self._loss(member, _select(leaf, rows), _select(y, rows), loss_fn)
                 if fixed is not None:
                     mine[index, rows] = each.detach().to(mine.dtype)
                 each = each * weight[rows]

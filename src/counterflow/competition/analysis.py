@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from counterflow.backward.again import runs_again
 from counterflow.competition.layers import LocalWinnerTakeAll
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 from counterflow.handle import Handle, Row, Table
@@ -197,12 +198,37 @@ def subnetworks(
     return Subnetworks(classes, shares, threshold, float(won.sum(1).double().mean()))
 
 
+class _Tally:
+    """The hook of a layer that is watched: how often each of its units has won.
+
+    An object rather than a function, so that the model can be pickled, and a copy of it counts for itself.
+    """
+
+    def __init__(self) -> None:
+        self.inputs = 0
+        self.wins: Tensor | None = None
+
+    def __call__(self, layer: LocalWinnerTakeAll, args: tuple[Tensor, ...]) -> None:
+        if runs_again():
+            return
+        x = args[0].detach()
+        won = layer.winners(x)
+        dim = layer.dim % won.ndim
+        by_unit = won.movedim(dim, 0).reshape(won.shape[dim], -1).sum(1).double().cpu()
+        self.wins = by_unit if self.wins is None else self.wins + by_unit
+        self.inputs += 1 if dim == 0 else len(x)  # without a batch
+
+
 def monitor(model: nn.Module, overused: float = 0.95) -> Handle:
     """Watch how often each unit wins while the model trains or runs: dead units never do, over-used ones nearly always.
 
     ``table()`` of the handle has, for each layer, the inputs seen, the units that have never won, those that have more
     than a share of their block's wins, and the entropy of wins within a block, 1 where all units win equally often.
     Results stay as they are; ``undo()`` ends it.
+
+    Each forward pass counts once, with gradients or without: not again where it runs again for the backward pass, as
+    under `torch.utils.checkpoint`, `counterflow.bptt.unroll` and the step of `counterflow.MultipleChoice`. A copy of
+    the model counts for itself, and into no table.
 
     Args:
         model: With `LocalWinnerTakeAll` layers; not compiled.
@@ -225,27 +251,16 @@ def monitor(model: nn.Module, overused: float = 0.95) -> Handle:
     if not 0.5 <= overused <= 1:
         raise InputError(f"overused must lie between 0.5 and 1, got {overused!r}")
     layers = _layers(model)
-    wins: dict[str, Tensor] = {}
-    inputs = dict.fromkeys(layers, 0)
-
-    def count(name: str, layer: LocalWinnerTakeAll, x: Tensor) -> None:
-        won = layer.winners(x.detach())
-        dim = layer.dim % won.ndim
-        by_unit = won.movedim(dim, 0).reshape(won.shape[dim], -1).sum(1).double().cpu()
-        wins[name] = wins[name] + by_unit if name in wins else by_unit
-        inputs[name] += 1 if dim == 0 else len(x)  # without a batch
-
-    hooks = [
-        layer.register_forward_pre_hook(lambda module, args, name=name: count(name, module, args[0]))
-        for name, layer in layers.items()
-    ]
+    tallies = {name: _Tally() for name in layers}
+    hooks = [layer.register_forward_pre_hook(tallies[name]) for name, layer in layers.items()]
 
     def table() -> Table:
         rows = []
         for name, layer in layers.items():
-            values: dict[str, float | int | str | None] = {"inputs": inputs[name]}
-            if name in wins:
-                each = wins[name].view(-1, layer.block)
+            values: dict[str, float | int | str | None] = {"inputs": tallies[name].inputs}
+            wins = tallies[name].wins
+            if wins is not None:
+                each = wins.view(-1, layer.block)
                 share = each / each.sum(1, keepdim=True).clamp_min(1)
                 entropy = -torch.xlogy(share, share).sum(1) / torch.log(torch.tensor(max(layer.block, 2.0)))
                 values |= {
