@@ -127,6 +127,44 @@ def test_max_norm_leaves_alone_what_it_cannot_shrink() -> None:
         max_norm(model[0], optimizer_of(0.1), 0.5)
 
 
+def test_max_norm_shrinks_what_the_optimizer_moves() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD([*model[0].parameters(), *model[2].parameters()], lr=0.1)
+    h = max_norm(model, optimizer, 0.1)
+    before = [layer.weight.detach().clone() for layer in model]
+    optimizer.step()
+    assert [torch.equal(layer.weight, weight) for layer, weight in zip(model, before, strict=True)] == [
+        True,
+        True,
+        False,
+    ]
+    assert [(row.done, row.why) for row in h.table()] == [
+        ("left alone", "its weight is frozen"),
+        ("left alone", "the optimizer does not hold its weight"),
+        ("norm <= 0.1", ""),
+    ]
+    model[0].requires_grad_(True)
+    optimizer.add_param_group({"params": model[1].parameters()})
+    optimizer.step()
+    assert all(float(layer.weight.detach().norm(dim=1).max()) < 0.1001 for layer in model)
+    assert {row.done for row in h.table()} == {"norm <= 0.1"}
+    with pytest.raises(UnsupportedError, match="'': the optimizer does not hold its weight"):
+        max_norm(nn.Linear(2, 2), optimizer, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"kdim": 5, "vdim": 6}])
+def test_max_norm_keeps_the_projections_of_attention(sizes: dict[str, int]) -> None:
+    model = nn.MultiheadAttention(8, 2, **sizes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    h = max_norm(model, optimizer, 0.1)
+    optimizer.step()
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    assert len(matrices) == (4 if sizes else 2)
+    assert all(float(p.detach().norm(dim=1).max()) < 0.1001 for p in matrices)
+    assert [row.layer for row in h.table()] == ["", "out_proj"]
+
+
 def test_bad_schedules() -> None:
     with pytest.raises(InputError, match="factor"):
         AnnealedRate(optimizer_of(0.1), 1.5, 0.0)

@@ -131,8 +131,9 @@ def max_norm(model: nn.Module, optimizer: Optimizer, limit: float) -> Handle:
         w_j \leftarrow w_j \min\bigl(1, c / \|w_j\|\bigr)
 
     Args:
-        model: Its linear and convolutional layers are kept within the limit; biases are not counted. A layer whose
-            weight is computed from other parameters, as by weight normalization, is left alone.
+        model: Its linear and convolutional layers and attention's projections are kept within the limit; biases are
+            not counted. Left alone is a layer that is frozen or not held by the optimizer, as long as it is, and one
+            whose weight is computed from other parameters, as by weight normalization.
         optimizer: Whose steps are followed.
         limit: :math:`c > 0`.
 
@@ -141,7 +142,7 @@ def max_norm(model: nn.Module, optimizer: Optimizer, limit: float) -> Handle:
 
     Raises:
         InputError: If the limit is not positive.
-        UnsupportedError: If the model has no such layer.
+        UnsupportedError: If the model has no layer that can be kept.
 
     References:
         Srivastava et al., "Compete to Compute", NIPS 2013, section 5; Hinton et al., arXiv:1207.0580, 2012.
@@ -159,41 +160,72 @@ def max_norm(model: nn.Module, optimizer: Optimizer, limit: float) -> Handle:
     """
     if not (isinstance(limit, int | float) and math.isfinite(limit) and limit > 0):
         raise InputError(f"limit must be positive and finite, got {limit!r}")
-    every = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
-    ]
-    # What is computed from other parameters, as by weight normalization, cannot be shrunk in place.
-    layers = [(name, module) for name, module in every if "weight" in module._parameters]
-    if not layers:
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _KINDS)]
+
+    def held() -> set[int]:
+        return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+    reasons = [_why_left(module, held()) for _, module in layers]
+    if all(reasons):
+        why = "; ".join(f"{name!r}: {why}" for (name, _), why in zip(layers, reasons, strict=True))
         raise UnsupportedError(
-            f"this {type(model).__name__} has no linear or convolutional layer with a weight of its own to keep within "
-            "a norm"
+            f"this {type(model).__name__} has no linear or convolutional layer with a weight of its own, which the "
+            f"optimizer moves, to keep within a norm{f' ({why})' if why else ''}"
         )
 
     def shrink(*_: Any) -> None:
+        moved = held()  # a layer may be frozen, or given to the optimizer, at any time
         with torch.no_grad():
             for _, module in layers:
-                weight: Any = module.weight.detach()
-                units = [0]
-                if getattr(module, "transposed", False):  # (inputs, outputs of a group, ...)
-                    weight, units = weight.unflatten(0, (module.groups, -1)), [0, 2]
-                others = [d for d in range(weight.ndim) if d not in units]
-                norms = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
-                # Most often nothing is over the limit, and one pass over the weights is enough instead of three. On
-                # other devices the question would cost a wait, and a break in a compiled graph.
-                if weight.is_cpu and not torch.compiler.is_compiling() and bool((norms <= limit).all()):
-                    continue
-                # Exactly 1 within the limit. Faster than `torch.renorm`, which copies.
-                weight.mul_(limit / norms.clamp_min(limit))
+                for weight in [] if _why_left(module, moved) else _weights(module):
+                    _shrink(weight.detach(), getattr(module, "transposed", False), getattr(module, "groups", 1), limit)
+
+    def table() -> Table:
+        moved = held()
+        rows = []
+        for name, module in layers:
+            why = _why_left(module, moved)
+            rows.append(Row(name, type(module).__name__, "left alone" if why else f"norm <= {limit:g}", why))
+        return Table("Max-norm", rows)
 
     hook = optimizer.register_step_post_hook(shrink)
-    kept = {name for name, _ in layers}
-    rows = [
-        Row(name, type(module).__name__, f"norm <= {limit:g}")
-        if name in kept
-        else Row(name, type(module).__name__, "left alone", "its weight is computed from other parameters")
-        for name, module in every
-    ]
-    return Handle(model, Table("Max-norm", rows), [hook.remove])
+    return Handle(model, table, [hook.remove])
+
+
+_KINDS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+
+
+def _weights(module: nn.Module) -> list[nn.Parameter]:
+    """A layer's weights, each row of which comes into one unit; none if they are computed from other parameters."""
+    names = ["weight"]
+    if isinstance(module, nn.MultiheadAttention):  # whose output is projected by a layer of its own
+        same = module._qkv_same_embed_dim
+        names = ["in_proj_weight"] if same else ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+    found = [module._parameters.get(name) for name in names]
+    return [weight for weight in found if weight is not None]
+
+
+def _why_left(module: nn.Module, moved: set[int]) -> str:
+    """Why a layer is left alone; empty if it is not."""
+    weights = _weights(module)
+    if not weights:  # as by weight normalization; they cannot be shrunk in place
+        return "its weight is computed from other parameters"
+    if not all(weight.requires_grad for weight in weights):
+        return "its weight is frozen"
+    if not all(id(weight) in moved for weight in weights):
+        return "the optimizer does not hold its weight"
+    return ""
+
+
+def _shrink(weight: Any, transposed: bool, groups: int, limit: float) -> None:
+    units = [0]
+    if transposed:  # (inputs, outputs of a group, ...)
+        weight, units = weight.unflatten(0, (groups, -1)), [0, 2]
+    others = [d for d in range(weight.ndim) if d not in units]
+    norms = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
+    # Most often nothing is over the limit, and one pass over the weights is enough instead of three. On other devices
+    # the question would cost a wait, and a break in a compiled graph.
+    if weight.is_cpu and not torch.compiler.is_compiling() and bool((norms <= limit).all()):
+        return
+    # Exactly 1 within the limit. Faster than `torch.renorm`, which copies.
+    weight.mul_(limit / norms.clamp_min(limit))
