@@ -46,7 +46,7 @@ NEEDS = {
 }
 # The same for the command line, which has to end with exit status 2.
 COMMANDS = {
-    "audio": "identify train voices --out model",
+    "audio": "identify train voices --out voices-model",
     "lab": "reproduce bptt",
 }
 # What each extra is for, run with it alone.

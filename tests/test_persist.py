@@ -86,3 +86,13 @@ def test_what_cannot_be_saved_or_loaded_is_said(tmp_path):
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
         persist.load(tmp_path, "kind")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"kind": "mine"}'])
+def test_only_a_model_of_another_kind_is_in_the_way(content, tmp_path):
+    if content is not None:
+        (tmp_path / "model.json").write_text(content)
+    persist.require_kind(tmp_path, "mine")
+    (tmp_path / "model.json").write_text('{"kind": "yours"}')
+    with pytest.raises(InputError, match="holds a 'yours', and a 'mine' would take its place; name another folder"):
+        persist.require_kind(tmp_path, "mine")

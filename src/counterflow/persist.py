@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from counterflow.exceptions import InputError
 from counterflow.files import replacing
 
-__all__ = ["fill", "load", "save"]
+__all__ = ["fill", "load", "require_kind", "save"]
 
 FORMAT_VERSION = 1
 
@@ -111,11 +111,35 @@ def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dic
     if version != FORMAT_VERSION:
         raise InputError(f"the model in {place} has format {version!r}; this version reads {FORMAT_VERSION}")
     if found.get("kind") != kind or not isinstance(found.get("config"), dict):
-        raise InputError(f"{place} holds a {found.get('kind')!r}, and a {kind!r} is needed")
+        raise InputError(_other(place, found.get("kind"), f"a {kind!r} is needed"))
     digest = _digest(content)
     if found.get("tensors", digest) != digest:  # models saved before there were digests have none
         raise InputError(f"in {place}, model.safetensors is damaged or of another model than model.json; save it again")
     return found["config"], tensors
+
+
+def require_kind(folder: str | os.PathLike[str], kind: str) -> None:
+    """Find out before the work that `save` would put a model in the place of one of another kind.
+
+    Args:
+        folder: Where to; where no model is, or one that is damaged, nothing is lost.
+        kind: What will be saved.
+
+    Raises:
+        InputError: If another kind is there.
+    """
+    try:
+        found = json.loads((Path(folder) / "model.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    other = found.get("kind", kind) if isinstance(found, dict) else kind
+    if other != kind:
+        raise InputError(_other(folder, other, f"a {kind!r} would take its place; name another folder"))
+
+
+def _other(folder: str | os.PathLike[str], kind: object, but: str) -> str:
+    """What is said of a folder that has another kind of model than is meant."""
+    return f"{folder} holds a {kind!r}, and {but}"
 
 
 def fill(make: Callable[[], Module], tensors: Mapping[str, Tensor]) -> Module:

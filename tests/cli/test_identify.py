@@ -188,4 +188,4 @@ def test_long_recordings_are_learned_from_in_pieces():
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
         main(["identify", "--help"])
-    assert "identify train voices --out model" in capsys.readouterr().out
+    assert "identify train voices --out voices-model" in capsys.readouterr().out

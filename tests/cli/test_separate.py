@@ -210,4 +210,4 @@ def test_a_missing_extra_is_told_of_before_anything_is_written(missing, option, 
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
         main(["separate", "--help"])
-    assert "separate run two.wav --out sources --attend model" in capsys.readouterr().out
+    assert "separate run two.wav --out sources --attend words-model" in capsys.readouterr().out

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from counterflow import persist
 from counterflow.audio import Writer, write
 from counterflow.cli import main
 from counterflow.cli.targets import require_target, write_target
@@ -98,3 +99,23 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--json .*a\.json: it cannot be written: "):
         write_target(tmp_path / "a.json", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+KINDS = {"identify": "speaker identification", "separate": "word classifier", "speech": "speech recognizer"}
+
+
+@pytest.mark.parametrize("verb", KINDS)
+@pytest.mark.parametrize("there", KINDS.values())
+def test_training_does_not_destroy_a_model_of_another_kind(
+    verb: str, there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    persist.save(folder, there, {}, {"a": torch.ones(1)})
+    assert main([verb, "train", str(tmp_path / "recordings"), "--out", str(folder)]) == 2
+    said = capsys.readouterr().err
+    if there == KINDS[verb]:
+        assert "recordings" in said  # on to what is missing: a model of this kind may be trained again
+    else:
+        wanted = f"--out {folder} holds a {there!r}, and a {KINDS[verb]!r} would take its place; name another folder"
+        assert said == f"counterflow: {wanted}\n"
+    assert persist.load(folder, there) == ({}, {"a": torch.ones(1)})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from counterflow.cli.recordings import in_folders, require_heard
-from counterflow.cli.targets import require_json, require_plot, require_seed, write_json
+from counterflow.cli.targets import require_json, require_model, require_plot, require_seed, write_json
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.pictures import write_picture
 
@@ -73,9 +73,9 @@ def identify_command(
 
     For example:
 
-      counterflow identify train voices --out model
-      counterflow identify run model call.wav
-      counterflow identify evaluate model other-voices --plot confusion.png
+      counterflow identify train voices --out voices-model
+      counterflow identify run voices-model call.wav
+      counterflow identify evaluate voices-model other-voices --plot confusion.png
 
     Exit status: 0; 2 for input that cannot be used: audio that cannot be read, mixed rates, silence, one speaker.
 
@@ -112,8 +112,6 @@ def identify_command(
             raise InputError(f"identify train takes one folder, got {len(paths)}; type: identify train DIR --out MODEL")
         if out is None:
             raise InputError("identify train needs --out MODEL, the folder for the model")
-        if out.is_file():
-            raise InputError(f"--out {out}: this is a file; name a folder")
         for name in ("models", "states", "iterations", "mels"):
             value = given[name]
             least = 3 if name == "models" else 1
@@ -122,6 +120,7 @@ def identify_command(
         share = 0.05 if reject is None else reject
         if not 0 <= share < 1:
             raise InputError(f"--reject {share}: it has to be from 0 to below 1")
+        require_model(out, KIND)
         sizes = {"states": states or 4, "iterations": iterations or 30, "mels": mels or 24}
         answer = _train(paths[0], out, share, seed or 0, stream, models=models, **sizes)
     else:

@@ -16,6 +16,7 @@ from counterflow.cli.targets import (
     json_file,
     require_apart,
     require_folder,
+    require_model,
     require_plot,
     require_seed,
     require_target,
@@ -70,8 +71,8 @@ def separate_command(
     For example:
 
       counterflow separate run two.wav --out sources --plot before-and-after.png
-      counterflow separate train words --out model
-      counterflow separate run two.wav --out sources --attend model
+      counterflow separate train words --out words-model
+      counterflow separate run two.wav --out sources --attend words-model
 
     Exit status: 0; 2 for input that cannot be used: one channel, silence, channels that are copies of each other.
 
@@ -126,6 +127,9 @@ def separate_command(
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
         require_apart([("json", json_file(json)), *(("out", out / name) for name in FILES)])
+        from counterflow.separation.classifier import KIND
+
+        require_model(out, KIND)
         answer = _train(path, out, epochs or 60, seed or 0, stream)
     else:
         options: dict[str, Any] = {"sources": sources, "method": method or "iva", "online": online}

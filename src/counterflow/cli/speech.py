@@ -16,7 +16,7 @@ import tyro
 
 from counterflow.cli.captions import captions, ctm, textgrid
 from counterflow.cli.corpus import check_corpus, find_lexicon, listen, read_corpus
-from counterflow.cli.targets import require_json, require_seed, write_json, write_target
+from counterflow.cli.targets import require_json, require_model, require_seed, write_json, write_target
 from counterflow.exceptions import DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ def speech_command(
 
       counterflow speech example corpus --count 100
       counterflow speech check corpus
-      counterflow speech train corpus --out model
-      counterflow speech transcribe model call.wav --as srt
-      counterflow speech align model corpus --textgrid grids
-      counterflow speech evaluate model other-corpus --grammar loop
+      counterflow speech train corpus --out recognizer
+      counterflow speech transcribe recognizer call.wav --as srt
+      counterflow speech align recognizer corpus --textgrid grids
+      counterflow speech evaluate recognizer other-corpus --grammar loop
 
     Training that was stopped, even with kill -9, goes on where it was when the same command is given again.
 
@@ -162,11 +162,12 @@ def speech_command(
     elif action == "train":
         if out is None:
             raise InputError("speech train needs --out MODEL, the folder for the model")
-        if out.is_file():
-            raise InputError(f"--out {out}: this is a file; name a folder")
         for name, number, fewest in (("passes", passes, 1), ("corrective", corrective, 0), ("contexts", contexts, 0)):
             if number is not None and number < fewest:
                 raise InputError(f"--{name} {number}: it has to be {fewest} or more")
+        from counterflow.speech.storage import KIND
+
+        require_model(out, KIND)
         changes = _Changes(passes, corrective or 0, contexts, tuple(filter(None, (own_phones or "").split(","))))
         answer = _train(paths[0], out, lexicon, oov or "error", kind or "combined", changes, seed or 0, stream)
     elif action == "transcribe":

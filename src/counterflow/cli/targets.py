@@ -17,6 +17,7 @@ __all__ = [
     "require_apart",
     "require_folder",
     "require_json",
+    "require_model",
     "require_plot",
     "require_seed",
     "require_target",
@@ -85,6 +86,17 @@ def require_folder(path: Path, name: str = "out") -> None:
             pass
     except OSError as error:
         raise InputError(f"--{name} {path}: {place} cannot be written: {error.strerror or error}") from error
+
+
+def require_model(out: Path, kind: str) -> None:
+    """Find out before the work that a model cannot be written to ``--out``, or would destroy one of another kind."""
+    from counterflow.persist import require_kind  # it loads torch
+
+    require_folder(out)
+    try:
+        require_kind(out, kind)
+    except InputError as error:
+        raise InputError(f"--out {error}") from None
 
 
 def json_file(target: str | None) -> Path | None:

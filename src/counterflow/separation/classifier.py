@@ -29,7 +29,7 @@ from counterflow.exceptions import InputError, ShapeError
 
 __all__ = ["BipolarSigmoid", "MelFrames", "WordClassifier", "pad_spectra"]
 
-_KIND = "word classifier"
+KIND = "word classifier"
 _MOST = 1 << 22  # numbers in the filters of a model that is read: 128 of them at 65,536 points
 
 
@@ -379,7 +379,7 @@ class WordClassifier(nn.Module):
             "transform": [self.transform.size, self.transform.hop, self.transform.window],
             **self._own,
         }
-        persist.save(folder, _KIND, config, self.state_dict())
+        persist.save(folder, KIND, config, self.state_dict())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -388,7 +388,7 @@ class WordClassifier(nn.Module):
         Raises:
             InputError: If there is no such model, or it is damaged.
         """
-        config, tensors = persist.load(folder, _KIND)
+        config, tensors = persist.load(folder, KIND)
         try:
             size, hop, window = config["transform"]
             transform = ShortTime(int(size), int(hop), window)
