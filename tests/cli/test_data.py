@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,6 @@ def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(locate, "__file__", str(tmp_path / "lib/counterflow/lab/data/locate.py"))
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
     monkeypatch.setenv("COUNTERFLOW_DATA", str(folder))
-    monkeypatch.setenv("COLUMNS", "400")
     return folder
 
 
@@ -65,9 +65,27 @@ def test_list_is_the_default(named: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_list_fits_a_terminal(named: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     text = "\n".join(_run(capsys)[1])
     for word in (*data.names(), "COUNTERFLOW_DATA", "scikit-learn", "3.4 MB", "10,000 test", "size"):
         assert word in text
+
+
+@pytest.mark.parametrize("action", ["list", "check", "where"])
+def test_a_pipe_gets_plain_lines_of_which_nothing_is_cut(
+    named: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    status, lines = _run(capsys, action)
+    assert status == 0
+    assert "\n".join(lines).isascii()  # no frame, no ellipsis
+    assert all(re.search(rf"^.*\b{name}\b", "\n".join(lines), re.MULTILINE) for name in data.names())
+    row = {
+        "list": r"  mnist +\S.*, 10,000 test +COUNTERFLOW_DATA +CC BY-SA 3\.0 .* 3\.4 MB",
+        "check": r"  fsdd +not here: put \S+ into a data folder, from https\S+",
+        "where": rf"  1  COUNTERFLOW_DATA +{re.escape(str(named))} +mnist",
+    }[action]
+    assert any(re.fullmatch(row, line) for line in lines)
 
 
 def test_list_without_mnist(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,10 +102,10 @@ def test_check(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = _run(capsys, "check")
     assert status == 0
     for name in ("family_relations", "digits", "mnist"):
-        assert "intact" in _row(lines, f"│ {name} ")
-    assert "not here: downloaded when it is used" in _row(lines, "│ cifar10 ")
+        assert "intact" in _row(lines, f"  {name} ")
+    assert "not here: downloaded when it is used" in _row(lines, "  cifar10 ")
     assert "not here: put fsdd/free-spoken-digit-dataset-1.0.10.tar.gz into a data folder, from https" in _row(
-        lines, "│ fsdd "
+        lines, "  fsdd "
     )
 
 
@@ -100,7 +118,7 @@ def test_check_of_files_without_a_known_checksum(named: Path, capsys: pytest.Cap
     (named / "Flickr8k_text.zip").rename(named / "captions" / "Flickr8k_text.zip")
     status, lines = _run(capsys, "check", "captions")
     assert status == 0
-    assert "readable, no checksum known" in _row(lines, "│ captions ")
+    assert "readable, no checksum known" in _row(lines, "  captions ")
 
 
 def test_check_finds_damage(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,8 +126,8 @@ def test_check_finds_damage(named: Path, capsys: pytest.CaptureFixture[str]) -> 
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     status, lines = _run(capsys, "check")
     assert status == 1
-    assert "damaged" in _row(lines, "│ mnist ")
-    assert "intact" in _row(lines, "│ digits ")
+    assert "damaged" in _row(lines, "  mnist ")
+    assert "intact" in _row(lines, "  digits ")
     assert f"mnist: {path} is damaged" in _row(lines, str(path))
     assert _run(capsys, "check", "digits", "family_relations")[0] == 0
 
@@ -137,11 +155,11 @@ def test_where(named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     status, lines = _run(capsys, "where")
     assert status == 0
     rows = [
-        _row(lines, "│ 1 ", "COUNTERFLOW_DATA", str(named), " mnist "),
-        _row(lines, "│ 2 ", "beside the checkout", "does not run from a checkout"),
-        _row(lines, "│ 3 ", "cache", str(tmp_path / "cache"), "(does not exist)"),
-        _row(lines, "│ 4 ", "download", "ossci-datasets.s3.amazonaws.com", " mnist "),
-        _row(lines, "by hand", "an4_raw.bigendian.tar.gz as an4/an4_raw.bigendian.tar.gz", " an4 "),
+        _row(lines, "  1 ", "COUNTERFLOW_DATA", str(named), " mnist"),
+        _row(lines, "  2 ", "beside the checkout", "does not run from a checkout"),
+        _row(lines, "  3 ", "cache", str(tmp_path / "cache"), "(does not exist)"),
+        _row(lines, "  4 ", "download", "ossci-datasets.s3.amazonaws.com", " mnist"),
+        _row(lines, "by hand", "an4_raw.bigendian.tar.gz as an4/an4_raw.bigendian.tar.gz", " an4"),
     ]
     assert [lines.index(row) for row in rows] == sorted(lines.index(row) for row in rows)
     assert not (tmp_path / "cache").exists()

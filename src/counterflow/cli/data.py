@@ -98,9 +98,9 @@ def _list(console: Console, names: tuple[str, ...]) -> None:
             remarks.append(f"{name}: {_missing(entry)}")
         if form.differs:
             remarks.append(f"{name}: {form.differs}")
-    console.print(table)
+    console.show(table)
     for line in remarks:
-        console.print(Text(line))
+        console.say(line)
 
 
 def _check(console: Console, names: tuple[str, ...]) -> dict[str, bool | None]:
@@ -127,9 +127,9 @@ def _check(console: Console, names: tuple[str, ...]) -> dict[str, bool | None]:
             # Publishers' files of which nobody stated a checksum are here; all that can be said is that they load.
             verdict = Text("intact", style="green") if known else Text("readable, no checksum known", style="yellow")
         table.add_row(name, found.place.label, str(len(found.form.files) or ""), verdict)
-    console.print(table)
+    console.show(table)
     for line in damage:
-        console.print(Text(line), soft_wrap=True)
+        console.say(line)
     return intact
 
 
@@ -157,7 +157,7 @@ def _where(console: Console, names: tuple[str, ...]) -> None:
     for name in names:
         if name not in files:
             table.add_row("", data.dataset(name).provided, Text("needs no file", style="dim"), name)
-    console.print(table)
+    console.show(table)
 
 
 def _missing(entry: data.DataSet) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import tyro
 
+from counterflow.cli.console import aligned
 from counterflow.cli.targets import require_json, write_json
 
 __all__ = ["list_command"]
@@ -37,9 +37,7 @@ def list_command(*, json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")]
     require_json(json)
     out = sys.stderr if json == "-" else sys.stdout
     rows = [(method.key, method.site, method.summary) for method in methods().values()]
-    print("methods", file=out)
-    _print_rows(rows, out)
-    print("\npapers", file=out)
+    print("methods", *aligned(rows), "\npapers", sep="\n", file=out)
     papers = []
     try:
         from counterflow.lab.trials import digest_of, paper_keys
@@ -48,7 +46,7 @@ def list_command(*, json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")]
     except MissingExtraError as error:
         print(f"  {error}", file=out)
     else:
-        _print_rows([(key, paper.title, paper.citation) for key, paper in papers], out)
+        print(*aligned([(key, paper.title, paper.citation) for key, paper in papers]), sep="\n", file=out)
     if json is not None:
         write_json(
             json,
@@ -58,9 +56,3 @@ def list_command(*, json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")]
             },
         )
     return 0
-
-
-def _print_rows(rows: Sequence[tuple[str, str, str]], out: TextIO) -> None:
-    first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
-    for key, middle, summary in rows:
-        print(f"  {key:{first}}  {middle:{second}}  {summary}".rstrip(), file=out)
