@@ -256,6 +256,20 @@ def test_the_generated_parts_can_be_generated(monkeypatch: pytest.MonkeyPatch) -
     assert "torch.func" in generated.PARTS["waivers"]()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the documentation's tools are an extra")
+def test_what_failed_is_found_with_the_p_beside_its_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    lab = importlib.import_module("tables.lab")
+    monkeypatch.setattr(lab, "DOCS", tmp_path / "docs")
+    head = f"## {lab.digest_of('bptt').title}\n\n| claim | published | measured | n | unit | setting | verdict |\n"
+    verdicts = ("**not reproduced** (p = 0.97)", "**direction only**", "**reproduced** (p = 0.01)")
+    rows = [f"| `c` Claim {i} | – | 2 [1, 3] | 5 | – | same | {verdict} |" for i, verdict in enumerate(verdicts)]
+    (tmp_path / "REPRODUCTION.md").write_text(f"# Reproduction\n\n{head}{chr(10).join(rows)}\n", "utf-8")
+    text = lab.failed_table("bptt")
+    assert "not reproduced (p = 0.97)" in text
+    assert [f"Claim {number}" in text for number in range(3)] == [True, True, False]
+
+
 def test_the_citation_names_the_version_and_every_paper() -> None:
     text = (ROOT / "CITATION.cff").read_text("utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -35,10 +35,11 @@ def failed_table(key: str) -> str:
     rows = []
     for line in part.partition("\n## ")[0].splitlines():
         cells = [re.sub(r"\\(.)", r"\1", cell.strip()) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if cells and cells[-1].strip("*") in ("not reproduced", "direction only"):
+        verdict = cells[-1].replace("**", "") if cells else ""  # with the p of its test, where there is one
+        if verdict.partition(" (")[0] in ("not reproduced", "direction only"):
             claim, published, measured = cells[0].partition("` ")[2], cells[1], cells[2]
             unit = "" if cells[4] == "–" else f" {cells[4]}"
-            rows.append((plain(claim), plain(published + unit), plain(measured + unit), cells[-1].strip("*")))
+            rows.append((plain(claim), plain(published + unit), plain(measured + unit), plain(verdict)))
     if not rows:
         return "No claim that was run came out otherwise than published,\nas far as the intervals can say."
     return table(("what the paper says", "published", "measured", "verdict"), rows)

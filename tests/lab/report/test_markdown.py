@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from counterflow.lab.report import reproduction_markdown
 
 
@@ -12,7 +14,8 @@ def test_counts_then_every_claim_on_a_line_of_its_own(sections):
     for section in sections:
         for claim in section.claims:
             [row] = [line for line in lines if line.startswith(f"| `{claim.id}`")]
-            assert row.endswith(f"| {claim.setting} | **{claim.verdict}** |")
+            assert f"| {claim.setting} | **{claim.verdict}**" in row
+            assert row.endswith("** |" if claim.p is None else ") |")
             assert row.replace(r"\|", "").count("|") == 8
     [row] = [line for line in lines if line.startswith("| `t2.mom.conventional`")]
     assert "| 2438 ± 1153 | 2612 [2224, 3068] | 30 | epochs |" in row
@@ -20,6 +23,19 @@ def test_counts_then_every_claim_on_a_line_of_its_own(sections):
     assert "| 0.113 | 0.113 | 1 |" in row
     assert text.endswith("\n")
     assert "nan" not in text
+
+
+def test_a_test_says_its_p_beside_the_verdict_and_the_head_why_an_interval_may_differ(sections):
+    text = reproduction_markdown(sections)
+    assert "| **inconclusive** (p = 0.04) |" in text  # cv.difference, whose interval includes zero
+    assert r"| **reproduced** (p \< 0.001) |" in text
+    head = " ".join(text.partition("| paper |")[0].split())
+    assert "Intervals are two-sided at 95%, tests of orders and effects one-sided at .05" in head
+
+
+def test_what_is_computed_has_no_p(sections):
+    claims = [replace(claim, low=2.0, high=2.0, p=0.0) for claim in sections[0].claims if claim.p is not None]
+    assert "(p " not in reproduction_markdown([replace(sections[0], claims=tuple(claims))])
 
 
 def test_hostile_text_is_no_markup(sections):

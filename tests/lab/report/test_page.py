@@ -120,6 +120,14 @@ def test_numbers_are_readable(html):
     assert "nan" not in re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL).lower()
 
 
+def test_a_test_says_its_p_beside_the_verdict_and_the_foot_why_an_interval_may_differ(html):
+    cells = re.findall(r'data-head="Verdict">(.*?)</td>', html)
+    under = [found[1] for cell in cells if (found := re.search(r'<span class="under">(.*?)</span>', cell))]
+    assert under == ["p &lt; 0.001", "p = 0.04"]
+    foot = html.partition("<footer>")[2]
+    assert "Intervals are two-sided at 95%, tests of orders and effects one-sided at .05" in foot
+
+
 def test_plots_are_json_without_nan_and_without_plotlys_template(html):
     curves, bars = _plots(html)
     assert curves["data"][0]["y"][-1] is None

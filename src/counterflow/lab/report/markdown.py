@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from counterflow.lab.report.exhibit import Section
-from counterflow.lab.report.numbers import format_computing, format_interval, format_number
+from counterflow.lab.report.numbers import format_computing, format_interval, format_number, format_p
 from counterflow.lab.report.page import VERDICTS, differences, summary
 from counterflow.lab.trials import ClaimResult
 
@@ -19,7 +19,8 @@ HEAD = """\
 Each published number beside the one that counterflow measured, with its 95% interval. Verdicts are computed
 from the records in `evidence/` by rules that each claim names before any result is known, or it says below what was
 changed since, why, and what it would be as before; for figures and what else was tried, `counterflow report evidence`
-writes a page.
+writes a page. Intervals are two-sided at 95%, tests of orders and effects one-sided at .05 and some of them of ranks,
+so that such a claim may be decided although the interval beside it includes no effect; p stands beside its verdict.
 """
 
 
@@ -34,7 +35,7 @@ def reproduction_markdown(sections: Sequence[Section]) -> str:
 
     Example:
         >>> section = Section("toy", "A toy", "Nobody, 1995.", "counterflow reproduce toy", claims=())
-        >>> print(reproduction_markdown([section]).splitlines()[9])
+        >>> print(reproduction_markdown([section]).splitlines()[11])
         | A toy | 0 | 0 | 0 | 0 | 0 |
     """
     lines = [HEAD, _row(["paper", *VERDICTS]), _row(["---", *["---:"] * len(VERDICTS)])]
@@ -78,6 +79,7 @@ def _claim(claim: ClaimResult) -> str:
         published += f" ± {format_number(claim.published_spread)}"
     interval = format_interval(claim.low, claim.high)
     measured = f"{format_number(claim.measured)} {'' if claim.low == claim.high else interval}".rstrip()
+    p = format_p(claim.p) if claim.low != claim.high else ""
     where = f" ({_text(claim.at)})" if claim.at else ""
     return _row(
         [
@@ -87,7 +89,7 @@ def _claim(claim: ClaimResult) -> str:
             "–" if claim.n is None else str(claim.n),
             _text(claim.unit) or "–",
             claim.setting,
-            f"**{claim.verdict}**",
+            f"**{claim.verdict}**{f' ({_text(p)})' if p else ''}",
         ]
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["format_computing", "format_interval", "format_number", "format_seconds"]
+__all__ = ["format_computing", "format_interval", "format_number", "format_p", "format_seconds"]
 
 MISSING = "–"
 
@@ -54,6 +54,18 @@ def format_interval(low: float | None, high: float | None) -> str:
         return ""
     ends = (-math.inf if low is None else low, math.inf if high is None else high)
     return f"[{format_number(ends[0])}, {format_number(ends[1])}]"
+
+
+def format_p(p: float | None) -> str:
+    """The p value of a test, or nothing where there was none.
+
+    Example:
+        >>> format_p(0.0312), format_p(1e-9), format_p(None)
+        ('p = 0.031', 'p < 0.001', '')
+    """
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 1e-3 else f"p = {p:.2g}"
 
 
 def format_seconds(seconds: float) -> str:

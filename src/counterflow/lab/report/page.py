@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.lab.report.exhibit import Exhibit, Figure, Section
-from counterflow.lab.report.numbers import format_computing, format_interval, format_number, format_seconds
+from counterflow.lab.report.numbers import format_computing, format_interval, format_number, format_p, format_seconds
 from counterflow.lab.report.strip import Axis, Mark, axis_for, mark_for
 from counterflow.lab.trials import ClaimResult, Setting, Verdict
 from counterflow.lab.trials.record import write_whole
@@ -44,6 +44,7 @@ class _ClaimView:
     spread: str
     interval: str
     how: str
+    p: str
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,6 @@ def _claim_view(section: Section, claim: ClaimResult, axis: Axis) -> _ClaimView:
     how: list[str] = [*filter(None, [claim.at]), claim.kind]
     if claim.test in TEST_NAMES:
         how.append(TEST_NAMES[claim.test])
-    if claim.p is not None:
-        how.append(f"p {'< 0.001' if claim.p < 1e-3 else f'= {format_number(claim.p)}'}")
     if claim.verdict == "not run" and claim.reason:
         how.append(claim.reason)
     spread = []
@@ -219,6 +218,7 @@ def _claim_view(section: Section, claim: ClaimResult, axis: Axis) -> _ClaimView:
         spread=", ".join(spread),
         interval=interval,
         how=" · ".join(how),
+        p=format_p(claim.p) if claim.low != claim.high else "",
     )
 
 
