@@ -1,6 +1,7 @@
 """Hidden Markov models as layers: forward and all gradients, beside dynamax, hmmlearn, pomegranate and a torch loop.
 
     python benchmarks/density.py [--only one|paper|cost|cold ...] [--rounds N] [--json FILE] [--plot PNG]
+    python benchmarks/density.py --redraw --json evidence/benchmarks/density.json --plot docs/images/density-cost.png
 
 one    One model of S = 3, 10, 50 states, 32 sequences of 200 frames of 13 features, float64: likelihood and gradients
        to all parameters. Beside it jitted dynamax (warm; what its compilation takes stands beside), a torch loop over
@@ -39,6 +40,7 @@ from counterflow.density import GaussianHMM
 sys.path.insert(0, str(Path(__file__).parent))
 from common import measuring
 from common.command import output, positive, status_of
+from common.pictures import write_drawn
 from common.records import read_record, write_record
 
 FLOOR = {3: 0.5, 10: 1.0, 50: 7.0}
@@ -364,7 +366,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axes.set_xlabel(what)
         axes.set_ylabel("ms, forward and all gradients")
         axes.legend()
-    figure.savefig(path, dpi=120)
+    write_drawn(figure, path, found["curves"])
 
 
 def show(found: dict[str, Any]) -> str:
@@ -417,11 +419,17 @@ def main() -> int:
         "--json", metavar="FILE", type=output, help="put the results in there, beside those of other parts"
     )
     parser.add_argument("--plot", metavar="PNG", type=output, help="draw the part `cost` into there")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing; --plot is of what --json has")
     parser.add_argument("--machine", default="", help="what is to be said of the machine, in a sentence")
     options = parser.parse_args()
     if options.plot is not None and options.only is not None and "cost" not in options.only:
         parser.error("--plot draws the part cost, which --only leaves out")
     record = {"machine": "", **read_record(options.json)}
+    if options.redraw:
+        if options.plot is None or "cost" not in record:
+            parser.error("--redraw needs --plot, and --json FILE that has the part cost")
+        draw(record["cost"], options.plot)
+        return 0
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         # Jax's threads heed no option of a thread's number, and processor time counts them all.

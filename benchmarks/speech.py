@@ -1,6 +1,7 @@
 """Alignment, predictors and recognition beside other ways to do the same.
 
     python benchmarks/speech.py [--json FILE] [--plot PNG] [--repeats N]
+    python benchmarks/speech.py --redraw --json evidence/benchmarks/speech.json --plot docs/images/speech-growth.png
 
 Alignment is of 300 frames with 60 states in a left-right chain. `best_path` is beside librosa's Viterbi decoder (which
 knows dense transitions), its dynamic time warping on the same matrix, and a recursion that goes through the rows in
@@ -32,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import bars
 from common.command import output, positive, status_of
 from common.measuring import in_turns, ratio, timed
-from common.records import write_record
+from common.pictures import write_drawn
+from common.records import read_record, write_record
 
 
 def enough(call: Callable[[], object]) -> int:
@@ -209,7 +211,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_xlim(0)
         axes.set_ylim(0)
         axes.legend()
-    figure.savefig(path, dpi=120)
+    write_drawn(figure, path, curves(rows))
 
 
 def said(row: Mapping[str, Any]) -> str:
@@ -229,7 +231,14 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", type=output, help="put the results in there")
     parser.add_argument("--plot", metavar="PNG", type=output, help="draw how recognition grows into there")
     parser.add_argument("--repeats", type=positive, default=15, metavar="N", help="measurements of each (default 15)")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing; --plot is of what --json has")
     arguments = parser.parse_args()
+    if arguments.redraw:
+        record = read_record(arguments.json)
+        if arguments.plot is None or "parts" not in record:
+            parser.error("--redraw needs --plot, and --json FILE that is there")
+        draw(record["parts"]["recognition"], arguments.plot)
+        return 0
     torch.set_num_threads(1)
     found = {}
     for part, rows in (("alignment", alignment), ("predictors", predictors), ("recognition", recognition)):
