@@ -118,6 +118,27 @@ def test_controllers_are_compared_drawn_and_exported(wav, tmp_path, capsys):
     assert len(saved["weights"]["weights"]) == saved["taps"] == 25
 
 
+def test_a_picture_says_whose_signals_it_shows_and_in_what_unit(wav, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("counterflow.noise_control.pictures.write_picture", lambda figure, *_: drawn.append(figure))
+    for compare, controller, of in (("lms,nlms", "nlms", "nlms"), ("lms,nlms", "rls", "lms")):
+        options = ["--compare", compare, "--controller", controller, "--budget", "1"]
+        assert main(["cancel", wav, *options, "--plot", str(tmp_path / "six.png")]) == 0
+        *signals, curves = drawn.pop().axes
+        titles = [axes.get_title(loc="left") for axes in signals]
+        assert titles == ["noise", f"negated speaker signal of {of}", f"residual of {of}"]
+        assert {axes.get_ylabel() for axes in signals} == {"amplitude (full scale = 1)"}
+        assert [line.get_label() for line in curves.lines[:2]] == ["lms", "nlms"]
+
+
+def test_bands_have_their_nominal_names(wav, tmp_path, capsys):
+    found = tmp_path / "all.json"
+    assert main(["cancel", wav, *FAST, "--json", str(found)]) == 0
+    bands = list(json.loads(found.read_text())["controllers"]["lms"]["third_octaves_db"])
+    assert {"125", "315", "1600"} <= {*bands}
+    assert "\n315 Hz" in capsys.readouterr().out
+
+
 def test_measured_paths_are_used_and_a_late_loudspeaker_is_warned_of(wav, tmp_path, capsys):
     primary = write(tmp_path / "p.wav", [0, 0, 0, 0.5, 0.2], "FLOAT")
     secondary = write(tmp_path / "s.wav", [0, 0.8, 0.1], "FLOAT")

@@ -111,8 +111,8 @@ def cancel_command(
         bits: Of these converters; 8 by default.
         used: Which share of their full scale the largest sample takes; 1 by default.
         controller: What learns; chip is the perceptron on a model of the paper's chips, behind its converters.
-        compare: Several controllers, one after another; --out, --anti and --coefficients are of --controller, which is
-            then the first of them unless it is among them.
+        compare: Several controllers, one after another; --out, --anti, --coefficients and the signals of --plot are of
+            --controller, which is then the first of them unless it is among them.
         taps: Length of the delay line.
         hidden: Hidden units of the perceptron, or of the chip's; 10 by default.
         memory: Newest samples of which the Volterra filter takes products; 5 by default.
@@ -205,7 +205,8 @@ def cancel_command(
     if plot is not None:
         from counterflow.noise_control.pictures import draw
 
-        draw(plot, shown, (recording.frames - len(shown[0])) / recording.rate, recording.rate, measures)
+        start = (recording.frames - len(shown[0])) / recording.rate
+        draw(plot, shown, start, recording.rate, measures, main, "full scale = 1")
         print(f"picture: {plot}", file=stream)
     if json is not None:
         answer = {
@@ -427,10 +428,12 @@ def _number(value: float) -> float | None:
 
 
 def _answer(measures: Measures, step: float, interior: bool) -> dict[str, Any]:
+    from counterflow.noise_control.measures import nominal
+
     return {
         "reduction_db": _number(measures.reduction_db),
         "a_weighted_db": _number(measures.a_weighted_db),
-        "third_octaves_db": {f"{middle:.5g}": _number(value) for middle, value in measures.thirds_db.items()},
+        "third_octaves_db": {f"{nominal(middle):g}": _number(value) for middle, value in measures.thirds_db.items()},
         "step": step,
         "step_is_interior": interior,
     }

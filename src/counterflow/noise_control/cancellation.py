@@ -164,7 +164,8 @@ class Cancellation:
 
         first = max(0, len(self.noise) - round(0.1 * self.rate))
         parts = self.noise[first:], self.anti_noise[first:], self.residual[first:]
-        draw(path, parts, first / self.rate, self.rate, {type(self.controller).__name__: self.measures})
+        name = type(self.controller).__name__
+        draw(path, parts, first / self.rate, self.rate, {name: self.measures}, name)
 
 
 def cancel(

@@ -58,6 +58,28 @@ def third_octaves(rate: float) -> NDArray[np.float64]:
     return found
 
 
+NOMINAL = (25, 31.5, 40, 50, 63, 80, 100, 125, 160, 200)  # of the first ten bands; the next ten are ten times that
+
+
+def nominal(middle: float) -> float:
+    """The name of a third octave, as instruments and standards write it: 31.5 for 31.623 Hz.
+
+    Args:
+        middle: One of `third_octaves`.
+
+    References:
+        IEC 61260-1:2014, annex E.
+
+    Example:
+        >>> [nominal(f) for f in third_octaves(400.0)]
+        [25.0, 31.5, 40.0, 50.0, 63.0, 80.0, 100.0, 125.0, 160.0]
+        >>> [nominal(1000.0), nominal(third_octaves(48000.0)[-1])]
+        [1000.0, 20000.0]
+    """
+    decades, band = divmod(round(10 * math.log10(middle / 1000)) + 16, len(NOMINAL))
+    return NOMINAL[band] * 10.0**decades
+
+
 def decibels(before: float, after: float) -> float:
     """A reduction of power; infinite where nothing is left, not a number where nothing was."""
     if before <= 0:

@@ -15,7 +15,13 @@ __all__ = ["draw"]
 
 
 def draw(
-    path: str | PathLike[str], signals: Sequence[Signal], start: float, rate: float, curves: Mapping[str, Measures]
+    path: str | PathLike[str],
+    signals: Sequence[Signal],
+    start: float,
+    rate: float,
+    curves: Mapping[str, Measures],
+    of: str,
+    unit: str = "",
 ) -> None:
     """Draw figure 6 (noise, negated speaker signal, residual) over learning curves.
 
@@ -25,6 +31,8 @@ def draw(
         start: Seconds at their first sample.
         rate: Samples a second.
         curves: What was measured, by name.
+        of: The controller whose signals they are.
+        unit: Of the signals; nothing where they have none.
 
     Raises:
         InputError: If it cannot be written.
@@ -38,10 +46,12 @@ def draw(
     top = max(float(np.abs(each).max(initial=0.0)) for each in signals) or 1.0
     seconds = start + np.arange(len(signals[0])) / rate
     # The speaker's signal arrives with the other sign: what is drawn is what it is subtracted as.
-    for row, samples, title in zip(axes, signals, ("noise", "negated speaker signal", "residual"), strict=False):
+    titles = ("noise", f"negated speaker signal of {of}", f"residual of {of}")
+    for row, samples, title in zip(axes, signals, titles, strict=False):
         row.plot(seconds, samples, linewidth=0.8)
         row.set_ylim(-1.05 * top, 1.05 * top)
         row.set_title(title, loc="left", fontsize="small")
+        row.set_ylabel(f"amplitude ({unit})" if unit else "amplitude", fontsize="small")
     axes[2].set_xlabel("seconds")
     for name, measures in curves.items():
         time, decibels = measures.curve
