@@ -25,9 +25,7 @@ def command_help(verb: str) -> str:
         del os.environ["COLUMNS"]
         if columns is not None:
             os.environ["COLUMNS"] = columns
-    # Paragraphs are left to the terminal to break.
-    lines = (textwrap.fill(line, WIDTH) if len(line) > WIDTH else line for line in printed.getvalue().splitlines())
-    return ".. code-block:: text\n\n" + textwrap.indent("\n".join(lines), "   ")
+    return ".. code-block:: text\n\n" + textwrap.indent(printed.getvalue().rstrip("\n"), "   ")
 
 
 def commands() -> str:

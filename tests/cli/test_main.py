@@ -46,6 +46,8 @@ INLINE = "[[claim]]\nid = 'a'\nclaim = 'x'\nkind = 'order'\n"
         ("plan --steps 1e3 --budget 1MiB", "counterflow: --steps: '1e3' is no whole number;"),
         ("cancel a.wav --step fast", "counterflow: --step: 'fast' is no number;"),
         ("cancel a.wav --used fast", "counterflow: --used: 'fast' is no number;"),
+        ("separate run a.wav --method None", "choice 'None' for argument '--method'. Expected one of ('iva', 'ica');"),
+        ("separate run a.wav --seed None", "counterflow: --seed: 'None' is no whole number;"),
         ("reproduce toy --jobs", "Missing value for argument '--jobs'"),
         ("reproduce toy --job 3", "--job, 3; perhaps you meant --jobs N"),
         ("reproduce toy --out TMP/file/below", "TMP/file/below cannot be written: Not a directory"),
@@ -205,7 +207,10 @@ def test_every_action_has_an_example(verb: str, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("verb", ["speech", "identify", "separate"])
-def test_actions_stand_below_each_other(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_actions_stand_below_each_other(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     entry = VERBS[verb]
     function = getattr(importlib.import_module(f"counterflow.cli.{entry.module}"), entry.function)
     with pytest.raises(SystemExit):
@@ -214,6 +219,68 @@ def test_actions_stand_below_each_other(verb: str, capsys: pytest.CaptureFixture
     lines = listed.partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines] == [*get_args(get_type_hints(function)["action"])]
     assert all(line.startswith("  ") and line[2] != " " for line in lines)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_speaks_of_no_none_and_fits_the_terminal(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert "None" not in text
+    assert "(default: )" not in text
+    assert "\n\n\n" not in text
+    assert "[[" not in text
+    assert all(len(line) <= 72 or line.startswith("  ") for line in text.splitlines())
+    assert all(len(line) <= 72 or line.split()[0] == "counterflow" for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "has", "lacks"),
+    [
+        ("data", "data [-h] [{list,check,where}] [NAME...] [--json PATH|-]", "(default: list)", "--seed"),
+        ("report", "report [-h] [OPTIONS] [DIR]", "(default: counterflow-runs)", "--seed"),
+        ("identify train", "identify train [-h] [OPTIONS] PATH...", "--models M", "--plot"),
+        ("identify evaluate", "identify evaluate [-h] PATH... [--plot PNG] [--json PATH|-]", "--plot", "--models"),
+        ("speech align", "speech align [-h] PATH...", "--oov {error,skip,spell}", "--corrective"),
+        ("separate train", "separate train [-h] PATH", "--out DIR", "--attend"),
+    ],
+)
+def test_help_of_an_action_has_its_own_options(
+    arguments: str,
+    usage: str,
+    has: str,
+    lacks: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments.split(), "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: counterflow {usage}")
+    options = [line.strip(" │") for line in text.splitlines()]
+    assert has in text
+    assert any(line.startswith("--json") for line in options)
+    assert not any(line.startswith(lacks) for line in options)
+
+
+def test_help_wraps_lists_below_themselves(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    text = capsys.readouterr().out
+    entry = """
+  strategy         what is kept: hidden states (small, a
+                   step is run again to use one), internal
+                   states (large, ready to use), or a
+                   mixture
+  slots            how many,"""
+    assert entry in text
+    assert "\nBackpropagation through time keeps what every step saved.\nWithin a budget, counterflow" in text
 
 
 def test_exit_codes_are_documented() -> None:

@@ -17,7 +17,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from counterflow.exceptions import CounterflowError, InputError
@@ -182,42 +182,36 @@ def _parse(verb: str, arguments: list[str]) -> Callable[[], int]:
         raise InputError(f"there is no command {verb!r}; {meant}")
     import tyro
 
+    from counterflow.cli.help import REGISTRY, Page, about, action_asked, documented
+
     module = importlib.import_module(f"counterflow.cli.{VERBS[verb].module}")
     function: Callable[..., int] = getattr(module, VERBS[verb].function)
 
-    @functools.wraps(function)
+    action = action_asked(function, arguments)
+    described = documented(function, action)
+    prog = " ".join(filter(None, ("counterflow", verb, action)))
+
+    @functools.wraps(described)
     def later(*values: object, **options: object) -> Callable[[], int]:
         return functools.partial(function, *values, **options)
 
     def parse() -> Callable[[], int]:
-        filled: Callable[[], int] = tyro.cli(later, prog=f"counterflow {verb}", args=arguments)
+        filled: Callable[[], int] = tyro.cli(
+            later, prog=prog, description=about(function), args=arguments, registry=REGISTRY
+        )
         return filled
 
     try:
-        with contextlib.redirect_stderr(io.StringIO()), _colors_as_asked():
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(Page(sys.stdout)) as page:
             return parse()
     except SystemExit as stop:
-        if stop.code in (0, None):  # --help was asked for and printed
+        if stop.code in (0, None):  # --help was asked for
+            print(page.text(), end="")
             raise
     raise InputError(f"{_refusal(parse)}; counterflow {verb} --help says more")
 
 
-@contextlib.contextmanager
-def _colors_as_asked() -> Iterator[None]:
-    """Where NO_COLOR is set, let tyro print into a buffer: on a terminal it would color its help all the same."""
-    if not os.environ.get("NO_COLOR"):
-        yield
-        return
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            yield
-    finally:
-        sys.stdout.write(printed.getvalue())
-
-
 PLAINER = {
-    r"no type matching (?:{None}\|)?(\S+) could be .* from \['(.*)'\]": r"'\2' is no \1",
     r"invalid literal for int\(\) with base 10: ('.*')": r"\1 is no INT",
     r"could not convert string to float: ('.*')": r"\1 is no FLOAT",
     r"is no INT": "is no whole number",

@@ -30,13 +30,18 @@ def completion_command(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.con
         The exit status, 0.
     """
     from counterflow.cli import VERBS
+    from counterflow.cli.help import REGISTRY, documented
 
     functions = {}
     for verb, entry in VERBS.items():
         with contextlib.suppress(MissingExtraError):  # a command that cannot run here needs no completion
-            functions[verb] = getattr(importlib.import_module(f"counterflow.cli.{entry.module}"), entry.function)
+            functions[verb] = documented(
+                getattr(importlib.import_module(f"counterflow.cli.{entry.module}"), entry.function)
+            )
     script = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
-        tyro.extras.subcommand_cli_from_dict(functions, prog="counterflow", args=["--tyro-print-completion", shell])
+        tyro.extras.subcommand_cli_from_dict(
+            functions, prog="counterflow", args=["--tyro-print-completion", shell], registry=REGISTRY
+        )
     print(script.getvalue(), end="")
     return 0

@@ -20,7 +20,7 @@ __all__ = ["data_command"]
 
 def data_command(
     action: Annotated[Literal["list", "check", "where"], tyro.conf.Positional] = "list",
-    names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.Positional] = (),
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME...]")] = (),
     /,
     *,
     json: Annotated[str | None, tyro.conf.arg(metavar="PATH|-")] = None,

@@ -44,7 +44,7 @@ class Identifier:
 
 def identify_command(
     action: Annotated[Literal["train", "run", "evaluate"], tyro.conf.Positional],
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")],
     /,
     *,
     out: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None,

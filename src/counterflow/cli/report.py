@@ -18,7 +18,7 @@ __all__ = ["report_command"]
 
 
 def report_command(
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")] = Path("counterflow-runs"),
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]")] = Path("counterflow-runs"),
     /,
     *,
     profile: Profile | None = None,

@@ -37,7 +37,7 @@ class _Changes:
 
 def speech_command(
     action: Annotated[Literal["example", "check", "train", "transcribe", "align", "evaluate"], tyro.conf.Positional],
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH...")],
     /,
     *,
     out: Annotated[Path | None, tyro.conf.arg(metavar="MODEL")] = None,
