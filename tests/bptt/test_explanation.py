@@ -1,6 +1,7 @@
 """What `explain` predicts is what `unroll` then does."""
 
 import importlib.util
+import re
 import sys
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import counterflow as cf
-from counterflow.bptt.tradeoff import letters
+from counterflow.bptt.tradeoff import draw, letters
 from counterflow.exceptions import InputError, MissingExtraError
 
 
@@ -170,6 +171,33 @@ def test_the_curve_is_drawn(tmp_path):
     for path, complaint in (("none/curve.png", "no folder"), ("curve.xyz", "suffix"), ("", "folder")):
         with pytest.raises(InputError, match=complaint):
             table.plot(tmp_path / path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs [plot]")
+@pytest.mark.parametrize(
+    ("points", "chosen", "words"),
+    [
+        ([(1 << 10, 9.0), (1 << 12, 2.0), (1 << 14, 1.0)], 1, ["; 1 smaller budget is off the chart,", "budget: 2.00"]),
+        (
+            [(1 << 9, 9.0), (1 << 10, 8.0), (1 << 14, 1.0)],
+            2,
+            ["; 2 smaller budgets are off the", "budget: 1.00"],
+        ),
+        ([(1 << 9, 9.0), (1 << 10, 8.0), (1 << 14, 1.0)], 1, ["; 1 smaller budget is off the chart,", "budget: 8.00"]),
+        ([(1 << 12, 2.0), (1 << 14, 1.0)], None, []),
+    ],
+)
+def test_the_picture_marks_the_budget_and_says_what_it_leaves_out(points, chosen, words, tmp_path):
+    draw(tmp_path / "curve.svg", points, "a cell", chosen)
+    said = " ".join(re.findall(r"<!-- (.*?) -->", (tmp_path / "curve.svg").read_text()))
+    assert all(word in said for word in words)
+    assert words or not {"budget", "chart"} & {*said.split()}
+
+
+def test_the_budget_to_mark_has_to_be_one_of_the_options(tmp_path):
+    table = cf.bptt.explain(_cell(), _stream, steps=50, budgets=["4KiB", "16KiB"])
+    with pytest.raises(InputError, match="no option has budget=5; there are 4096, 16384"):
+        table.plot(tmp_path / "curve.png", 5)
 
 
 def test_a_picture_without_matplotlib_names_the_extra(tmp_path, monkeypatch):

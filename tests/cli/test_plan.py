@@ -68,10 +68,17 @@ def test_measured_times_are_said_to_be_measured(capsys):
     assert "step times measured here" in capsys.readouterr().out
 
 
+def test_one_slot_is_one(capsys):
+    assert main([*SMALL, "--budget", "2176", "--strategy", "hidden"]) == 0
+    assert " 1 slot of hidden states" in capsys.readouterr().out
+
+
 def test_the_curve_is_drawn_into_a_file(tmp_path, capsys):
     assert main([*SMALL, "--budget", "16KiB", "--plot", str(tmp_path / "curve.png")]) == 0
     assert (tmp_path / "curve.png").stat().st_size > 10_000
     assert "@" not in capsys.readouterr().out
+    assert main([*SMALL, "--budget", "16KiB", "--plot", str(tmp_path / "curve.svg")]) == 0
+    assert "<!-- your budget: " in (tmp_path / "curve.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -190,19 +190,24 @@ class Explanation:
             "options": [asdict(option) for option in self.options],
         }
 
-    def plot(self, path: str | PathLike[str]) -> None:
+    def plot(self, path: str | PathLike[str], budget: int | None = None) -> None:
         """Draw the trade-off curve: slowdown against memory.
 
         Args:
             path: Its suffix says what kind of picture: ``.png``, ``.svg`` or ``.pdf``.
+            budget: Mark this one of the options' budgets, in bytes.
 
         Raises:
-            InputError: If no such file can be written.
+            InputError: If no such file can be written, or no option has the budget.
             MissingExtraError: If matplotlib is not installed.
         """
         from counterflow.bptt.tradeoff import draw
 
-        draw(path, [(option.memory, option.slowdown) for option in self], self.title)
+        budgets = [option.budget for option in self]
+        if budget is not None and budget not in budgets:
+            raise InputError(f"no option has budget={budget!r}; there are {', '.join(map(str, budgets))}")
+        chosen = None if budget is None else budgets.index(budget)
+        draw(path, [(option.memory, option.slowdown) for option in self], self.title, chosen)
 
 
 def explain(

@@ -12,17 +12,18 @@ from counterflow.pictures import require_picture, write_picture
 
 __all__ = ["draw", "letters"]
 
-_INK, _SOFT, _GRID = "#1b1f24", "#6a737d", "#e4e7eb"
+_INK, _SOFT, _GRID, _MARK = "#1b1f24", "#6a737d", "#e4e7eb", "#c4441c"
 _TOP = 4.0  # what is slower than this would press the rest of the curve flat
 
 
-def draw(path: str | PathLike[str], points: Sequence[tuple[int, float]], title: str) -> None:
+def draw(path: str | PathLike[str], points: Sequence[tuple[int, float]], title: str, chosen: int | None = None) -> None:
     """Draw and write the picture, to a temporary name first.
 
     Args:
         path: Its suffix says what kind of picture.
         points: Bytes and slowdown of each budget.
         title: Stands above it.
+        chosen: Which of them is marked as the budget that was asked for; it is shown however slow it is.
 
     Raises:
         InputError: If no such file can be written.
@@ -33,7 +34,7 @@ def draw(path: str | PathLike[str], points: Sequence[tuple[int, float]], title: 
 
     figure = Figure(figsize=(8.0, 4.8), layout="constrained", facecolor="white")
     axes: Any = figure.add_subplot()
-    shown = _shown(points)
+    shown = _shown(points, chosen)
     memory, slowdown = zip(*shown, strict=True)
     axes.plot(memory, slowdown, color=_INK, linewidth=1.4, marker="o", markersize=5)
     axes.axhline(1.0, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)))
@@ -41,10 +42,17 @@ def draw(path: str | PathLike[str], points: Sequence[tuple[int, float]], title: 
         "plain backpropagation through time", (1.0, 1.0), xycoords=("axes fraction", "data"), xytext=(-4, 4),
         textcoords="offset points", ha="right", fontsize=8.5, color=_SOFT,
     )  # fmt: skip
+    if chosen is not None:
+        own = points[chosen]
+        axes.plot(*own, marker="o", markersize=10, color=_MARK, zorder=3)
+        right = own[0] ** 3 > min(memory) * max(memory) ** 2  # in the last third, where words would leave the chart
+        axes.annotate(
+            f"your budget: {own[1]:.2f}", own, xytext=(-10 if right else 10, 12),
+            textcoords="offset points", ha="right" if right else "left", fontsize=8.5, color=_MARK,
+        )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda size, _: format_bytes(max(1, round(size))))
-    beyond = f"; {left} budgets above the top" if (left := len(points) - len(shown)) else ""
-    axes.set_xlabel(f"memory kept for going back{beyond}", color=_SOFT)
+    axes.set_xlabel(f"memory kept for going back{_beyond(len(points) - len(shown))}", color=_SOFT)
     axes.set_ylabel("time of an iteration, plain = 1", color=_SOFT)
     axes.grid(True, color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -73,7 +81,7 @@ def letters(
          1.00 |                       *
                1MiB               16MiB
     """
-    shown = _shown(points)
+    shown = _shown(points, chosen)
     marked = None if chosen is None else points[chosen]
     left, right = (math.log(end(memory for memory, _ in shown)) for end in (min, max))
     bottom, top = 1.0, max(1.0 + 1e-9, *(slowdown for _, slowdown in shown))
@@ -91,6 +99,15 @@ def letters(
     return lines
 
 
-def _shown(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
-    """The points that a curve can show beside each other; all, if there are no such."""
-    return [point for point in points if point[1] <= _TOP] or points
+def _shown(points: Sequence[tuple[int, float]], chosen: int | None) -> Sequence[tuple[int, float]]:
+    """The points that a curve can show beside each other, the chosen one among them; all, if there are no such."""
+    own = None if chosen is None else points[chosen]
+    top = _TOP if own is None else max(_TOP, own[1])
+    return [point for point in points if point[1] <= top] or points
+
+
+def _beyond(left: int) -> str:
+    """What is said of the points that are not shown."""
+    if not left:
+        return ""
+    return f"; {left} smaller budget{'s are' if left > 1 else ' is'} off the chart, slower than {_TOP:g} times"

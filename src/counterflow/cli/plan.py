@@ -108,7 +108,7 @@ def plan_command(
     out = sys.stderr if json == "-" else sys.stdout
     print(f"{found}\n\n{_sentence(chosen, steps, _call(chosen, length, strategy))}", file=out)
     if plot is not None:
-        found.plot(plot)
+        found.plot(plot, chosen.budget)
         print(f"curve: {plot}", file=out)
     else:
         points = [(option.memory, option.slowdown) for option in found]
@@ -134,10 +134,11 @@ def _sentence(option: Option, time_steps: int, call: str) -> str:
     from counterflow.bptt.explanation import format_slots
 
     per = f"{option.steps} calls of {option.chunk} time steps" if option.chunk > 1 else f"{time_steps} steps"
+    slots = f"{format_slots(option.slots)} slot{'s' * (option.slots != 1)}"
     kept = "internal" if option.strategy == "internal" else "hidden"
     return (
         f"your budget, {format_bytes(option.budget)}: the {option.strategy} strategy with "
-        f"{format_slots(option.slots)} slots of {kept} states; {option.forwards} forward operations for {per}, "
+        f"{slots} of {kept} states; {option.forwards} forward operations for {per}, "
         f"{format_bytes(option.memory)} kept at most\n"
         f"use it: {call}"
     )
