@@ -157,6 +157,11 @@ def test_recordings_that_cannot_be_used_are_named(kind, complaint, voices, tmp_p
         (["evaluate", "{voices}/model", "{voices}/test", "--plot", "{tmp}/x.txt"], "suffix"),
         (["evaluate", "{voices}/model", "{voices}/test", "--plot", "{tmp}/none/x.png"], "no folder"),
         (["evaluate", "{voices}/model", "{voices}/test", "--json", "{tmp}/none/x"], "no folder"),
+        (
+            ["evaluate", "{voices}/model", "{voices}/test", "--plot", "{tmp}/x.png", "--json", "{tmp}/x.png"],
+            "--plot and --json both name",
+        ),
+        (["train", "{voices}/train", "--out", "{tmp}", "--json", "{tmp}/model.json"], "--json and --out both name"),
         (["sing", "{voices}/model"], "sing"),
     ],
 )
@@ -166,6 +171,24 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments, complaint, voices, t
     captured = capsys.readouterr()
     assert complaint in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        (["run", "{voices}/model", "{voices}/test/ada/0.wav"], "test/ada/0.wav"),
+        (["run", "{voices}/model", "{voices}/test/ada/0.wav"], "model/model.safetensors"),
+        (["evaluate", "{voices}/model", "{voices}/test"], "test/zoe/0.wav"),
+        (["evaluate", "{voices}/model", "{voices}/test"], "model/model.json"),
+        (["train", "{voices}/train", "--out", "{tmp}/m"], "train/bob/3.flac"),
+    ],
+)
+def test_what_is_read_is_never_overwritten(arguments, read, voices, tmp_path, capsys):
+    before = (voices / read).read_bytes()
+    filled = [each.format(voices=voices, tmp=tmp_path) for each in arguments]
+    assert main(["identify", *filled, "--json", str(voices / read)]) == 2
+    assert f"--json {voices / read}: this is what is read" in capsys.readouterr().err
+    assert (voices / read).read_bytes() == before
 
 
 def test_a_missing_extra_is_told_of_before_the_work(voices, tmp_path, monkeypatch, capsys):

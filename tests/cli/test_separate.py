@@ -130,6 +130,20 @@ def test_clipped_samples_are_told_of_and_on_line_works(place, tmp_path, capsys):
         (["run", "{place}/two.wav", "--out", "{tmp}", "--references", "{place}/words/up/0.wav"], "must be alike"),
         (["run", "{place}/two.wav", "--out", "{tmp}", "--json", "{place}/two.wav"], "this is what is read"),
         (
+            [
+                "run",
+                "{place}/two.wav",
+                "--out",
+                "{tmp}",
+                "--attend",
+                "{place}/model",
+                "--json",
+                "{place}/model/model.json",
+            ],
+            "this is what is read",
+        ),
+        (["train", "{place}/words", "--out", "{tmp}/m", "--json", "{place}/words/up/0.wav"], "this is what is read"),
+        (
             ["run", "{place}/two.wav", "--out", "{tmp}", "--sources", "1", "--references", "{place}/part-1.wav"],
             "SIR of one source",
         ),

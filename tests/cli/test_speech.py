@@ -286,6 +286,47 @@ def test_a_check_foresees_what_training_refuses(tmp_path, capsys):
         assert [line[: len(start)] for line, start in zip(faults, expected, strict=True)] == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        (["transcribe", "model", "test/0.wav"], "test/0.wav"),
+        (["transcribe", "model", "test/0.wav"], "model/model.json"),
+        (["transcribe", "model", "test/0.wav", "--grammar", "texts"], "texts"),
+        (["evaluate", "model", "test"], "test/wav.scp"),
+        (["evaluate", "model", "test"], "test/text"),
+        (["evaluate", "model", "test"], "test/1.flac"),
+        (["align", "model", "test", "--textgrid", "grids"], "model/model.safetensors"),
+        (["check", "train", "--lexicon", "words.dic"], "words.dic"),
+        (["train", "train", "--out", "new", "--lexicon", "words.dic"], "train/transcripts.tsv"),
+    ],
+)
+def test_what_is_read_is_never_overwritten(arguments, read, place, tmp_path, monkeypatch, capsys):
+    for name in ("model", "test", "train"):
+        shutil.copytree(place / name, tmp_path / name)
+    shutil.copy(place / "words.dic", tmp_path)
+    (tmp_path / "texts").write_text("lo hi\n")
+    before = (tmp_path / read).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main(["speech", *arguments, "--json", read]) == 2
+    assert capsys.readouterr().err == f"counterflow: --json {read}: this is what is read; name another file\n"
+    assert (tmp_path / read).read_bytes() == before
+    (tmp_path / "link").symlink_to(read)
+    assert main(["speech", *arguments, "--json", "link"]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_written_is_not_overwritten_either(place, tmp_path, capsys):
+    (tmp_path / "0.TextGrid").write_text("of an earlier run")
+    (tmp_path / "model.json").write_text("no model")
+    written = ["--json", str(tmp_path / "0.TextGrid")]
+    arguments = ["align", str(place / "model"), str(place / "test"), "--textgrid", str(tmp_path), *written]
+    assert main(["speech", *arguments]) == 2
+    assert "--json and --textgrid both name" in capsys.readouterr().err
+    arguments = ["train", str(place / "test"), "--out", str(tmp_path), "--json", str(tmp_path / "model.json")]
+    assert main(["speech", *arguments]) == 2
+    assert "--json and --out both name" in capsys.readouterr().err
+
+
 def test_predictors_train_from_the_command_line(place, tmp_path):
     remedies = ["--corrective", "1", "--contexts", "4", "--own-phones", "lo,ol"]
     for kind, more in (("predictors", remedies), ("hidden-control", [])):

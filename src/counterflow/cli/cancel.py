@@ -19,6 +19,7 @@ from counterflow.cli.targets import (
     require_plot,
     require_seed,
     require_target,
+    require_unread,
     write_json,
     write_target,
 )
@@ -163,9 +164,10 @@ def cancel_command(
         ("json", json_file(json), None),
     )
     for option, path, suffixes in targets:
-        for source in filter(None, read):
-            require_target(option, path, suffixes, source)
-    require_apart([(option, path) for option, path, _ in targets])
+        require_target(option, path, suffixes)
+    written = [(option, path) for option, path, _ in targets]
+    require_apart(written)
+    require_unread(written, filter(None, read))
     require_plot(plot, "drawing a cancellation")
 
     from counterflow.audio import Recording

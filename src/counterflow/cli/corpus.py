@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from counterflow.speech import Lexicon, OutOfVocabulary
 
-__all__ = ["Recording", "check_corpus", "find_lexicon", "listen", "read_corpus"]
+__all__ = ["Recording", "check_corpus", "corpus_files", "find_lexicon", "listen", "read_corpus"]
 
 FASTEST = 25.0  # phones a second: what nobody says
 CLIPPED = 0.001  # share of samples at full scale
@@ -34,13 +34,8 @@ class Recording:
 
 
 def read_corpus(folder: Path) -> list[Recording]:
-    """The recordings of a folder, by one of its tables."""
-    tables = [folder / name for name in ("transcripts.csv", "transcripts.tsv", "wav.scp")]
-    here = [table for table in tables if table.is_file()]
-    if len(here) != 1:
-        names = ", ".join(table.name for table in tables)
-        raise InputError(f"{folder} holds {len(here)} of {names}; a corpus has one of them")
-    table = here[0]
+    """The recordings of a folder, by its table."""
+    table = _table_of(folder)
     try:
         if table.name == "wav.scp":
             files, texts = (_keyed(folder / name) for name in ("wav.scp", "text"))
@@ -71,6 +66,25 @@ def read_corpus(folder: Path) -> list[Recording]:
     if not found:
         raise DataError(f"{table} names no recordings")
     return found
+
+
+def corpus_files(folder: Path) -> Iterator[Path]:
+    """All files that a corpus is read from."""
+    recordings = read_corpus(folder)
+    table = _table_of(folder)
+    yield table
+    if table.name == "wav.scp":
+        yield folder / "text"
+    yield from (each.file for each in recordings)
+
+
+def _table_of(folder: Path) -> Path:
+    tables = [folder / name for name in ("transcripts.csv", "transcripts.tsv", "wav.scp")]
+    here = [table for table in tables if table.is_file()]
+    if len(here) != 1:
+        names = ", ".join(table.name for table in tables)
+        raise InputError(f"{folder} holds {len(here)} of {names}; a corpus has one of them")
+    return here[0]
 
 
 def _keyed(path: Path) -> dict[str, str]:

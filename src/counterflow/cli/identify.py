@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from counterflow.cli.recordings import in_folders, require_heard
-from counterflow.cli.targets import require_json, require_model, require_plot, require_seed, write_json
+from counterflow.cli.targets import (
+    json_file,
+    model_files,
+    require_apart,
+    require_json,
+    require_model,
+    require_plot,
+    require_seed,
+    require_unread,
+    write_json,
+)
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.pictures import write_picture
 
@@ -120,7 +130,8 @@ def identify_command(
         share = 0.05 if reject is None else reject
         if not 0 <= share < 1:
             raise InputError(f"--reject {share}: it has to be from 0 to below 1")
-        require_model(out, KIND)
+        require_unread([("json", json_file(json))], _read(action, paths))
+        require_model(out, KIND, json)
         sizes = {"states": states or 4, "iterations": iterations or 30, "mels": mels or 24}
         answer = _train(paths[0], out, share, seed or 0, stream, models=models, **sizes)
     else:
@@ -128,6 +139,9 @@ def identify_command(
         if len(paths) < 2 or (action == "evaluate" and len(paths) > 2):
             raise InputError(f"identify {action} takes {what}, got {len(paths)} paths")
         require_plot(plot, "drawing the confusion matrix")
+        written = [("plot", plot), ("json", json_file(json))]
+        require_apart(written)
+        require_unread(written, _read(action, paths))
         identifier = _load(paths[0])
         if action == "run":
             answer = _run(identifier, paths[1:], stream)
@@ -269,6 +283,13 @@ def _evaluate(identifier: Identifier, folder: Path, plot: Path | None, stream: A
 
 
 # What they share
+
+
+def _read(action: str, paths: Sequence[Path]) -> Iterator[Path]:
+    """All files that are read."""
+    if action != "train":
+        yield from model_files(paths[0])
+    yield from paths[1:] if action == "run" else _recordings(paths[-1], 1)[0]
 
 
 def _recordings(folder: Path, least: int) -> tuple[list[Path], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,12 +14,14 @@ import tyro
 from counterflow.cli.recordings import in_folders, require_heard
 from counterflow.cli.targets import (
     json_file,
+    model_files,
     require_apart,
     require_folder,
+    require_json,
     require_model,
     require_plot,
     require_seed,
-    require_target,
+    require_unread,
     write_json,
 )
 from counterflow.exceptions import CounterflowError, DataError, DivergenceError, InputError, MissingExtraError
@@ -34,7 +36,6 @@ __all__ = ["separate_command"]
 
 CLIPPED = 0.001  # share of samples at full scale
 LARGEST_DB = 150.0  # of SDR and SIR, which would be infinite for a reference that is found to the bit
-FILES = ("model.json", "model.safetensors")  # of a model
 FILTER = 512  # taps by which a reference may be filtered before what is left counts as error
 
 
@@ -120,16 +121,14 @@ def separate_command(
             f"--online is without {'--method ica' if attend is None else '--attend'}; leave one of them out"
         )
     require_seed(seed)
-    for read in (path, *references):
-        require_target("json", json_file(json), None, read)
-        require_target("plot", plot, None, read)
+    require_json(json)
     require_plot(plot, "drawing spectrograms")
+    require_unread([("json", json_file(json)), ("plot", plot)], _read(action, path, attend, references))
     stream = sys.stderr if json == "-" else sys.stdout
     if action == "train":
-        require_apart([("json", json_file(json)), *(("out", out / name) for name in FILES)])
         from counterflow.separation.classifier import KIND
 
-        require_model(out, KIND)
+        require_model(out, KIND, json)
         answer = _train(path, out, epochs or 60, seed or 0, stream)
     else:
         options: dict[str, Any] = {"sources": sources, "method": method or "iva", "online": online}
@@ -272,6 +271,14 @@ def _run(
 
 
 # What they share
+
+
+def _read(action: str, path: Path, model: Path | None, references: Sequence[Path]) -> Iterator[Path]:
+    """All files that are read."""
+    if action == "train":
+        yield from in_folders(path, "word", least=2)[0]
+    else:
+        yield from (path, *references, *([] if model is None else model_files(model)))
 
 
 def _write_together(names: Sequence[Path], waves: Tensor, rate: int) -> None:

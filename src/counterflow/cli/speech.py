@@ -15,8 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import tyro
 
 from counterflow.cli.captions import captions, ctm, textgrid
-from counterflow.cli.corpus import check_corpus, find_lexicon, listen, read_corpus
-from counterflow.cli.targets import require_json, require_model, require_seed, write_json, write_target
+from counterflow.cli.corpus import check_corpus, corpus_files, find_lexicon, listen, read_corpus
+from counterflow.cli.targets import (
+    json_file,
+    model_files,
+    require_apart,
+    require_json,
+    require_model,
+    require_seed,
+    require_unread,
+    write_json,
+    write_target,
+)
 from counterflow.exceptions import DataError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -144,6 +154,7 @@ def speech_command(
     if (wanted is not None and len(paths) != wanted) or len(paths) < 1 + (action == "transcribe"):
         raise InputError(f"speech {action} takes {takes.get(action, 'MODEL CORPUS')}, got {len(paths)} paths")
     require_json(json)
+    require_unread([("json", json_file(json))], _read(action, paths, lexicon, grammar))
     require_seed(seed)
     stream = sys.stderr if json == "-" else sys.stdout
     status = 0
@@ -167,7 +178,7 @@ def speech_command(
                 raise InputError(f"--{name} {number}: it has to be {fewest} or more")
         from counterflow.speech.storage import KIND
 
-        require_model(out, KIND)
+        require_model(out, KIND, json)
         changes = _Changes(passes, corrective or 0, contexts, tuple(filter(None, (own_phones or "").split(","))))
         answer = _train(paths[0], out, lexicon, oov or "error", kind or "combined", changes, seed or 0, stream)
     elif action == "transcribe":
@@ -185,7 +196,7 @@ def speech_command(
     elif action == "align":
         if textgrid is None:
             raise InputError("speech align needs --textgrid DIR, the folder for what it finds")
-        answer = _align(_load(paths[0], None, "error"), paths[1], textgrid, oov or "error", stream)
+        answer = _align(_load(paths[0], None, "error"), paths[1], textgrid, oov or "error", json, stream)
     else:
         oov = oov or "error"
         answer = _evaluate(_load(paths[0], grammar, oov), paths[1], oov, weight, stream)
@@ -283,9 +294,13 @@ def _transcribe(
     return {"answers": answers}
 
 
-def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, stream: Any) -> dict[str, Any]:
+def _align(
+    rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, json: str | None, stream: Any
+) -> dict[str, Any]:
     recordings = read_corpus(folder)
     _require_names([each.file for each in recordings], "a TextGrid is named after its file")
+    grids = [target / f"{each.file.stem}.TextGrid" for each in recordings]
+    require_apart([("json", json_file(json)), *(("textgrid", grid) for grid in grids)])
     waves, _ = listen(recordings, rec.rate)
     found = []
     for each, wave in zip(recordings, waves, strict=True):
@@ -297,9 +312,8 @@ def _align(rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, st
     except OSError as error:
         raise InputError(f"--textgrid {target}: it cannot be made: {error.strerror or error}") from error
     answers = []
-    for each, seconds, words, phones in found:
-        grid = textgrid(seconds, {"words": words, "phones": phones})
-        write_target(target / f"{each.file.stem}.TextGrid", grid.encode(), "textgrid")
+    for grid, (each, seconds, words, phones) in zip(grids, found, strict=True):
+        write_target(grid, textgrid(seconds, {"words": words, "phones": phones}).encode(), "textgrid")
         answers.append(
             {"file": str(each.file), "words": [asdict(word) for word in words], "phones": [asdict(p) for p in phones]}
         )
@@ -346,6 +360,17 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, durations: fl
 
 
 # What they share
+
+
+def _read(action: str, paths: Sequence[Path], lexicon: Path | None, grammar: str | None) -> Iterator[Path]:
+    """All files that are read."""
+    if action in ("transcribe", "align", "evaluate"):
+        yield from model_files(paths[0])
+    if action == "transcribe":
+        yield from paths[1:]
+    elif action != "example":
+        yield from corpus_files(paths[-1])
+    yield from (Path(each) for each in (lexicon, grammar) if each not in (None, "loop"))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from counterflow.pictures import PICTURES, require_picture
 
 __all__ = [
     "json_file",
+    "model_files",
     "require_apart",
     "require_folder",
     "require_json",
@@ -21,21 +23,19 @@ __all__ = [
     "require_plot",
     "require_seed",
     "require_target",
+    "require_unread",
     "write_json",
     "write_target",
 ]
 
 
-def require_target(
-    name: str, path: Path | None, suffixes: tuple[str, ...] | None = None, source: Path | None = None
-) -> None:
+def require_target(name: str, path: Path | None, suffixes: tuple[str, ...] | None = None) -> None:
     """Find out before the work that the file of an option cannot be written.
 
     Args:
         name: The option.
         path: The file; None if there is none.
         suffixes: Which its name may have; any if not given, and for ``plot`` those of pictures.
-        source: What is read, which it must not be.
     """
     if path is None:
         return
@@ -49,8 +49,6 @@ def require_target(
         return
     if not path.parent.is_dir():
         raise InputError(f"--{name} {path}: there is no folder {path.parent}; make it first")
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise InputError(f"--{name} {path}: this is what is read; name another file")
     folder = path.resolve().parent
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -74,6 +72,35 @@ def require_apart(targets: Iterable[tuple[str, Path | None]]) -> None:
             raise InputError(f"--{first} and --{option} both name {path}; give each a file of its own")
 
 
+def require_unread(targets: Iterable[tuple[str, Path | None]], read: Iterable[Path]) -> None:
+    """Find out before the work that the file of an option is one of those that are read, and would take its place.
+
+    Args:
+        targets: Options and their files; pipes and devices may be both read and written.
+        read: All that is read, asked for only if a target is there already.
+    """
+    there = [(name, path, _identity(path)) for name, path in targets if path is not None and path.is_file()]
+    if there:
+        sources = {_identity(path) for path in read}
+        for name, path, identity in there:
+            if identity is not None and identity in sources:
+                raise InputError(f"--{name} {path}: this is what is read; name another file")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from others, whatever it is called; None if it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model."""
+    return [folder / name for name in ("model.json", "model.safetensors")]
+
+
 def require_folder(path: Path, name: str = "out") -> None:
     """Find out before the work that the folder of an option cannot be made or written; it is not made yet."""
     if path.is_file():
@@ -88,11 +115,18 @@ def require_folder(path: Path, name: str = "out") -> None:
         raise InputError(f"--{name} {path}: {place} cannot be written: {error.strerror or error}") from error
 
 
-def require_model(out: Path, kind: str) -> None:
-    """Find out before the work that a model cannot be written to ``--out``, or would destroy one of another kind."""
+def require_model(out: Path, kind: str, json: str | None) -> None:
+    """Find out before the work that a model cannot be written to ``--out``, or would destroy one of another kind.
+
+    Args:
+        out: Its folder.
+        kind: What it is.
+        json: What ``--json`` names, which must not be one of its files.
+    """
     from counterflow.persist import require_kind  # it loads torch
 
     require_folder(out)
+    require_apart([("json", json_file(json)), *(("out", path) for path in model_files(out))])
     try:
         require_kind(out, kind)
     except InputError as error:
