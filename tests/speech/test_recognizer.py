@@ -231,6 +231,30 @@ def test_a_long_file_is_cut_at_pauses(trained, tmp_path, monkeypatch):
         next(read_parts(tmp_path / "long.wav", shortest=40.0))
 
 
+def test_the_grammar_of_a_long_file_goes_on_from_part_to_part(trained, monkeypatch):
+    """A command that is spoken on both sides of a cut, and noise in which there is none."""
+    command = Grammar([(0, 1, "lil", 0.0), (1, 2, "hi", 0.0)], start=0, finals={2: 0.0})
+    rec = trained["gaussians"].with_grammar(command)
+    noise = 0.01 * torch.randn(240, generator=torch.Generator().manual_seed(0))
+    heard = [(0.0, noise), (1.0, say(["lil"], 3)), (8.0, say(["hi"], 4)), (12.0, noise)]
+    monkeypatch.setattr(
+        "counterflow.speech.recognizer.read_parts", lambda path: iter([(start, wave, RATE) for start, wave in heard])
+    )
+    words = rec.transcribe("a.wav")
+    assert [word.text for word in words] == ["lil", "hi"]
+    whole = rec.decoder.decode(torch.cat([rec.costs(wave) for _, wave in heard]))
+    assert [-word.score for word in words] == [span.cost / (span.end - span.start) for span in whole.words]
+    for word, (start, wave) in zip(words, heard[1:3], strict=True):
+        assert start < word.start < word.end < start + len(wave) / RATE
+    # Several answers are of each part by itself.
+    with pytest.raises(InputError, match="no sequence of words"):
+        rec.alternatives("a.wav", 2)
+    alone = rec.with_grammar(Grammar([(0, 1, "hi", 0.0)], start=0, finals={1: 0.0}))
+    del heard[1]
+    assert [each.text for each in alone.alternatives("a.wav", 2)] == ["hi"]
+    assert [word.text for word in alone.transcribe("a.wav", durations=1.0)] == ["hi"]
+
+
 def test_equal_seeds_give_equal_recognizers(trained):
     waves, texts = corpus(40, 1)
     draw = torch.Generator().manual_seed(0)

@@ -116,7 +116,8 @@ def speech_command(
         seed: train: of the networks' weights; example: of what is said and how. 0 by default.
         grammar: transcribe, evaluate: loop, where any word may follow any; a finite automaton, a file that ends in .fst
             in OpenFst's text format; or a file of texts, a line each, from which a bigram is made. By default the
-            model's, a bigram of its training texts.
+            model's, a bigram of its training texts. It goes on through the whole file; but with --n-best or --durations
+            it begins anew in each part of a file beyond 30 s, which is cut at pauses.
         textgrid: align: the folder for a TextGrid for each file.
         format: transcribe: text (the default), ctm, srt or vtt.
         n_best: transcribe: the best N sequences of words rather than one, a line each, the best first.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
@@ -37,7 +38,7 @@ from counterflow.speech.acoustics import (
 )
 from counterflow.speech.answers import Alternative, Segment, Word, alternative, in_turn, segments, spoken
 from counterflow.speech.contexts import cases_of, in_context
-from counterflow.speech.decoding import Decoder
+from counterflow.speech.decoding import Decoder, WordSpan
 from counterflow.speech.durations import Durations, rescore
 from counterflow.speech.gaussians import add_deltas
 from counterflow.speech.grammar import Grammar
@@ -381,8 +382,9 @@ class Recognizer:
     def transcribe(self, path: str | os.PathLike[str], *, durations: float = 0.0) -> list[Word]:
         """The words of a file; several channels are averaged.
 
-        What lasts more than half a minute is cut at pauses, and each part heard by itself, so that memory does not
-        grow with the file.
+        What lasts more than half a minute is read in parts that end at pauses, so that memory does not grow with the
+        file; bands are relative to their mean over the part. The grammar goes on from part to part; but with
+        ``durations`` each part is heard by itself, as in `alternatives`.
 
         Args:
             path: A WAV, FLAC or other file that soundfile knows, at ``rate``; where that is None, a NumPy file of
@@ -397,14 +399,34 @@ class Recognizer:
             InputError: If no sequence of words that the grammar permits fits.
             MissingExtraError: If soundfile is not installed.
         """
-        found: list[Word] = []
+        if durations:
+            return list(self.alternatives(path, 1, durations=durations)[0].words)
+        stream, spans = self.decoder.stream(), list[WordSpan]()
+        firsts, starts = [0], list[float]()  # the frame and the second at which each part begins
         for start, wave in self._parts(path):
-            words = self.recognize(wave, durations=durations)
-            found += [replace(word, start=start + word.start, end=start + word.end) for word in words]
-        return found
+            costs = self.costs(wave)
+            spans += stream.push(costs)
+            starts.append(start)
+            firsts.append(firsts[-1] + len(costs))
+        spans += stream.finish().words
+
+        def second(frame: int, part: int) -> float:
+            return starts[part] + self.clock(frame - firsts[part])
+
+        return [
+            replace(
+                spoken(span, self.clock),
+                start=second(span.start, bisect_right(firsts, span.start) - 1),
+                end=second(span.end, bisect_left(firsts, span.end) - 1),
+            )
+            for span in spans
+        ]
 
     def alternatives(self, path: str | os.PathLike[str], n: int = 10, *, durations: float = 0.0) -> list[Alternative]:
-        """The best sequences of words of a file, of any length as `transcribe`.
+        """The best sequences of words of a file, of any length.
+
+        What lasts more than half a minute is cut at pauses, and each part heard by itself, as sentences of its own; a
+        part into which none fits adds nothing.
 
         Args:
             path: As `transcribe`.
@@ -418,8 +440,16 @@ class Recognizer:
             DataError, InputError, MissingExtraError: As `transcribe`.
         """
         found: list[Alternative] = []
+        refused: InputError | None = None
         for start, wave in self._parts(path):
-            found = in_turn(found, self.n_best(wave, n, durations=durations), start, n)
+            try:
+                heard = self.n_best(wave, n, durations=durations)
+            except InputError as error:
+                refused = error
+                continue
+            found = in_turn(found, heard, start, n)
+        if refused is not None and not found:
+            raise refused
         return found
 
     def _parts(self, path: str | os.PathLike[str]) -> Iterator[tuple[float, Tensor]]:
