@@ -13,6 +13,8 @@ import pytest
 import soundfile
 
 from counterflow.cli import main
+from counterflow.cli.corpus import read_corpus
+from counterflow.exceptions import DataError
 
 from ..speech import voices
 from ..speech.voices import RATE
@@ -270,6 +272,28 @@ def test_faults_of_a_table_are_where_they_are_said_to_be(tmp_path, capsys):
     latin, bare = capsys.readouterr().err.splitlines()
     assert latin.startswith(f"counterflow: {tmp_path / 'text'} cannot be read as a table in UTF-8: ")
     assert bare == f"counterflow: {tmp_path / 'transcripts.csv'}, line 3 has no file; name one, or remove the line"
+
+
+def test_a_stray_quotation_mark_swallows_no_recordings(tmp_path):
+    names = ["a.wav", "b.wav", "c.wav"]
+    table = tmp_path / "transcripts.tsv"
+    table.write_text('file\ttext\na.wav\t"lo hi\nb.wav\tol\nc.wav\tlil"\n')
+    assert [(each.name, each.text) for each in read_corpus(tmp_path)] == [
+        *zip(names, ['"lo hi', "ol", 'lil"'], strict=True)
+    ]
+    table.unlink()
+    table = tmp_path / "transcripts.csv"
+    table.write_text('file,text\na.wav,"lo, hi"\nb.wav,say ""ol""\nc.wav,lil\n')
+    assert [each.name for each in read_corpus(tmp_path)] == names
+    table.write_text('file,text\na.wav,lo\nb.wav,"lo hi\nc.wav,lil"\n')
+    with pytest.raises(
+        DataError, match=r"transcripts\.csv, line 3 has a cell that goes on in the next line; close its"
+    ):
+        read_corpus(tmp_path)
+    for cut in ('a.wav,"lo hi\nb.wav,ol\n', 'a.wav,"lo" hi\n'):
+        table.write_text(f"file,text\n{cut}")
+        with pytest.raises(DataError, match=r"transcripts\.csv cannot be read as a table in UTF-8: "):
+            read_corpus(tmp_path)
 
 
 def test_a_check_foresees_what_training_refuses(tmp_path, capsys):

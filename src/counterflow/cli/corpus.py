@@ -47,14 +47,26 @@ def read_corpus(folder: Path) -> list[Recording]:
             if piped is not None:
                 raise DataError(f"{table}: {piped!r} is a command, and none is run; give a file")
         else:
+            # In a table of tabs a quotation mark is one of the text; among commas it may stand around a cell.
+            if table.suffix == ".csv":
+                form: dict[str, Any] = {"delimiter": ",", "strict": True}
+            else:
+                form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
             with table.open(encoding="utf-8-sig", newline="") as lines:
-                rows = csv.DictReader(lines, delimiter="," if table.suffix == ".csv" else "\t")
+                rows = csv.DictReader(lines, **form)
                 if not {"file", "text"} <= {*(rows.fieldnames or ())}:
                     raise DataError(f"{table} has columns {rows.fieldnames}; it needs file and text")
                 whole = list(rows)
                 long = next((number for number, row in enumerate(whole, 2) if None in row), None)
                 if long is not None:
                     raise DataError(f"{table}, line {long} has more cells than the first; quote texts that have commas")
+                marks = {"\r", "\n"}
+                over = next(
+                    (n for n, row in enumerate(whole, 2) if marks & {*"".join(filter(None, row.values()))}), None
+                )
+                if over is not None:
+                    why = "close its quotation mark, or double it"
+                    raise DataError(f"{table}, line {over} has a cell that goes on in the next line; {why}")
                 bare = next((number for number, row in enumerate(whole, 2) if not (row["file"] or "").strip()), None)
                 if bare is not None:
                     raise DataError(f"{table}, line {bare} has no file; name one, or remove the line")
