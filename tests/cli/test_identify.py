@@ -144,6 +144,7 @@ def test_recordings_that_cannot_be_used_are_named(kind, complaint, voices, tmp_p
         (["train", "{voices}/train"], "needs --out"),
         (["train", "a", "b", "--out", "{tmp}/m"], "takes one folder"),
         (["train", "{voices}/nowhere", "--out", "{tmp}/m"], "is no folder"),
+        (["train", "{voices}/nowhere", "--out", "{voices}/test/zoe/0.wav/in"], "cannot be written: Not a directory"),
         (["train", "{voices}/train", "--out", "{tmp}/m", "--models", "2"], "--models 2"),
         (["train", "{voices}/train", "--out", "{tmp}/m", "--states", "0"], "--states 0"),
         (["train", "{voices}/train", "--out", "{tmp}/m", "--reject", "1.0"], "--reject 1.0"),

@@ -406,6 +406,8 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         (["transcribe", model, "none.wav"], "cannot be read"),
         (["transcribe", model, "none.wav", "--grammar", str(empty)], "neither loop nor a file"),
         (["align", model, test], "needs --textgrid DIR"),
+        (["align", str(empty), str(empty), "--textgrid", str(short)], "this is a file; name a folder"),
+        (["align", str(empty), str(empty), "--textgrid", str(short / "in")], "cannot be written: Not a directory"),
         (["align", model, str(long), "--textgrid", str(grids)], "0.wav: 'hi hi hi"),
         (["train", str(long), "--out", str(tmp_path / "m"), "--lexicon", dictionary], "0.wav lasts"),
         (["train", str(cells), "--out", str(tmp_path / "m"), "--lexicon", dictionary], "line 3 has more cells"),

@@ -20,6 +20,7 @@ from counterflow.cli.targets import (
     json_file,
     model_files,
     require_apart,
+    require_folder,
     require_json,
     require_model,
     require_seed,
@@ -197,6 +198,7 @@ def speech_command(
     elif action == "align":
         if textgrid is None:
             raise InputError("speech align needs --textgrid DIR, the folder for what it finds")
+        require_folder(textgrid, "textgrid")
         answer = _align(_load(paths[0], None, "error"), paths[1], textgrid, oov or "error", json, stream)
     else:
         oov = oov or "error"
