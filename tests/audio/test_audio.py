@@ -85,6 +85,25 @@ def test_what_was_cut_off_is_missed_by_every_reader(form, tmp_path):
             reader(path)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("length", [0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+def test_a_length_that_says_unknown_is_no_promise(length, channels, tmp_path):
+    """As SoX, arecord and others write into a pipe."""
+    path = tmp_path / "piped.wav"
+    wave = np.random.default_rng(0).integers(-9999, 9999, (500, channels)).astype(np.int16)
+    soundfile.write(path, wave, 8000)
+    whole = path.read_bytes()
+    at = whole.index(b"data") + 4
+    length -= length % (2 * channels)
+    path.write_bytes(whole[:at] + length.to_bytes(4, "little") + whole[at + 4 :])
+    np.testing.assert_array_equal(read_channels(path)[0].numpy(), wave.T / np.float32(2**15))
+    assert Recording.open(path).frames == 500
+    for promised in (0x7FFFF000 - 4 * channels, 0x80000000 + 2 * channels):
+        path.write_bytes(whole[:at] + promised.to_bytes(4, "little") + whole[at + 4 :])
+        with pytest.raises(DataError, match="is truncated"):
+            read(path)
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     def write_blocks(path: Path) -> None:
         with Writer(path, 8000) as file:

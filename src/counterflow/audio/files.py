@@ -150,13 +150,17 @@ def _missing_bytes(stream: BinaryIO) -> int:
     head = stream.read(12)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return 0
-    at = 12
+    at, block = 12, 1
     while at + 8 <= size:
         stream.seek(at)
         name, length = (chunk := stream.read(8))[:4], int.from_bytes(chunk[4:], "little")
         if name == b"data":
-            # Whoever writes into a pipe does not know the length, and says the largest.
-            return 0 if length >= 0xFFFFFF00 else max(at + 8 + length - size, 0)
+            # Whoever writes into a pipe does not know the length, and says the largest: of 32 bits, or of 31, of which SoX
+            # leaves 4 kB to the header and takes whole blocks.
+            unknown = length >= 0xFFFFFF00 or 0x7FFFF000 - block < length <= 0x80000000
+            return 0 if unknown else max(at + 8 + length - size, 0)
+        if name == b"fmt ":
+            block = int.from_bytes(stream.read(14)[12:], "little")
         at += 8 + length + length % 2
     return 0
 
