@@ -155,8 +155,8 @@ def _missing_bytes(stream: BinaryIO) -> int:
         stream.seek(at)
         name, length = (chunk := stream.read(8))[:4], int.from_bytes(chunk[4:], "little")
         if name == b"data":
-            # Whoever writes into a pipe does not know the length, and says the largest: of 32 bits, or of 31, of which SoX
-            # leaves 4 kB to the header and takes whole blocks.
+            # Whoever writes into a pipe does not know the length, and says the largest: of 32 bits, or of 31, of which
+            # SoX leaves 4 kB to the header and takes whole blocks.
             unknown = length >= 0xFFFFFF00 or 0x7FFFF000 - block < length <= 0x80000000
             return 0 if unknown else max(at + 8 + length - size, 0)
         if name == b"fmt ":
