@@ -59,6 +59,7 @@ INLINE = "[[claim]]\nid = 'a'\nclaim = 'x'\nkind = 'order'\n"
         ("reproduce toy --cluster nowhere", "--cluster nowhere: an address is like tcp://10.0.0.1:8786"),
         ("reproduce toy --cluster tcp://", "--cluster tcp://: an address is like"),
         ("report TMP/none", "TMP/none: there is no such folder"),
+        ("report TMP/file", "TMP/file: this is a file; name the folder that a run wrote"),
         ("report TMP", "TMP: no records of a paper here"),
         ("report --profile big", "invalid choice 'big'"),
         ("report --markdown TMP", "--markdown TMP: this is a folder"),

@@ -260,6 +260,8 @@ def read_sections(folder: Path, profile: Profile | None = None) -> tuple[list[Se
         RecordError: The folder does not exist, or holds no records that can be used.
     """
     if not folder.is_dir():
+        if folder.exists():
+            raise RecordError(f"{folder}: this is a file; name the folder that a run wrote")
         raise RecordError(f"{folder}: there is no such folder; `counterflow reproduce KEY --out {folder}` fills one")
     complaints: list[str] = []
     environments: dict[str, dict[str, object]] = dict(read_environments(folder))
