@@ -208,7 +208,7 @@ def test_the_table_stays_small_for_long_sequences() -> None:
         ({"steps": 0, "slots": 1}, "steps must be a whole number >= 1, got 0"),
         ({"steps": 2.5, "slots": 1}, "steps must be a whole number"),
         ({"steps": 5}, "needs slots"),
-        ({"steps": 5, "slots": 0}, "needs 1 slots for 5 steps"),
+        ({"steps": 5, "slots": 0}, "needs 1 slot for 5 steps"),
         ({"steps": 5, "slots": 2.5, "strategy": "hidden"}, "whole number with strategy='hidden'"),
         ({"steps": 5, "slots": 2, "strategy": "best"}, "strategy must be one of hidden"),
         ({"steps": 5, "slots": 2, "strategy": "full"}, "needs 5 slots"),

@@ -67,7 +67,7 @@ def test_evaluation_counts_the_answers_and_draws_them(voices, tmp_path, capsys):
     assert (tmp_path / "confusion.png").stat().st_size > 5_000
     out = capsys.readouterr().out
     assert "of 6 recordings of enrolled speakers" in out
-    assert "of 1 recordings of others" in out
+    assert "of 1 recording of others" in out
 
 
 def test_training_says_how_well_it_does_and_warns_of_the_mean_spectrum(voices, tmp_path, capsys):

@@ -296,6 +296,13 @@ def test_a_stray_quotation_mark_swallows_no_recordings(tmp_path):
             read_corpus(tmp_path)
 
 
+def test_a_file_that_stands_twice_in_a_table_is_a_fault(tmp_path, capsys):
+    say(tmp_path / "a.wav", "lo", 1)
+    (tmp_path / "transcripts.csv").write_text("file,text\na.wav,hi\na.wav,hello\n")
+    assert main(["speech", "check", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[0] == "a.wav: stands there 2 times; keep one"
+
+
 def test_a_check_foresees_what_training_refuses(tmp_path, capsys):
     folder = tmp_path / "ready"
     folder.mkdir()
@@ -305,7 +312,7 @@ def test_a_check_foresees_what_training_refuses(tmp_path, capsys):
     for oov, lexicon in (("spell", []), ("error", ["lexicon: the lexicon lacks a word: xq; add it, or choose"])):
         assert main(["speech", "check", str(folder), "--oov", oov]) == 1
         *faults, summary = capsys.readouterr().out.splitlines()
-        assert "1 words" in summary
+        assert summary.endswith(f"1 word, {len(faults)} fault{'s' * (len(faults) > 1)}")
         expected = [*lexicon, "b.npy: has 12 features, and a.npy has 13; a corpus has one kind"]
         assert [line[: len(start)] for line, start in zip(faults, expected, strict=True)] == expected
 

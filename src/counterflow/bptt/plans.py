@@ -192,7 +192,8 @@ def plan(
         least = Fraction(1) if needed is None else needed
         given = _number("slots", slots, 0.0)
         if given < least:
-            raise InputError(f"strategy={strategy!r} needs {_tidy(least)} slots for {steps} steps, got slots={slots!r}")
+            many = f"{_tidy(least)} slot{'s' * (least != 1)} for {steps} step{'s' * (steps != 1)}"
+            raise InputError(f"strategy={strategy!r} needs {many}, got slots={slots!r}")
         if strategy in ("hidden", "internal") and given != int(given):
             raise InputError(f"slots must be a whole number with strategy={strategy!r}, got {slots!r}")
     if needed is not None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import rich.console
 from rich.table import Table
 
-__all__ = ["Console", "aligned"]
+__all__ = ["Console", "aligned", "counted"]
 
 
 class Console(rich.console.Console):
@@ -48,3 +48,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
     return [f"  {line}".rstrip() for line in lines]
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: ``counted(1, "word")`` is 1 word, and 2 are 2 words."""
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from counterflow.cli.console import counted
 from counterflow.cli.recordings import require_heard
 from counterflow.exceptions import CounterflowError, DataError, InputError
 
@@ -179,6 +180,9 @@ def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, st
         fault("lexicon", str(error))
         with contextlib.suppress(CounterflowError):  # the words that are known tell whether a text is too long
             found = find_lexicon(dictionary, words, "skip")
+    for file, count in Counter(each.file for each in recordings).items():
+        if count > 1:
+            fault(next(each.name for each in recordings if each.file == file), f"stands there {count} times; keep one")
     rates: dict[int | None, int] = {}
     first: tuple[str, int] | None = None  # the name and the width of the first features
     seconds = 0.0
@@ -217,7 +221,8 @@ def check_corpus(folder: Path, dictionary: Path | None, oov: OutOfVocabulary, st
         ]
         fault("rates", f"{', '.join(several)}; {'a corpus has one kind' if None in rates else 'resample them to one'}")
     print(
-        f"{len(recordings)} recordings, {seconds / 60:.1f} minutes, {len(words)} words, {len(faults)} faults",
+        f"{counted(len(recordings), 'recording')}, {seconds / 60:.1f} minutes, {counted(len(words), 'word')}, "
+        f"{counted(len(faults), 'fault')}",
         file=stream,
     )
     return {"recordings": len(recordings), "seconds": seconds, "words": len(words), "faults": faults}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from counterflow.cli.console import counted
 from counterflow.cli.recordings import in_folders, require_heard
 from counterflow.cli.targets import (
     json_file,
@@ -137,7 +138,7 @@ def identify_command(
     else:
         what = "MODEL FILE..." if action == "run" else "MODEL DIR"
         if len(paths) < 2 or (action == "evaluate" and len(paths) > 2):
-            raise InputError(f"identify {action} takes {what}, got {len(paths)} paths")
+            raise InputError(f"identify {action} takes {what}, got {counted(len(paths), 'path')}")
         require_plot(plot, "drawing the confusion matrix")
         written = [("plot", plot), ("json", json_file(json))]
         require_apart(written)
@@ -269,13 +270,16 @@ def _evaluate(identifier: Identifier, folder: Path, plot: Path | None, stream: A
         result["accuracy_without_unknown"] = float(forced[enrolled].mean())
         result["unknown"] = float(unknown[enrolled].mean())
         print(
-            f"of {enrolled.sum()} recordings of enrolled speakers {result['accuracy']:.1%} right, "
+            f"of {counted(int(enrolled.sum()), 'recording')} of enrolled speakers {result['accuracy']:.1%} right, "
             f"{result['unknown']:.1%} {UNKNOWN}; without that answer {result['accuracy_without_unknown']:.1%} right",
             file=stream,
         )
     if not enrolled.all():
         result["strangers_unknown"] = float(unknown[~enrolled].mean())
-        print(f"of {(~enrolled).sum()} recordings of others {result['strangers_unknown']:.1%} {UNKNOWN}", file=stream)
+        print(
+            f"of {counted(int((~enrolled).sum()), 'recording')} of others {result['strangers_unknown']:.1%} {UNKNOWN}",
+            file=stream,
+        )
     if plot is not None:
         _draw(plot, matrix, rows, columns)
         print(f"confusion matrix: {plot}", file=stream)

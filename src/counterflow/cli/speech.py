@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import tyro
 
 from counterflow.cli.captions import captions, ctm, textgrid
+from counterflow.cli.console import counted
 from counterflow.cli.corpus import check_corpus, corpus_files, find_lexicon, listen, read_corpus
 from counterflow.cli.targets import (
     json_file,
@@ -154,7 +155,9 @@ def speech_command(
     }
     wanted = {"example": 1, "check": 1, "train": 1, "align": 2, "evaluate": 2}.get(action)
     if (wanted is not None and len(paths) != wanted) or len(paths) < 1 + (action == "transcribe"):
-        raise InputError(f"speech {action} takes {takes.get(action, 'MODEL CORPUS')}, got {len(paths)} paths")
+        raise InputError(
+            f"speech {action} takes {takes.get(action, 'MODEL CORPUS')}, got {counted(len(paths), 'path')}"
+        )
     require_json(json)
     require_unread([("json", json_file(json))], _read(action, paths, lexicon, grammar))
     require_seed(seed)
@@ -167,7 +170,7 @@ def speech_command(
         from counterflow.cli.espeak import speak_corpus
 
         spoken = speak_corpus(paths[0], 200 if count is None else count, seed or 0)
-        print(f"{len(spoken)} recordings in {paths[0]}", file=stream)
+        print(f"{counted(len(spoken), 'recording')} in {paths[0]}", file=stream)
         answer: dict[str, Any] = {"recordings": [{"file": name, "text": text} for name, text in spoken]}
     elif action == "check":
         answer = check_corpus(paths[0], lexicon, oov or "error", stream)
@@ -267,8 +270,9 @@ def _train(
     seconds = sum(map(rec.seconds, waves))
     perplexity = rec.grammar.perplexity(texts)
     what = f"of {len(rec.spread)} features" if rate is None else f"at {rate} Hz, 0 to {rate // 2} Hz heard"
-    print(f"{len(waves)} recordings, {seconds / 60:.1f} minutes {what}", file=stream)
-    print(f"{len(known)} words, {len(rec.lexicon.phones)} phone models with silence; model: {out}", file=stream)
+    print(f"{counted(len(waves), 'recording')}, {seconds / 60:.1f} minutes {what}", file=stream)
+    models = counted(len(rec.lexicon.phones), "phone model")
+    print(f"{counted(len(known), 'word')}, {models} with silence; model: {out}", file=stream)
     return {
         "recordings": len(waves), "seconds": seconds, "rate": rate, "words": len(known),
         "phones": len(rec.lexicon.phones), "training_perplexity": perplexity,
@@ -320,7 +324,7 @@ def _align(
         answers.append(
             {"file": str(each.file), "words": [asdict(word) for word in words], "phones": [asdict(p) for p in phones]}
         )
-    print(f"{len(answers)} TextGrids in {target}", file=stream)
+    print(f"{counted(len(answers), 'TextGrid')} in {target}", file=stream)
     return {"answers": answers}
 
 
@@ -345,12 +349,10 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, durations: fl
     counts = jiwer.process_words(said, heard)
     perplexity = rec.grammar.perplexity([text.split() for text in said])
     total = counts.hits + counts.substitutions + counts.deletions
-    print(f"{len(said)} recordings, {total} words, test-set perplexity {perplexity:.1f}", file=stream)
-    print(
-        f"word accuracy {1 - counts.wer:.1%}: {counts.substitutions} substitutions, {counts.deletions} deletions, "
-        f"{counts.insertions} insertions",
-        file=stream,
-    )
+    spoken = f"{counted(len(said), 'recording')}, {counted(total, 'word')}"
+    print(f"{spoken}, test-set perplexity {perplexity:.1f}", file=stream)
+    errors = [counted(getattr(counts, f"{kind}s"), kind) for kind in ("substitution", "deletion", "insertion")]
+    print(f"word accuracy {1 - counts.wer:.1%}: {', '.join(errors)}", file=stream)
     return {
         "recordings": len(said), "words": total, "word_accuracy": 1 - counts.wer,
         "substitutions": counts.substitutions, "deletions": counts.deletions, "insertions": counts.insertions,
