@@ -149,6 +149,38 @@ def test_averaging_over_ranks_is_counted(loss: str, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(gradient(4), 4 * gradient(1))
 
 
+class Stepwise(nn.Module):
+    """One step of a loop that its caller runs; ``first`` is what it returns first."""
+
+    def __init__(self, first: str) -> None:
+        super().__init__()
+        self.first = first
+        self.cell, self.out = nn.RNNCell(3, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor, h: Tensor) -> dict[str, Tensor]:
+        h = self.cell(x, h)
+        y = self.out(h)
+        first = {"chosen": y.argmax(1)} if self.first == "chosen" else {}
+        return {**first, "logits": y, "state": h}
+
+
+@pytest.mark.parametrize("first", ["logits", "chosen"])
+def test_a_state_that_comes_back_is_not_multiplied_again(first: str) -> None:
+    model, x = Stepwise(first).double(), torch.randn(4, 6, 3).double()
+    zeros, targets = torch.zeros(6, 5).double(), torch.randint(4, (4, 6))
+
+    def grads() -> list[Tensor]:
+        h, loss = zeros, torch.zeros(())
+        for step in range(4):
+            result = model(x[step], h)
+            h, loss = result["state"], loss + F.cross_entropy(result["logits"], targets[step])
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    wanted = [6 * gradient for gradient in grads()]
+    cf.temper(model, (x[0], zeros), loss="cross_entropy", attenuation=None, shunt=False)
+    torch.testing.assert_close(grads(), wanted)
+
+
 def test_a_local_bias_rate_leaves_the_global_one_out() -> None:
     x = torch.eye(8)
     model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))

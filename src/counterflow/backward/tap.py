@@ -178,19 +178,31 @@ class Tap:
         state = self.state(module)
         bend = _Bend if compiling else _BendForwardMode
         leaves, tree = tree_flatten(output)
-        tapped = False
-        for index, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
-                dims = batch_dims(module, output, leaf, index)
-                leaves[index] = bend.apply(leaf, transform, dims, self.names, *state)  # type: ignore[no-untyped-call]
-                tapped = True
-        if not tapped:
+        floating = [
+            index
+            for index, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+        ]
+        if not floating:
             raise UnsupportedError(
                 f"{transform!r} on a {type(module).__name__}: its output, a {type(output).__name__}, "
                 "holds no floating-point tensor that can be reached; tuples, lists, dictionaries and classes "
                 "registered with torch.utils._pytree can be looked into"
             )
+        for index in self.choose(leaves, floating):
+            leaf = leaves[index]
+            dims = batch_dims(module, output, leaf, index)
+            leaves[index] = bend.apply(leaf, transform, dims, self.names, *state)  # type: ignore[no-untyped-call]
         return tree_unflatten(leaves, tree)
+
+    def choose(self, leaves: list[Any], floating: list[int]) -> list[int]:
+        """Which leaves of the output are tapped.
+
+        Args:
+            leaves: All of them.
+            floating: The places of the floating-point tensors among them.
+        """
+        return floating
 
     def state(self, module: nn.Module) -> list[Tensor]:
         """What the transform sees, by `names`: its buffers on the module."""

@@ -46,6 +46,15 @@ class _Residual(Transform):
         return f"summed errors{divided}"
 
 
+class _OutputTap(Tap):
+    """The tap at the model's output."""
+
+    def choose(self, leaves: list[Any], floating: list[int]) -> list[int]:
+        # The loss is one of the first output. What else a model returns may be its state, which comes back: its
+        # error is made of errors that were multiplied already.
+        return floating[:1]
+
+
 class _Shunt(shunting):
     """Shunting of the errors that `_Residual` hands on."""
 
@@ -116,6 +125,12 @@ def temper(
 
     Gradients come out as those of the *summed* loss, also for a loss that is a mean and under
     DistributedDataParallel, and divided by :math:`\phi`; gradient clipping sees those.
+
+    That is done to the error of the model's first floating-point output, on every call. Other outputs, such as a state
+    that goes into the next call, hand their error on as it is: sum in a loss of those. Where the first output itself
+    comes back (``y = model(y)``), nothing tells the error of a loss from that of the next call, and both are multiplied
+    each time: have it return the next input apart from the output, or name a ``"_sum"`` loss for which the table says
+    nothing of :math:`\phi`, on one process.
 
     Args:
         model: Changed in place: taps at the outputs of its layers, and of the model.
@@ -211,7 +226,7 @@ def temper(
     groups = _groups(model, layers, bias_rate)
 
     prepare_ranks()
-    undo = [install(model, _Residual(known, phi), model)]
+    undo = [model.register_forward_hook(_OutputTap(_Residual(known, phi), ""), with_kwargs=True).remove]
     for layer in layers:
         if layer in linked:
             where, transform, links = linked[layer]

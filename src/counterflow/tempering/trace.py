@@ -298,9 +298,9 @@ class Trace:
         return [part for part in parts if isinstance(part.args[1], int) and part.args[1] < count]
 
     def output_node(self) -> fx.Node:
-        """The model's first output."""
+        """The model's first floating-point output."""
         output: fx.Node = next(n for n in self.graph.nodes if n.op == "output")
-        return output.all_input_nodes[0] if output.all_input_nodes else output
+        return next(filter(is_float, output.all_input_nodes), output)
 
     def last_function(self) -> str:
         """The name of the function that makes the model's first output, seen through views."""
