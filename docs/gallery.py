@@ -20,7 +20,7 @@ from tables.markup import plain, table
 
 DOCS = Path(__file__).parent
 EXAMPLES = DOCS.parent / "examples"
-SHARED = ("comparison", "models")  # what examples import, and no examples
+SHARED = ("arguments", "comparison", "models")  # what examples import, and no examples
 sys.path.insert(0, str(EXAMPLES))
 
 from comparison import Comparison  # noqa: E402

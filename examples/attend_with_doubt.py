@@ -17,9 +17,8 @@ has the best of as many weights of attention (in the table as its rate), chosen 
 
 from __future__ import annotations
 
-import sys
-
 import torch
+from arguments import run
 from comparison import Comparison, compare, error_path
 from torch import Tensor, nn
 
@@ -142,4 +141,4 @@ def main(picture: str = "", seeds: int | str = 6, passes: int | str = 10, epochs
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

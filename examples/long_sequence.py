@@ -8,9 +8,8 @@ one's own; inputs are made step by step, outputs are not kept, and all that goin
 
 from __future__ import annotations
 
-import sys
-
 import torch
+from arguments import run
 from torch import Tensor, nn
 
 import counterflow as cf
@@ -60,4 +59,4 @@ def main(steps: int | str = 2000, budget: str = "64KiB", updates: int | str = 30
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

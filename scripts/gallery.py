@@ -28,7 +28,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES, RECORDS, PICTURES = ROOT / "examples", ROOT / "evidence" / "examples", ROOT / "docs" / "gallery"
-SHARED = ("comparison", "models")  # what examples import, and no examples
+SHARED = ("arguments", "comparison", "models")  # what examples import, and no examples
 
 
 def names() -> list[str]:

@@ -100,8 +100,41 @@ def test_the_examples_run(name: str, capsys: pytest.CaptureFixture[str]) -> None
         assert Path("error.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("in_the_checkout")
+@pytest.mark.parametrize(
+    ("name", "arguments", "complaint"),
+    [
+        (
+            "attend_with_doubt",
+            ["a.png", "many"],
+            "seeds many: it has to be a whole number from 1 on; it takes [picture]",
+        ),
+        ("attend_with_doubt", ["1", "2", "3", "4", "5"], "takes [picture] [seeds] [passes] [epochs], got 5 arguments"),
+        ("long_sequence", ["forty"], "steps forty: it has to be a whole number from 1 on"),
+        ("long_sequence", ["40", "64 parsecs"], "64 parsecs"),
+        ("long_sequence", ["40", "1B"], "is too small"),
+    ],
+)
+def test_wrong_arguments_of_an_example_are_one_line_and_2(
+    name: str,
+    arguments: list[str],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = str(ROOT / "examples" / f"{name}.py")
+    monkeypatch.setattr(sys, "argv", [path, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(path, run_name="__main__")
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith(f"{path}: ")
+    assert complaint in said
+    assert said.count("\n") == 1
+
+
 def test_no_example_is_left_out() -> None:
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "comparison", "models"}
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "arguments", "comparison", "models"}
 
 
 # Commands exist
