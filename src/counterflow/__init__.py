@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from counterflow._compiled import require_place as _require_place
+
 if TYPE_CHECKING:
     from counterflow import analog as analog
     from counterflow import backward as backward
@@ -85,6 +87,8 @@ __all__ = [
     "whiten",
     "whitening",
 ]
+
+_require_place()  # before any module of the package defines what numba compiles
 
 
 def __getattr__(name: str) -> object:
