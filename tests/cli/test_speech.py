@@ -407,6 +407,7 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         (["transcribe", model, "a.wav", "b.wav", "--as", "srt"], "captions are of one file, got 2"),
         (["transcribe", model, "a.wav", "--as", "ctm", "--n-best", "2"], "--as ctm holds one answer"),
         (["transcribe", model, "a/x.wav", "b/x.wav", "--as", "ctm"], "2 files are called 'x'; CTM knows a file by"),
+        (["transcribe", model, "a b.wav", "a_b.wav", "--as", "ctm"], "2 files are called 'a_b'; CTM knows a file by"),
         (["transcribe", model, "a.wav", "--n-best", "0"], "--n-best 0"),
         (["transcribe", model, "a.wav", "--durations", "-1"], "--durations -1"),
         (["transcribe", str(empty), "x.wav"], "holds no model"),

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from counterflow.speech import Segment, Word
 
-__all__ = ["captions", "ctm", "textgrid"]
+__all__ = ["captions", "ctm", "ctm_name", "textgrid"]
+
+
+def ctm_name(name: str) -> str:
+    """What CTM calls a file: blanks part its fields, so that a name can have none."""
+    return "_".join(name.split())
 
 
 def ctm(name: str, words: Sequence[Word]) -> str:
-    """A line for each word: file, channel, start, duration, word. Blanks part these, so that a name can have none."""
-    file = "_".join(name.split())
+    """A line for each word: file, channel, start, duration, word."""
+    file = ctm_name(name)
     return "".join(f"{file} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n" for word in words)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from counterflow.cli.captions import captions, ctm, textgrid
+from counterflow.cli.captions import captions, ctm, ctm_name, textgrid
 from counterflow.cli.console import counted
 from counterflow.cli.corpus import check_corpus, corpus_files, find_lexicon, listen, read_corpus
 from counterflow.cli.targets import (
@@ -283,7 +283,7 @@ def _transcribe(
     rec: Recognizer, files: Sequence[Path], format: str, several: int, durations: float, stream: Any
 ) -> dict[str, Any]:
     if format == "ctm":
-        _require_names(files, "CTM knows a file by its name")
+        _require_names([ctm_name(file.stem) for file in files], "CTM knows a file by its name")
     answers = []
     for file in files:
         with _named(str(file)):
@@ -305,7 +305,7 @@ def _align(
     rec: Recognizer, folder: Path, target: Path, oov: OutOfVocabulary, json: str | None, stream: Any
 ) -> dict[str, Any]:
     recordings = read_corpus(folder)
-    _require_names([each.file for each in recordings], "a TextGrid is named after its file")
+    _require_names([each.file.stem for each in recordings], "a TextGrid is named after its file")
     grids = [target / f"{each.file.stem}.TextGrid" for each in recordings]
     require_apart([("json", json_file(json)), *(("textgrid", grid) for grid in grids)])
     waves, _ = listen(recordings, rec.rate)
@@ -391,9 +391,9 @@ def _named(recording: str) -> Iterator[None]:
         raise InputError(f"{recording} {about}" if about != said else f"{recording}: {said}") from error
 
 
-def _require_names(files: Sequence[Path], why: str) -> None:
-    """Refuse files that are called the same, in folders of their own or with other suffixes."""
-    [(name, count)] = Counter(file.stem for file in files).most_common(1)
+def _require_names(names: Sequence[str], why: str) -> None:
+    """Refuse files that would be called the same: in folders of their own, or with other suffixes."""
+    [(name, count)] = Counter(names).most_common(1)
     if count > 1:
         raise InputError(f"{count} files are called {name!r}; {why}, rename them")
 
