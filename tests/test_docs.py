@@ -286,7 +286,12 @@ def test_the_generated_parts_can_be_generated(monkeypatch: pytest.MonkeyPatch) -
             used.add(part)
     assert used == set(generated.PARTS)
     assert "--cluster" in generated.PARTS["commands"]()
-    assert "torch.func" in generated.PARTS["waivers"]()
+    waivers = generated.PARTS["waivers"]()
+    assert "torch.func" in waivers
+    assert "a property, not an error" in waivers
+    assert "AssertionError" not in waivers  # which is a test's own
+    _, _, hour = generated.PARTS["benchmark_speech_files"]().partition("an hour, in seconds")
+    assert all(float(cell) > 0 for cell in re.findall(r"^     - ([\d.]+)$", hour, re.M))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the documentation's tools are an extra")

@@ -94,7 +94,7 @@ def files_of_speech() -> str:
         for name, row in files["rows"].items()
     ]
     passes = [
-        (row["what"], f"{row['speech'] / 60:.1f}", f"{row['seconds']:.1f}", f"{row['hour'] / 60:.1f}")
+        (row["what"], f"{row['speech'] / 60:.1f}", f"{row['seconds']:.1f}", f"{row['hour']:.1f}")
         for row in hour["rows"]
     ]
     bars, kept = files["bars"], files["pass"]
@@ -106,6 +106,6 @@ def files_of_speech() -> str:
             f"{MET[kept['times faster']]}), at a real-time factor of at most {bars['real-time factor']:g}: "
             f"{MET[kept['real-time factor']]}. On {files['prompts']['files']} telephone prompts, which are 8 kHz and "
             f"were resampled for it, pocketsphinx has a word error of {files['prompts']['error']:.1f}%.",
-            *([table(("a pass of", "minutes of speech", "seconds", "an hour, in minutes"), passes)] if passes else []),
+            *([table(("a pass of", "minutes of speech", "seconds", "an hour, in seconds"), passes)] if passes else []),
         ]
     )
