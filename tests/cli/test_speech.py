@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,7 +14,10 @@ import soundfile
 
 from counterflow.cli import main
 from counterflow.cli.corpus import read_corpus
+from counterflow.cli.speech import speech_command
 from counterflow.exceptions import DataError
+from counterflow.speech import ModelKind
+from counterflow.speech.acoustics import KINDS
 
 from ..speech import voices
 from ..speech.voices import RATE
@@ -80,7 +83,7 @@ def test_words_of_a_grammar_that_have_no_pronunciation(place, tmp_path, capsys):
         assert main(asked) == 2
         assert f"--grammar {texts}, line 3: the lexicon lacks a word: hello" in capsys.readouterr().err
         assert main([*asked, "--oov", "spell"]) == 2
-        assert "and letters to spell it: hello; add it, or choose oov='skip'\n" in capsys.readouterr().err
+        assert "and letters to spell it: hello; add it, or choose skip for oov\n" in capsys.readouterr().err
     assert main(["speech", "transcribe", model, file, "--oov", "skip"]) == 2
     assert "--oov skip: it is for the texts of --grammar FILE" in capsys.readouterr().err
     texts.write_text("hello\n")
@@ -356,6 +359,11 @@ def test_what_is_written_is_not_overwritten_either(place, tmp_path, capsys):
     arguments = ["train", str(place / "test"), "--out", str(tmp_path), "--json", str(tmp_path / "model.json")]
     assert main(["speech", *arguments]) == 2
     assert "--json and --out both name" in capsys.readouterr().err
+
+
+def test_kinds_have_one_name_on_the_command_line_and_in_python():
+    [shown] = get_args(get_type_hints(speech_command)["kind"])[:-1]
+    assert get_args(shown) == get_args(ModelKind) == tuple(KINDS)
 
 
 def test_predictors_train_from_the_command_line(place, tmp_path):

@@ -38,7 +38,7 @@ def corpus(count: int, seed: int) -> tuple[list[torch.Tensor], list[str]]:
 def trained() -> dict[str, Recognizer]:
     waves, texts = corpus(40, 1)
     found = {}
-    for kind in ("combined", "classifier", "gaussians", "predictors", "linear", "hidden control"):
+    for kind in ("combined", "classifier", "gaussians", "predictors", "linear", "hidden-control"):
         found[kind] = Recognizer.train(
             waves,
             texts,
@@ -53,7 +53,7 @@ def trained() -> dict[str, Recognizer]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["combined", "classifier", "gaussians", "predictors", "linear", "hidden control"])
+@pytest.mark.parametrize("kind", ["combined", "classifier", "gaussians", "predictors", "linear", "hidden-control"])
 def test_two_voices_are_understood_and_the_model_survives_the_disk(trained, kind, tmp_path):
     rec = trained[kind]
     waves, texts = corpus(12, 2)

@@ -140,3 +140,8 @@ def test_losses_without_a_bound_are_refused(loss: str, error: type[Exception], m
     with pytest.raises(error, match=match) as caught:
         cf.temper(nn.Linear(2, 3), torch.randn(4, 2), loss=loss)
     assert "\n" not in str(caught.value)
+
+
+def test_one_loss_has_one_name() -> None:
+    for loss in ("cross_entropy", "cross_entropy_mean", nn.CrossEntropyLoss()):
+        assert resolve(loss).name == "cross_entropy_mean"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -219,7 +219,7 @@ def _train(
     out: Path,
     dictionary: Path | None,
     oov: OutOfVocabulary,
-    kind: str,
+    kind: ModelKind,
     changes: _Changes,
     seed: int,
     stream: Any,
@@ -238,12 +238,11 @@ def _train(
         known = own_phones(known, changes.own)
     waves, rate = listen(recordings, 0)
     state = out / "training.safetensors"
-    chosen = cast("ModelKind", kind.replace("-", " "))
     console = Console(file=sys.stderr)
     # Without a terminal rich would still write an empty line.
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        passes = changes.passes or KINDS[chosen].passes
-        aligning = ALIGNMENTS if chosen in ("combined", "classifier") else 0
+        passes = changes.passes or KINDS[kind].passes
+        aligning = ALIGNMENTS if kind in ("combined", "classifier") else 0
         task = progress.add_task("training", total=aligning + passes)
         try:
             rec = Recognizer.train(
@@ -251,7 +250,7 @@ def _train(
                 texts,
                 rate,
                 known,
-                kind=chosen,
+                kind=kind,
                 passes=passes,
                 contexts=changes.contexts,
                 corrective=changes.corrective,

@@ -49,7 +49,7 @@ __all__ = [
     "states_of",
 ]
 
-ModelKind = Literal["combined", "classifier", "gaussians", "predictors", "linear", "hidden control"]
+ModelKind = Literal["combined", "classifier", "gaussians", "predictors", "linear", "hidden-control"]
 Model = PredictorBank | GaussianStates | StateClassifier | CombinedStates
 WINDOW, HOP = 0.025, 0.010
 ALIGNMENTS = 8  # passes of the Gaussians that align for a classifier
@@ -94,7 +94,7 @@ KINDS: dict[str, Defaults] = {
     "gaussians": Defaults(_ROW, 2, 0, 8.0, 15.0, 500.0),
     "predictors": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
     "linear": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
-    "hidden control": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
+    "hidden-control": Defaults(Phoneme(), 0, 16, 1.0, 0.0, 1000.0),
 }
 
 
@@ -261,7 +261,7 @@ def fit_model(
         if kind == "classifier":
             return classifier
         return CombinedStates(classifier, gaussians, [phone * each + state for phone in own for state in range(each)])
-    states = phoneme.predictors if kind == "hidden control" else 1
+    states = phoneme.predictors if kind == "hidden-control" else 1
     shape: Literal["linear", "perceptron"] = "linear" if kind == "linear" else "perceptron"
     bank = PredictorBank(count // states, size, states=states, hidden=hidden, kind=shape, generator=generator)
     train_predictors(bank, features, named, passes=passes, generator=generator, report=report, checkpoint=checkpoint)

@@ -381,8 +381,9 @@ def _unstressed(phones: Iterable[str]) -> list[str]:
 
 def _missing(words: Sequence[str], oov: OutOfVocabulary) -> str:
     lacks, them = (f"{len(words)} words", "them") if len(words) > 1 else ("a word", "it")
-    what, ways = (f"{lacks} and letters to spell {them}", "'skip'") if oov == "spell" else (lacks, "'skip' or 'spell'")
-    return f"the lexicon lacks {what}: {', '.join(words)}; add {them}, or choose oov={ways}"
+    what, ways = (f"{lacks} and letters to spell {them}", "skip") if oov == "spell" else (lacks, "skip or spell")
+    # The words are the same for oov="skip" and for --oov skip.
+    return f"the lexicon lacks {what}: {', '.join(words)}; add {them}, or choose {ways} for oov"
 
 
 def _require_oov(oov: str) -> None:

@@ -34,7 +34,7 @@ def plot_predictions(
     """Draw the actual and the predicted spectrogram along the best path (figure 3).
 
     Args:
-        recognizer: One whose model predicts: of kind predictors, linear or hidden control.
+        recognizer: One whose model predicts: of kind predictors, linear or hidden-control.
         wave: Shape (samples,), at its rate.
         text: What is said.
         path: A file that ends in .png, .svg or .pdf.
@@ -52,7 +52,7 @@ def plot_predictions(
     """
     bank = recognizer.model
     if not isinstance(bank, PredictorBank):
-        known = "'predictors', 'linear' or 'hidden control'"
+        known = "'predictors', 'linear' or 'hidden-control'"
         raise InputError(f"the model does not predict frames; train one of kind {known}")
     names = recognizer.lexicon.phones
     unknown = [phone for phone in phones if phone not in names]

@@ -148,7 +148,7 @@ class Recognizer:
             lexicon: Pronunciations of at least the words in the texts; those of others can be recognized, too.
             kind: ``"combined"``, a network that tells states of phones in context apart together with the mixtures of
                 Gaussians that have aligned for it; ``"classifier"`` or ``"gaussians"``, one of these alone;
-                ``"predictors"`` are the paper's, ``"linear"`` ones its baseline, and with ``"hidden control"`` a
+                ``"predictors"`` are the paper's, ``"linear"`` ones its baseline, and with ``"hidden-control"`` a
                 phoneme has one network.
             grammar: What it will expect; by default a bigram of the texts with all words of the lexicon.
             phoneme: The topology; for predictors the paper's by default, else three states in a row.

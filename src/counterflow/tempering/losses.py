@@ -42,7 +42,7 @@ class Loss:
     r"""What tempering must know of a loss.
 
     Args:
-        name: As the user wrote it.
+        name: The function's, with the reduction behind it where it is resolved.
         ratio: Greatest ratio of :math:`\partial E/\partial x` (or of :math:`\partial E/\partial y` where the loss
             holds or cancels the output function) to the residual, for the summed loss.
         inside: The slope of the output function that is inside the loss; 1 where there is none.
@@ -130,7 +130,7 @@ def resolve(loss: str | nn.Module) -> Loss:
         raise _refusal(loss, base)
     if reduction == "batchmean" and base != "kl_div":
         raise InputError(f"loss={loss!r}: only kl_div has the reduction 'batchmean'")
-    return replace(known, name=loss, reduction=_reduction(reduction, loss))
+    return replace(known, name=f"{base}_{reduction}", reduction=_reduction(reduction, loss))
 
 
 def _refusal(loss: str, base: str) -> CounterflowError:
