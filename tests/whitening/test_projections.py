@@ -368,3 +368,24 @@ def test_adaptive_looks_at_each_projection():
         assert [table[name].values["projected"] for name in "qkv"] == [7, 0, 0]
         assert [table[name].values["drift"] for name in "qkv"] == pytest.approx([0.0] * 3, abs=1e-9)
         assert table["k"].why == "kept its basis, since it has not drifted"
+
+
+@pytest.mark.parametrize("frozen", ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"])
+def test_a_projection_whose_weight_or_bias_is_frozen_later_is_not_centered(frozen):
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(4, 2, batch_first=True).double()
+    x = randn(5, 6, 4) + 2
+    bare = copy.deepcopy(module)
+    cf.whiten(module, sgd(module), epsilon=EPSILON, loader=[{"query": x, "key": x, "value": x}])
+    module.get_parameter(frozen).requires_grad_(False)
+    h = mixed(bare, x, x, x) if "out" in frozen else x
+    for each in (module, bare):
+        output_of(each(x, x, x)).square().sum().backward()
+    other = frozen.replace("weight", "bias") if "weight" in frozen else frozen.replace("bias", "weight")
+    got, plain = module.get_parameter(other).grad, bare.get_parameter(other).grad
+    if "weight" in frozen:
+        torch.testing.assert_close(got, plain)
+    else:
+        rows = h.reshape(-1, 4)
+        metric = torch.linalg.inv(rows.T.cov(correction=0) + EPSILON * torch.eye(4, dtype=rows.dtype))
+        torch.testing.assert_close(got, plain @ metric)

@@ -290,3 +290,56 @@ def test_statistics_from_backward_and_from_a_loader_agree():
     for name, buffer in nets[0].named_buffers():
         if name.endswith(("mean", "metric", "eigenvalues")) and "sum" not in name:
             torch.testing.assert_close(buffer, nets[1].get_buffer(name), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Linear(4, 3), (64, 4)),
+        (lambda: nn.Linear(4, 30), (6, 4)),
+        (lambda: nn.Conv2d(4, 6, 3, groups=2), (5, 4, 5, 5)),
+    ],
+    ids=["linear", "fewer samples than outputs", "convolution"],
+)
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_what_learns_alone_is_not_centered(diagonal, make, shape, frozen):
+    """A parameter that is frozen after whitening: the step of the other one goes down the loss."""
+    torch.manual_seed(0)
+    layer = make().double()
+    x = torch.randn(shape, dtype=torch.float64) + 5
+    bare = copy.deepcopy(layer)
+    cf.whiten(layer, sgd(layer), epsilon=EPSILON, loader=[x], diagonal=diagonal)
+    getattr(layer, frozen).requires_grad_(False)
+    for each in (layer, bare):
+        each(x).square().sum().backward()
+    assert getattr(layer, frozen).grad is None
+    if frozen == "weight":
+        torch.testing.assert_close(layer.bias.grad, bare.bias.grad)
+        return
+    # Where inputs are those of the statistics, the diagonal makes of U the whitening without a ridge.
+    h = x.movedim(1, -1).flatten(0, -2) if x.ndim > 2 else x
+    groups = getattr(layer, "groups", 1)
+    for group, (plain, got) in enumerate(
+        zip(bare.weight.grad.chunk(groups), layer.weight.grad.chunk(groups), strict=True)
+    ):
+        own = h.chunk(groups, 1)[group]
+        metric = torch.linalg.inv(own.T.cov(correction=0) + EPSILON * torch.eye(own.shape[1], dtype=torch.float64))
+        torch.testing.assert_close(got, torch.einsum("mn...,np->mp...", plain, metric))
+
+
+def test_a_weight_that_is_frozen_leaves_its_bias_going_down():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 1)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.fill_(15.0)
+    x = torch.randn(256, 4) + 5
+    optimizer = sgd(layer, lr=0.1)
+    cf.whiten(layer, optimizer, every=10**6, loader=[x])
+    layer.weight.requires_grad_(False)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (layer(x) - x.sum(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+    assert layer.bias.item() == pytest.approx(x.sum(1).mean().item(), rel=1e-3)

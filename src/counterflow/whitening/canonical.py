@@ -13,6 +13,9 @@ each new basis. The forward pass is the bare layer's to the bit.
 With fewer samples than outputs the metric multiplies the inputs, :math:`g^T((h - c)P)`, otherwise the gradient,
 :math:`(g^T h - s c^T)P` with :math:`s = \sum_t g_t`. A convolution whitens across channels, for every position
 :math:`k` of its kernel: :math:`G'_k = (G_k - s c^T)P`. Its padding counts as inputs before centering.
+
+Where weight or bias is frozen later, the step of both is not to be had, and nothing is centered: the weight then
+gets :math:`\sum_t g_t h_t^T P`, the bias :math:`s`.
 """
 
 from __future__ import annotations
@@ -65,26 +68,28 @@ class _Linear(Function):
         mean, metric = state[0][0], state[1][0]
         inputs, errors = x.to(mean.dtype), error.to(mean.dtype)
         rows = errors.reshape(-1, errors.shape[-1])
+        centered = _centered(ctx)
+        seen = inputs - mean if centered else inputs
         if settings.diagonal:
-            white = (inputs - mean) @ metric.T
-            white = (white / _power(white, settings, state)[0]) @ metric
+            power = _power((inputs - mean) @ metric.T, settings, state)[0]
+            white = ((seen @ metric.T) / power) @ metric
         elif len(rows) < weight.shape[0]:
-            white = ((inputs - mean) if settings.centered else inputs) @ metric
+            white = seen @ metric
         else:
             white = None
         if white is None:
             total = rows.sum(0)
             gradient = rows.T @ inputs.reshape(-1, inputs.shape[-1])
-            if settings.centered:
+            if centered:
                 gradient = torch.addr(gradient, total, mean, alpha=-1)
             gradient = gradient @ metric
-            if settings.centered:
+            if centered:
                 total = total - gradient @ mean
         else:
             white = white.reshape(-1, white.shape[-1])
             gradient = rows.T @ white
             # The same again, over the samples, of which there are fewer.
-            total = rows.T @ (1.0 - white @ mean) if settings.centered else rows.sum(0)
+            total = rows.T @ (1.0 - white @ mean) if centered else rows.sum(0)
         if settings.errors:
             gradient, total = state[-1][0] @ gradient, state[-1][0] @ total
         return down, gradient.to(weight.dtype), _bias(total, ctx), None, None, *(None for _ in state)
@@ -116,7 +121,7 @@ class _Convolution(Function):
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *original = ctx.saved_tensors
         settings, state = ctx.settings, ctx.state
-        groups = settings.groups
+        groups, centered = settings.groups, _centered(ctx)
         down = None
         if ctx.needs_input_grad[0]:
             kernel, low = weight.to(error.dtype), x.to(error.dtype)
@@ -126,7 +131,7 @@ class _Convolution(Function):
         total = errors.sum((0, *range(2, errors.ndim))).reshape(groups, -1)
         raw = convolution_backward(errors, inputs, weight.to(mean.dtype), ctx.geometry, [False, True, False])[1]
         gradient = raw.reshape(groups, total.shape[1], mean.shape[1], -1)
-        if settings.centered:
+        if centered:
             gradient = gradient - total[:, :, None, None] * mean[:, None, :, None]
         if settings.diagonal:
             pixels = original[0].to(mean.dtype).movedim(1, -1).flatten(1, -2).unflatten(-1, mean.shape)
@@ -137,7 +142,7 @@ class _Convolution(Function):
         if settings.errors:
             gradient = torch.einsum("gab,gbnk->gank", state[-1], gradient)
             total = torch.einsum("gab,gb->ga", state[-1], total)
-        if settings.centered:
+        if centered:
             total = total - torch.einsum("gmnk,gn->gm", gradient, mean)
         weight_gradient = gradient.reshape(weight.shape).to(weight.dtype)
         return down, weight_gradient, _bias(total.reshape(-1), ctx), None, None, None, None, *(None for _ in state)
@@ -167,6 +172,11 @@ def _power(white: Tensor, settings: _Settings, state: list[Tensor]) -> Tensor:
     variance = means[n:] - means[:n] ** 2
     power = variance.reshape(slack.shape).clamp(min=0.0) + slack
     return torch.where(projected >= 0, power, torch.ones_like(power))
+
+
+def _centered(ctx: Any) -> bool:
+    """Whether weight and bias both learn: where one is frozen, the other's share of a centered step is no descent."""
+    return bool(ctx.settings.centered and ctx.needs_input_grad[1] and ctx.needs_input_grad[2])
 
 
 def _bias(gradient: Tensor, ctx: Any) -> Tensor | None:

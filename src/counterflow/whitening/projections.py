@@ -181,6 +181,10 @@ class Bend:
                 weight, bias = _compose(bent[part.of], bias, part)
             else:
                 mean, metric = (tensor_of(module, part.prefix + name) for name in ("mean", "metric"))
+                # Where one of the two is frozen nothing is centered, as in `counterflow.whitening.canonical`. By the
+                # weights proper, since a bent weight learns if its bias does.
+                if bias is not None and proper[part.of].requires_grad != proper[part.of_bias].requires_grad:
+                    bias = None
                 weight, bias = _Bend.apply(bent[part.of], bias, part.rows, part.bias_rows, mean, metric)  # type: ignore[no-untyped-call]
             bent[part.of] = weight
             if bias is not None:
