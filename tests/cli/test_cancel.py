@@ -229,6 +229,10 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, capsys):
         (["--hidden", "0"], "--hidden does nothing without a perceptron or chip"),
         (["--controller", "perceptron", "--hidden", "0"], "hidden is 0"),
         (["--memory", "3"], "--memory does nothing without volterra"),
+        (
+            ["--compare", "nlms,volterra", "--taps", "4", "--memory", "5"],
+            "--memory 5: it is some of the newest of --taps 4",
+        ),
         (["--step", "0.1", "--budget", "3"], "--budget does nothing without steps to choose from"),
         (["--controller", "chip", "--step", "-1"], "--step -1: it has to be above 0"),
         (["--step", "nan"], "--step nan: it has to be above 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -199,6 +200,12 @@ def test_a_missing_extra_is_told_of_before_the_work(voices, tmp_path, monkeypatc
     captured = capsys.readouterr()
     assert "drawing the confusion matrix needs an optional dependency" in captured.err
     assert not captured.out
+
+
+def test_a_speaker_of_any_name_is_drawn(tmp_path):
+    names = ["a$b_{c$", os.fsdecode(b"\xff\xfe")]
+    identify._draw(tmp_path / "confusion.png", np.eye(2, dtype=int), names, names)
+    assert (tmp_path / "confusion.png").stat().st_size > 2_000
 
 
 def test_long_recordings_are_learned_from_in_pieces():

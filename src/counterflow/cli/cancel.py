@@ -147,6 +147,8 @@ def cancel_command(
     ):
         if value is not None and not has_effect:
             raise InputError(f"--{option} does nothing without {needed}; leave it out")
+    if memory is not None and memory > taps:
+        raise InputError(f"--memory {memory}: it is some of the newest of --taps {taps}; ask for at most as many")
     _require_step(step, names)
     in_loop = "secondary" if secondary is not None else "room" if room is not None else None
     _require_loop(names, in_loop, distorted and place == "speaker", domain == "frequency" and slope != "one")

@@ -399,8 +399,10 @@ def _draw(path: Path, matrix: NDArray[Any], rows: Sequence[str], columns: Sequen
             if count:
                 color = "white" if count > 0.6 * row.sum() else "black"
                 axes.text(j, i, str(count), ha="center", va="center", color=color)
-    axes.set_xticks(range(len(columns)), columns, rotation=90)
-    axes.set_yticks(range(len(rows)), rows)
+    # Folders have any name: $ would begin a formula, and what is not UTF-8 has no letters to draw.
+    across, down = ([each.encode("utf-8", "backslashreplace").decode() for each in names] for names in (columns, rows))
+    axes.set_xticks(range(len(columns)), across, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(rows)), down, parse_math=False)
     axes.set_xlabel("answer")
     axes.set_ylabel("speaker")
     write_picture(figure, path, 150)
