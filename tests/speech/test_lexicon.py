@@ -104,6 +104,18 @@ def test_a_dictionary_file_is_read(tmp_path: Path):
         Lexicon.read(tmp_path / "none")
 
 
+def test_tones_are_no_stress(tmp_path: Path):
+    file = tmp_path / "words.dic"
+    file.write_text("mother m a1\nhemp m a2\nhorse m a3\n")
+    assert Lexicon.read(file).pronunciations == {
+        "mother": (("m", "a1"),),
+        "hemp": (("m", "a2"),),
+        "horse": (("m", "a3"),),
+    }
+    file.write_text("mother m a1\nhemp m a2\n")
+    assert Lexicon.read(file).phones == ("SIL", "a", "m")
+
+
 def test_unknown_words_are_listed_all_at_once():
     with pytest.raises(InputError, match="lacks 2 words: x, y; add them"):
         LEXICON.words_of("x a y x")

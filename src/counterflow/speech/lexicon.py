@@ -126,7 +126,8 @@ class Lexicon:
         """Read a dictionary in the style of CMU's: a word and its phones on a line, ``WORD(2)`` for another variant.
 
         Lines that begin with ``;;;`` are comments, and so is what follows a ``#`` at a line's start or after a space.
-        ``<s>`` and its like are left out, and stress is dropped from phones that end in 0, 1 or 2 after a letter.
+        ``<s>`` and its like are left out, and stress is dropped from phones that end in 0, 1 or 2 after a letter; but
+        where one ends in 3 to 9, as tones do, all digits stay.
 
         Args:
             path: The file, in UTF-8.
@@ -155,8 +156,11 @@ class Lexicon:
             if not phones:
                 raise DataError(f"{path}, line {number}: {word!r} has no phones; add them or remove the line")
             bare = re.sub(r"(?<=.)\(\d+\)$", "", word)
-            found.setdefault(bare, []).append(tuple(_unstressed(phones)))
-        return cls(found)
+            found.setdefault(bare, []).append(tuple(phones))
+        every = [phone for several in found.values() for each in several for phone in each]
+        if any(re.search("[A-Za-z][3-9]$", phone) for phone in every):
+            return cls(found)
+        return cls({word: [tuple(_unstressed(each)) for each in several] for word, several in found.items()})
 
     @classmethod
     def cmudict(cls, words: Iterable[str], *, oov: OutOfVocabulary = "error") -> Lexicon:
