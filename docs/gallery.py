@@ -85,6 +85,7 @@ def result(record: dict[str, Any]) -> str:
     head = list(dict.fromkeys(name for row in rows for name in row))
     seeds = len(next(iter(found.scores.values())))
     shown = table(head, ([plain(row.get(name, "")) for name in head] for row in rows))
+    shown += f"\n\n{plain(found.legend())}" if found.legend() else ""
     answers = "\n".join(f"* {plain(line)}" for line in found.answers())
     return f"{plain(found.measure)}; {seeds} seeds, less is better:\n\n{shown}\n\n{answers}"
 

@@ -20,6 +20,8 @@ from counterflow.lab.stats import contrast, sample_term
 
 __all__ = ["THEMES", "Comparison", "compare", "error_path"]
 
+EDGE = "(edge)"  # beside a rate; what it means stands below the table
+
 THEMES = {
     "light": {"ink": "#1f2328", "soft": "#636c76", "grid": "#d8dee4", "one": "#0969da", "two": "#bc4c00"},
     "dark": {"ink": "#e6edf3", "soft": "#9198a1", "grid": "#30363d", "one": "#58a6ff", "two": "#f0883e"},
@@ -27,13 +29,17 @@ THEMES = {
 
 
 def error_path(
-    model: nn.Module, step: Callable[[], Any], layers: str | Sequence[str] | None = None
+    model: nn.Module, step: Callable[[], Any], layers: str | Sequence[str] | Mapping[str, str] | None = None
 ) -> dict[str, float]:
-    """The error's RMS at each layer, from the output to the input, in one call of ``step``, which goes backward."""
-    with cf.probe(model, layers, every=1) as seen:
+    """The error's RMS at each layer, from the output to the input, in one call of ``step``, which goes backward.
+
+    A mapping has what layers are called in a picture, where their names say nothing.
+    """
+    called = layers if isinstance(layers, Mapping) else {}
+    with cf.probe(model, list(layers) if isinstance(layers, Mapping) else layers, every=1) as seen:
         step()
     rows = [row for row in seen.table() if row.values.get("rms") is not None]
-    return {row.layer: float(row.values["rms"] or 0.0) for row in reversed(rows)}
+    return {called.get(row.layer, row.layer): float(row.values["rms"] or 0.0) for row in reversed(rows)}
 
 
 def compare(
@@ -64,7 +70,7 @@ def compare(
             kept = range(1000, 1000 + min(seeds, tuning))
             tuned = {rate: fmean(_worst(score(way, rate, seed)) for seed in kept) for rate in tried}
             best = min(tried, key=tuned.__getitem__)
-            found.notes[way] = {"rate": f"{best:g}{' (edge)' if best in (min(tried), max(tried)) else ''}"}
+            found.notes[way] = {"rate": f"{best:g}{f' {EDGE}' if best in (min(tried), max(tried)) else ''}"}
         found.rates[way] = best
         found.scores[way] = [score(way, best, seed) for seed in range(seeds)]
     return found
@@ -125,8 +131,19 @@ class Comparison:
             else:
                 verdict = "no difference found"
             sizes = f"{mean:+.3g}, 95% interval {low:+.3g} to {high:+.3g}"
-            lines.append(f"{one}, compared with {other}: {verdict} ({sizes})")
+            ends = [way for way in (one, other) if verdict in ("better", "worse") and self._at_edge(way)]
+            but = f"; at a rate at the edge: {' and '.join(ends)}" if ends else ""
+            lines.append(f"{one}, compared with {other}: {verdict} ({sizes}){but}")
         return lines
+
+    def legend(self) -> str:
+        """What the marks in the table mean; nothing where there are none."""
+        if not any(map(self._at_edge, self.scores)):
+            return ""
+        return f"{EDGE}: the best rate was the least or the largest of those tried, and one beyond may do better."
+
+    def _at_edge(self, way: str) -> bool:
+        return EDGE in self.notes.get(way, {}).get("rate", "")
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -135,7 +152,8 @@ class Comparison:
         widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
         lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells]
         title = f"{self.measure}; {len(next(iter(self.scores.values())))} seeds, less is better"
-        return "\n".join([title, "", *(line.rstrip() for line in lines), "", *self.answers()])
+        legend = ["", self.legend()] if self.legend() else []
+        return "\n".join([title, "", *(line.rstrip() for line in lines), *legend, "", *self.answers()])
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain numbers and words."""
@@ -147,7 +165,7 @@ class Comparison:
     def draw(self, picture: str | os.PathLike[str], theme: str = "light", transparent: bool = False) -> None:
         """Draw the paths, the first as the state before and the last as that after; needs matplotlib."""
         from matplotlib.figure import Figure
-        from matplotlib.ticker import NullLocator
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
         color = THEMES[theme]
         names = list(next(iter(self.paths.values())))
@@ -164,7 +182,11 @@ class Comparison:
         # A decade at least, so that a flat path looks flat.
         middle, half = math.log10(min(sizes) * max(sizes)) / 2, max(math.log10(max(sizes) / min(sizes)) / 2, 0.5)
         axes.set_ylim(10 ** (middle - 1.15 * half), 10 ** (middle + 1.15 * half))
+        # Powers of ten alone would label a decade or less with one line.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if half < 1 else (1.0,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylabel("RMS of the error", fontsize=9.5, color=color["soft"])
         axes.set_xticks(range(len(names)), names)
         axes.set_xlabel("the error's way back, from the output to the input", fontsize=9.5, color=color["soft"])
         axes.set_title(self.heading, loc="left", fontsize=11, fontweight="bold", color=color["ink"])

@@ -152,9 +152,12 @@ def main(picture: str = "", seeds: int | str = 6, updates: int | str = 60, long:
             learn(ensemble, choosing, *longer)
         found.notes.setdefault(way, {})["held"] = f"{held.most / 1024:.0f} KiB"
         if way in ("none of the three", "all three"):
-            layers = ["members.0.head", "members.0.core.recurrent", "members.0.core.inputs"]
-            path = error_path(ensemble, lambda e=ensemble, c=choosing: learn(e, c, *batch), layers)
-            found.paths[way] = {name.removeprefix("members.0."): size for name, size in path.items()}
+            layers = {
+                "members.0.head": "answer",
+                "members.0.core.recurrent": "recurrent layer",
+                "members.0.core.inputs": "input layer",
+            }
+            found.paths[way] = error_path(ensemble, lambda e=ensemble, c=choosing: learn(e, c, *batch), layers)
     found.heading = "The error of one of two members, at its first step"
     return found.show(picture)
 

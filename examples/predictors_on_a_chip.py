@@ -146,8 +146,9 @@ def main(picture: str = "", seeds: int | str = 8, epochs: int | str = 6) -> Comp
         ("on the array, having learned", TRIMMED, epochs),
     ):
         model = trained(device, True, found.rates[whole], 0, learned)
+        layers = {"2": "predictions", "1": "hidden units", "0": "their net inputs"}
         found.paths[name] = error_path(
-            model.networks, lambda model=model: model.cost(x, words).sum().backward(), ["2", "1", "0"]
+            model.networks, lambda model=model: model.cost(x, words).sum().backward(), layers
         )
     found.heading = "The error of the phones' networks, along the alignment"
     return found.show(picture)

@@ -1,10 +1,12 @@
 """Run the examples in full, and keep what came out for the documentation's gallery.
 
-    python scripts/gallery.py [NAME ...]
+    python scripts/gallery.py [--redraw] [NAME ...]
 
 Each runs on one thread, with its own defaults. Its record, `evidence/examples/NAME.json`, has
 what it printed, the numbers of a comparison if it makes one, the processor time, and the hash of the code that made it;
-its pictures are in `docs/gallery/`. Where an example's code has changed since, `tests/test_gallery.py` says so.
+its pictures are in `docs/gallery/`. With --redraw nothing runs: a comparison's words and pictures are made again from
+the numbers of its record, where `examples/comparison.py` says or draws them otherwise by now. Where an example's code
+has changed since, `tests/test_gallery.py` says so.
 """
 
 from __future__ import annotations
@@ -73,6 +75,24 @@ def run(name: str) -> None:
     keep(RECORDS / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
+def redraw(name: str) -> None:
+    """A comparison's words and pictures from the numbers that its record has, which stay."""
+    from comparison import Comparison
+
+    record = json.loads((RECORDS / f"{name}.json").read_text("utf-8"))
+    held = record["comparison"]
+    if held is None:
+        return
+    found = Comparison(**{**held, "asked": [tuple(pair) for pair in held["asked"]]})
+    record["output"] = f"{found}\n"
+    with tempfile.TemporaryDirectory() as scratch:
+        for theme in ("light", "dark"):
+            picture = Path(scratch) / f"{name}-{theme}.png"
+            found.draw(picture, theme, transparent=True)
+            keep(PICTURES / picture.name, picture.read_bytes())
+    keep(RECORDS / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
 def keep(target: Path, content: bytes) -> None:
     """Write a file to a temporary name, and rename it."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +105,7 @@ def main() -> int:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="examples; all if none is named")
+    parser.add_argument("--redraw", action="store_true", help="run nothing; words and pictures from the records")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(names()))
     if unknown:
@@ -93,7 +114,7 @@ def main() -> int:
     sys.path.insert(0, str(EXAMPLES))
     for name in options.names or names():
         print(name, flush=True)
-        run(name)
+        (redraw if options.redraw else run)(name)
     return 0
 
 

@@ -92,3 +92,18 @@ def test_the_page_has_every_examples_text_source_and_pictures(page: ModuleType) 
             assert record["output"].splitlines()[0] in text
     linked = (ROOT / "docs" / "combinations.rst").read_text("utf-8")
     assert [name for name in COMPARED if f"example-{name.replace('_', '-')}" not in linked] == []
+
+
+def test_words_and_pictures_made_again_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    script = runpy.run_path(str(ROOT / "scripts" / "gallery.py"))
+    held = script["redraw"].__globals__
+    monkeypatch.setitem(held, "RECORDS", tmp_path)
+    monkeypatch.setitem(held, "PICTURES", tmp_path)
+    for name in COMPARED:
+        text = (ROOT / "evidence" / "examples" / f"{name}.json").read_text("utf-8")
+        (tmp_path / f"{name}.json").write_text(text, "utf-8")
+        script["redraw"](name)
+        assert (tmp_path / f"{name}.json").read_text("utf-8") == text, f"python scripts/gallery.py --redraw {name}"
+        assert (tmp_path / f"{name}-dark.png").stat().st_size > 5_000
