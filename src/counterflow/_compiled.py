@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 
-__all__ = ["require_place"]
+__all__: list[str] = []
 
 
 def require_place() -> None:
