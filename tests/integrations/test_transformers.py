@@ -138,6 +138,26 @@ def test_a_pretrained_model_keeps_what_it_needs(tmp_path: Path) -> None:
     assert_equal(fit(str(tmp_path / "checkpoint-4")).state_dict(), wanted)
 
 
+def test_a_whole_model_is_tempered_where_its_loss_is_computed_outside(tmp_path: Path) -> None:
+    class Labelled(Model):
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+            return {"logits": self.body(x)} if labels is None else super().forward(x, labels)
+
+    def loss(outputs: dict[str, Tensor], labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        return F.cross_entropy(outputs["logits"], labels, reduction="sum")
+
+    def train(on: str = "", function: Any = None) -> dict[str, Tensor]:
+        trainer = trainer_of(tmp_path, Labelled())
+        trainer.compute_loss_func = function
+        integration.attach_to(trainer, cf.temper, X, "cross_entropy_sum" if function else "cross_entropy", on=on)
+        trainer.train()
+        return dict(trainer.model.state_dict())
+
+    with pytest.raises(UnsupportedError, match="the loss is computed inside the model"):
+        train()
+    torch.testing.assert_close(train(function=loss), train(on="body"))  # Adam cares for no factor
+
+
 def test_the_probes_table_is_logged(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, max_steps=4)
     integration.attach_to(trainer, cf.probe, on="body", every=1, log_every=2)

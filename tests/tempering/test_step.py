@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import counterflow as cf
-from counterflow.exceptions import InputError
+from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.tempering import tempered
 
 from .nets import FamilyNet, family_inputs
@@ -179,6 +180,62 @@ def test_a_state_that_comes_back_is_not_multiplied_again(first: str) -> None:
     wanted = [6 * gradient for gradient in grads()]
     cf.temper(model, (x[0], zeros), loss="cross_entropy", attenuation=None, shunt=False)
     torch.testing.assert_close(grads(), wanted)
+
+
+class Answering(nn.Module):
+    """A model that computes its loss where it is given targets, as those of Hugging Face do."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.net = form, nn.Linear(5, 4)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, more: bool = False) -> Any:
+        y = self.net(x)
+        if labels is None:
+            return y if self.form == "loss alone" else {"loss": None, "logits": y, **({"input": x} if more else {})}
+        loss = F.cross_entropy(y, labels)
+        if self.form == "loss alone":
+            return loss
+        return {"loss": loss, "logits": y} if self.form == "loss first" else {"logits": y, "loss": loss}
+
+
+@pytest.mark.parametrize("form", ["loss alone", "loss first", "loss last"])
+def test_a_loss_that_the_model_computes_is_refused(form: str) -> None:
+    model, x, targets = Answering(form), torch.randn(8, 5), torch.randint(4, (8,))
+    inside = "the loss is computed inside the model"
+    if form != "loss alone":
+        with pytest.raises(UnsupportedError, match=inside):
+            cf.temper(model, (x, targets), loss="cross_entropy")
+    h = cf.temper(model, x, loss="cross_entropy")
+    with pytest.raises(UnsupportedError, match=inside):
+        model(x, targets)
+    with torch.no_grad():
+        model(x, targets)  # for evaluation it is welcome
+    model(x)
+    if form != "loss alone":
+        with pytest.raises(UnsupportedError, match="returns 2 floating-point tensors, but returned 1 on sample_input"):
+            model(x, more=True)
+    h.undo()
+    model(x, targets)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of Dynamo's own
+def test_an_output_without_dimensions_need_not_be_a_loss() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(5, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.net(x).squeeze(), self.net.weight.square().mean()  # and a penalty
+
+    model = Single()
+    cf.temper(model, torch.randn(8, 5), loss="mse_loss")
+    y, _ = torch.compile(model, backend="aot_eager", fullgraph=True)(torch.randn(8, 5))
+    y.sum().backward()
+    assert model.net.bias.grad is not None
+    assert y.shape == (8,)
+    assert model(torch.randn(1, 5))[0].shape == ()
 
 
 def test_a_local_bias_rate_leaves_the_global_one_out() -> None:

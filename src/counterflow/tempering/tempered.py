@@ -46,10 +46,35 @@ class _Residual(Transform):
         return f"summed errors{divided}"
 
 
+_LOSS_INSIDE = (
+    "the loss is computed inside the model, where its error does not pass the output that temper acts on; temper the "
+    "part before it (on=... in an integration), or call the model without targets and compute the loss outside"
+)
+
+
 class _OutputTap(Tap):
-    """The tap at the model's output."""
+    """The tap at the model's output.
+
+    Args:
+        transform: What to do to the error.
+        dims: How many dimensions each floating-point output had in the trace.
+    """
+
+    def __init__(self, transform: Transform, dims: tuple[int, ...]) -> None:
+        super().__init__(transform, "")
+        self.dims = dims
 
     def choose(self, leaves: list[Any], floating: list[int]) -> list[int]:
+        found = [leaves[index].ndim for index in floating]
+        same = len(found) == len(self.dims)
+        # A batch of single numbers that is squeezed, or under vmap, has no dimensions either.
+        if 0 in found and not (same and all(n > 0 or dims < 2 for n, dims in zip(found, self.dims, strict=True))):
+            raise UnsupportedError(_LOSS_INSIDE)
+        if not same:
+            raise UnsupportedError(
+                f"the model returns {len(found)} floating-point tensors, but returned {len(self.dims)} on "
+                "sample_input; temper it in the mode of training (train() or eval()), on a sample as it is called there"
+            )
         # The loss is one of the first output. What else a model returns may be its state, which comes back: its
         # error is made of errors that were multiplied already.
         return floating[:1]
@@ -132,6 +157,10 @@ def temper(
     each time: have it return the next input apart from the output, or name a ``"_sum"`` loss for which the table says
     nothing of :math:`\phi`, on one process.
 
+    The loss must be computed from that output outside the model. A model that is given its targets and returns the
+    loss, as those of Hugging Face do, is refused, when tempered or when called: temper the part before the loss, or
+    leave the targets out.
+
     Args:
         model: Changed in place: taps at the outputs of its layers, and of the model.
         sample_input: A batch that is like the data: a tensor, a tuple of positional arguments or a dictionary of named
@@ -174,7 +203,8 @@ def temper(
 
     Raises:
         UnsupportedError: If the model cannot be traced, a layer, function or loss has no known bound, or a trainable
-            parameter is not used on the sample.
+            parameter is not used on the sample; if the model returns a loss, or in a later call with gradients another
+            number of floating-point tensors than on the sample.
         InputError: If an argument cannot be used.
 
     References:
@@ -210,6 +240,8 @@ def temper(
     given = checked(activations)
     trace = trace_and_measure(model, sample_input, given)
     _refuse_uncalled(trace)
+    if trace.returns_a_loss():
+        raise UnsupportedError(_LOSS_INSIDE)
     local = known.local if local_output is None else local_output
     layers = read_layers(trace, known, local, {} if input_power is None else input_power)
     phi = output_ratio(layers, known, _cancelled(trace.last_function(), known))
@@ -226,7 +258,8 @@ def temper(
     groups = _groups(model, layers, bias_rate)
 
     prepare_ranks()
-    undo = [model.register_forward_hook(_OutputTap(_Residual(known, phi), ""), with_kwargs=True).remove]
+    output = _OutputTap(_Residual(known, phi), tuple(node.meta["val"].ndim for node in trace.output_nodes()))
+    undo = [model.register_forward_hook(output, with_kwargs=True).remove]
     for layer in layers:
         if layer in linked:
             where, transform, links = linked[layer]

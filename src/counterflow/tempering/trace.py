@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 from counterflow.exceptions import UnsupportedError
 from counterflow.tempering.activations import UNARY, Bounds, bounds_of_call
@@ -297,10 +298,23 @@ class Trace:
         parts = [user for user in node.users if operation(user) == "getitem"]
         return [part for part in parts if isinstance(part.args[1], int) and part.args[1] < count]
 
+    def output_nodes(self) -> list[fx.Node]:
+        """The model's floating-point outputs; one that it returns twice stands here twice."""
+        output: fx.Node = next(n for n in self.graph.nodes if n.op == "output")
+        return [n for n in tree_leaves(output.args) if isinstance(n, fx.Node) and is_float(n)]
+
     def output_node(self) -> fx.Node:
         """The model's first floating-point output."""
-        output: fx.Node = next(n for n in self.graph.nodes if n.op == "output")
-        return next(filter(is_float, output.all_input_nodes), output)
+        return next(iter(self.output_nodes()), next(n for n in self.graph.nodes if n.op == "output"))
+
+    def returns_a_loss(self) -> bool:
+        """Whether an output without dimensions is computed from another output, as a loss is from logits."""
+        outputs = self.output_nodes()
+        reached = set([n for n in outputs if n.meta["val"].ndim > 0][:1])
+        for node in self.graph.nodes:
+            if not reached.isdisjoint(node.all_input_nodes):
+                reached.add(node)
+        return any(n in reached and n.meta["val"].ndim == 0 for n in outputs)
 
     def last_function(self) -> str:
         """The name of the function that makes the model's first output, seen through views."""
