@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -61,3 +62,28 @@ def test_an_optimizer_gets_the_tempered_rates_once() -> None:
         attachment.let_go()
     assert len(set(found[0])) > 1
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_the_loss_scale_leaves_the_divergence_alone(unscaled: bool) -> None:
+    """In a hook within the step, as the Hugging Face Trainer and accelerate have it."""
+
+    def fit(fused: bool, scale: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        root = nn.Sequential(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)))
+        optimizer = torch.optim.SGD(root.parameters(), lr=0.1, fused=fused)
+        attachment = Attachment(cf.make_variational, (), {}, on="0", data_size=10, kl_weight=1.0, log_every=None)
+        attachment.on_model(root)
+        attachment.on_optimizer(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        for _ in range(2):
+            scaler.scale(root(torch.ones(8, 5)).sum() * 0.0).backward()
+            if unscaled:  # to clip
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        return next(p.detach() for name, p in root.named_parameters() if "rate" in name)
+
+    wanted = fit(False, 1.0)
+    torch.testing.assert_close([fit(fused, 1024.0) for fused in (False, True)], [wanted, wanted])

@@ -59,9 +59,8 @@ def trainer_of(epochs: int, *callbacks: Any, **options: Any) -> Any:
         accelerator="cpu",
         max_epochs=epochs,
         accumulate_grad_batches=PARTS,
-        gradient_clip_val=CLIP,
         callbacks=list(callbacks),
-        **{"logger": False, **quiet, **options},
+        **{"logger": False, "gradient_clip_val": CLIP, **quiet, **options},
     )
 
 
@@ -134,6 +133,32 @@ def test_it_is_the_trajectory_of_a_plain_loop() -> None:
         trainer_of(1, attach_of(name)).fit(lit, in_parts())
         for got, wanted in zip(lit.net.parameters(), by_hand(name).parameters(), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-11)
+
+
+def test_the_loss_scale_leaves_the_divergence_alone() -> None:
+    """With an optimizer that unscales within its step, and with one that does not."""
+
+    class Silent(Lit):
+        def __init__(self, fused: bool) -> None:
+            super().__init__()
+            self.fused = fused
+
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+            return 0.0 * loss_of(self.net, batch)  # the divergence alone moves the rates
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1, fused=self.fused)
+
+    def fit(fused: bool, scaled: bool) -> list[Tensor]:
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        mixed = [lightning.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)] if scaled else []
+        lit, attach = Silent(fused), attach_of("make_variational")
+        trainer_of(1, attach, plugins=mixed, gradient_clip_val=None).fit(lit, in_parts())
+        return list(attach.handle.rates())
+
+    wanted = fit(False, False)
+    for fused, scaled in ((True, False), (False, True), (True, True)):
+        torch.testing.assert_close(fit(fused, scaled), wanted)
 
 
 def test_a_second_fit_goes_on() -> None:

@@ -138,8 +138,13 @@ class Attachment:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def add_divergence(self, optimizer: Optimizer) -> None:
-        """Add the gradient of the divergence to what has been accumulated; once a step of the optimizer."""
+    def add_divergence(self, optimizer: Optimizer, loss_scale: float = 1.0) -> None:
+        """Add the gradient of the divergence to what has been accumulated; once a step of the optimizer.
+
+        Args:
+            optimizer: Whose step comes next.
+            loss_scale: What a gradient scaler has multiplied the gradients by, where it has not told the optimizer yet.
+        """
         handle = self.handle
         if not (handle.attached and isinstance(handle, VariationalHandle) and isinstance(self.data_size, int)):
             return
@@ -154,7 +159,7 @@ class Attachment:
         for parameter, gradient in zip(learned, gradients, strict=True):
             if gradient is None:
                 continue
-            gradient = gradient if scale is None else gradient * scale
+            gradient = gradient * loss_scale if scale is None else gradient * (scale * loss_scale)
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     def _check(self, handle: Handle) -> None:

@@ -142,7 +142,10 @@ class Attach(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Add the divergence's gradient."""
         if optimizer is self._optimizer(trainer.optimizers):
-            self._attachment.add_divergence(optimizer)
+            # A fused optimizer divides by the loss scale within its step, and is told of it after this hook.
+            fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+            scaler = getattr(trainer.precision_plugin, "scaler", None) if fused else None
+            self._attachment.add_divergence(optimizer, 1.0 if scaler is None else scaler.get_scale())
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the generators that the noise comes from; all else is in the model and the optimizer."""
