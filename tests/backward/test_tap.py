@@ -456,8 +456,34 @@ def test_an_adjoint_of_ones_own() -> None:
 
 def test_state_is_where_the_model_is_on_modules_without_parameters_too() -> None:
     model = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Tanh())
-    attach(model, {"1": scale(torch.tensor(0.5)), "0": clip(1.0, momentum=0.9)})
+    attach(model, {"1": mask(torch.tensor([True, False])), "0": clip(1.0, momentum=0.9)})
     assert {name: value.device.type for name, value in model.named_buffers()} == {
         "0.tap0_mean_square": "meta",
-        "1.tap0_factor": "meta",
+        "1.tap0_keep": "meta",
     }
+
+
+def test_a_schedule_on_another_device_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Tanh())
+    factor = torch.tensor(0.5)
+    for transform in (scale(factor), Chain(center(), scale(factor))):
+        for pattern in ("1", "*"):
+            with pytest.raises(InputError, match="its tensor is on cpu, the module on meta"):
+                attach(model, {pattern: transform})
+    assert not model._forward_hooks
+    assert not list(model.buffers())
+
+
+def test_where_a_schedule_is_after_loading() -> None:
+    model, factor = nn.Linear(2, 2), torch.tensor(0.5)
+    attach(model, {"": scale(factor)})
+    state = copy.deepcopy(model.state_dict())
+    state["tap0_factor"].fill_(0.25)
+    model.load_state_dict(state)
+    assert model.tap0_factor is factor
+    assert factor == 0.25
+    model.load_state_dict(state, assign=True)
+    factor.fill_(1.0)
+    model(torch.zeros(1, 2)).sum().backward()
+    assert model.bias.grad is not None
+    assert model.bias.grad.tolist() == [0.25, 0.25]  # what the docstring says

@@ -62,7 +62,7 @@ register(
         key="schedule",
         summary="Multiply the error by a tensor that changes while training runs.",
         site="tap",
-        attach=lambda model, inputs: attach(model, _everywhere(scale(torch.tensor(0.7)))),
+        attach=lambda model, inputs: attach(model, _everywhere(scale(torch.tensor(0.7, device=inputs.device)))),
         examples=_EXAMPLES,
         adds_buffers=True,
     )
@@ -136,7 +136,9 @@ register(
         key="chain",
         summary="Several transforms in a row: center, then clip, then scale by a schedule.",
         site="tap",
-        attach=lambda model, inputs: attach(model, _everywhere(Chain(center(), clip(1.5), scale(torch.tensor(0.5))))),
+        attach=lambda model, inputs: attach(
+            model, _everywhere(Chain(center(), clip(1.5), scale(torch.tensor(0.5, device=inputs.device))))
+        ),
         examples=_EXAMPLES,
         batch_coupled=True,
         adds_buffers=True,

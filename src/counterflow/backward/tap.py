@@ -66,6 +66,10 @@ class Transform(ABC):
         """The buffers that it needs on its module: initial value, and whether the state_dict has it."""
         return {}
 
+    def scheduled(self) -> tuple[Tensor, ...]:
+        """The buffers that the user changes in place, which therefore must not be copied to another device."""
+        return ()
+
 
 class Chain(Transform):
     """Several transforms, applied to the error in the order given.
@@ -105,6 +109,9 @@ class Chain(Transform):
             for index, transform in enumerate(self.transforms)
             for name, buffer in transform.buffers().items()
         }
+
+    def scheduled(self) -> tuple[Tensor, ...]:
+        return tuple(tensor for transform in self.transforms for tensor in transform.scheduled())
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.transforms))})"
@@ -286,7 +293,8 @@ def attach(model: nn.Module, transforms: Mapping[str, Transform | Adjoint]) -> H
 
     Raises:
         PatternError: If a pattern matches no module.
-        InputError: If the model is no module, or a value is not a transform.
+        InputError: If the model is no module, a value is not a transform, or the tensor of a `scale` is on another
+            device than its module.
         UnsupportedError: If a module that is named outright never runs its own ``forward``, if an adjoint
             does not know the layer, or if all that a pattern names had to be left alone.
 
@@ -320,6 +328,8 @@ def attach(model: nn.Module, transforms: Mapping[str, Transform | Adjoint]) -> H
                 continue
             if isinstance(transform, Adjoint):
                 adjoints[id(module)] = transform
+            else:
+                _refuse_elsewhere(model, name, module, transform)
             plan.append((name, module, transform))
             rows.append(Row(name, type(module).__name__, repr(transform)))
         if reasons and ("*" not in pattern or len(reasons) == len(selected)):
@@ -358,10 +368,9 @@ def install(module: nn.Module, transform: Transform | Adjoint, model: nn.Module)
         return take_off
     buffers = transform.buffers()
     prefix = _free_prefix(module) if buffers else ""
-    # A module without parameters, such as an activation, is where the model is.
-    parameter = next(itertools.chain(module.parameters(), model.parameters()), None)
+    device = _device(module, model)
     for name, (value, persistent) in buffers.items():
-        value = value if parameter is None else value.to(parameter.device)
+        value = value if device is None else value.to(device)
         module.register_buffer(prefix + name, value, persistent=persistent)
     handle = module.register_forward_hook(Tap(transform, prefix), with_kwargs=True)
 
@@ -371,6 +380,22 @@ def install(module: nn.Module, transform: Transform | Adjoint, model: nn.Module)
             delattr(module, prefix + name)
 
     return remove
+
+
+def _device(module: nn.Module, model: nn.Module) -> torch.device | None:
+    # A module without parameters, such as an activation, is where the model is.
+    parameter = next(itertools.chain(module.parameters(), model.parameters()), None)
+    return None if parameter is None else parameter.device
+
+
+def _refuse_elsewhere(model: nn.Module, name: str, module: nn.Module, transform: Transform) -> None:
+    device = _device(module, model)
+    for tensor in transform.scheduled():
+        if device is not None and tensor.device != device:
+            raise InputError(
+                f"{transform!r} on {name!r}: its tensor is on {tensor.device}, the module on {device}, where it would "
+                f"be a copy that changes no more; make the tensor on {device}, one for each device"
+            )
 
 
 def _free_prefix(module: nn.Module) -> str:

@@ -29,8 +29,10 @@ class scale(Transform):  # noqa: N801 - a transform reads as a verb where it is 
     Args:
         factor: A number; or a 0-d tensor for a schedule. The tensor becomes a buffer of the module, so
             changing it in place (``factor.fill_(0.1)``) takes effect at once and without recompiling, and a
-            checkpoint keeps it. Move the model to its device and dtype before attaching: ``.to`` gives a
-            module buffers of its own, and from then on ``module.tap0_factor`` is the one to change.
+            checkpoint keeps it. Make it on the module's device; another one is refused. Move the model to its
+            device and dtype before attaching: ``.to`` gives a module buffers of its own, and from then on
+            ``module.tap0_factor`` is the one to change. ``load_state_dict`` fills the tensor and keeps it; with
+            ``assign=True`` it puts the checkpoint's own in its place, and ``module.tap0_factor`` is the one, too.
 
     Raises:
         InputError: If the factor is not a finite number, or a tensor that has dimensions or requires a
@@ -61,6 +63,9 @@ class scale(Transform):  # noqa: N801 - a transform reads as a verb where it is 
 
     def buffers(self) -> Mapping[str, tuple[Tensor, bool]]:
         return {"factor": (self.factor, True)} if isinstance(self.factor, Tensor) else {}
+
+    def scheduled(self) -> tuple[Tensor, ...]:
+        return (self.factor,) if isinstance(self.factor, Tensor) else ()
 
     def __repr__(self) -> str:
         return f"scale({self.factor!r})"
