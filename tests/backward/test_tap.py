@@ -211,6 +211,32 @@ def test_an_in_place_change_of_what_backward_needs_is_still_found() -> None:
         model(torch.randn(5, 3)).sum().backward()
 
 
+@pytest.mark.parametrize("passing", [nn.Identity(), nn.Dropout().eval(), nn.ReLU(inplace=True)])
+def test_an_in_place_change_of_what_passed_through_leaves_the_input_alone(passing: nn.Module) -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.passing = nn.Linear(3, 3), passing
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.a(x).abs()
+            y = self.passing(z)
+            y.mul_(2)
+            return y + z
+
+    model, x = Doubled(), torch.rand(4, 3)
+    attach(model, {"passing": scale(1.0)})
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        y = run(x)
+        y.sum().backward()
+        # Homogeneous of the first degree: only a true gradient gives the output back.
+        assert model.a.weight.grad is not None
+        assert model.a.bias.grad is not None
+        back = (model.a.weight.grad * model.a.weight).sum() + (model.a.bias.grad * model.a.bias).sum()
+        torch.testing.assert_close(back, y.sum())
+
+
 def test_no_gradients_no_tap() -> None:
     model = mlp()
     attach(model, {"**": center()})

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from counterflow.backward.adjoint import Adjoint, own_forward
 from counterflow.backward.reduce import prepare_ranks
@@ -159,7 +159,8 @@ vars(_Bend.forward)["__signature__"] = inspect.signature(_Bend.forward)
 class Tap:
     """The forward hook that puts a transform on a module's output.
 
-    Every floating-point tensor of the output is tapped, in whatever tuple, list or dictionary it stands.
+    Every floating-point tensor of the output is tapped, in whatever tuple, list or dictionary it stands. Where it is
+    the very tensor that the module was given, as with `torch.nn.Identity` or dropout that is off, it becomes a copy.
 
     Args:
         transform: What to do to the error.
@@ -196,8 +197,13 @@ class Tap:
                 "holds no floating-point tensor that can be reached; tuples, lists, dictionaries and classes "
                 "registered with torch.utils._pytree can be looked into"
             )
+        given = tree_leaves((args, kwargs))
         for index in self.choose(leaves, floating):
             leaf = leaves[index]
+            if any(leaf is value for value in given):
+                # What passes a module through would be one memory under two gradients: a later in-place operation on
+                # the output would change the input too, and its gradient would not know.
+                leaf = leaf.clone()
             dims = batch_dims(module, output, leaf, index)
             leaves[index] = bend.apply(leaf, transform, dims, self.names, *state)  # type: ignore[no-untyped-call]
         return tree_unflatten(leaves, tree)
