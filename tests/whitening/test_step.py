@@ -343,3 +343,41 @@ def test_a_weight_that_is_frozen_leaves_its_bias_going_down():
         (layer(x) - x.sum(1, keepdim=True)).square().mean().backward()
         optimizer.step()
     assert layer.bias.item() == pytest.approx(x.sum(1).mean().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [mlp, lambda: mlp(bias=False), cnn], ids=["mlp", "no bias", "cnn"])
+def test_the_forms_are_one_method_with_a_gradient_penalty(make):
+    def trained(form: str) -> nn.Module:
+        net = make()
+        optimizer = sgd(net, momentum=0.9)
+        h = cf.whiten(net, optimizer, epsilon=EPSILON, form=form, loader=[data(net)[0]])
+        for x, t in batches(net, 4):
+            optimizer.zero_grad()
+            x.requires_grad_()
+            loss = F.cross_entropy(net(x), t)
+            (of_inputs,) = torch.autograd.grad(loss, x, create_graph=True)
+            (loss + 100.0 * of_inputs.square().sum()).backward()
+            optimizer.step()
+        return h.fold()
+
+    assert_same(trained("explicit"), trained("canonical"), 1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"diagonal": True}, {"errors": 0.1}], ids=["plain", "diagonal", "errors"])
+def test_a_penalty_alone_makes_the_step_of_the_weight_that_hands_down(options):
+    layer, bare = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
+    bare.load_state_dict(layer.state_dict())
+    x = torch.randn(32, 4, dtype=torch.float64, requires_grad=True)
+    h = cf.whiten(layer, sgd(layer), epsilon=EPSILON, samples=1, every=1, **options)
+    layer(x).square().sum().backward()
+    h.project()
+    layer.zero_grad()
+    for each in (layer, bare):
+        (of_inputs,) = torch.autograd.grad(each(x).sum(), x, create_graph=True)
+        of_inputs.square().sum().backward()
+    sigma = x.detach().T.cov(correction=0) + EPSILON * torch.eye(4, dtype=torch.float64)
+    wanted = bare.weight.grad @ torch.linalg.inv(sigma)
+    if "errors" in options:
+        wanted = layer.whiten_error_metric[0] @ wanted
+    torch.testing.assert_close(layer.weight.grad, wanted)
+    torch.testing.assert_close(layer.bias.grad, -wanted @ x.detach().mean(0))

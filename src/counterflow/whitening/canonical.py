@@ -8,7 +8,9 @@ At fixed (U, c) a step of rate :math:`\eta` on V and d moves the canonical param
 
 with :math:`g_t` the error of the layer's output for sample :math:`t`. An optimizer that is linear in its gradients
 (momentum and weight decay are) commutes with that map, so momentum of W and b *is* momentum of V and d, carried into
-each new basis. The forward pass is the bare layer's to the bit.
+each new basis. The forward pass is the bare layer's to the bit. A loss that has gradients of the inputs in it, as a
+gradient penalty has, is no exception: what it makes of the weight that hands the error down, G, takes part in the step
+as :math:`G' = GP`, and moves b by :math:`\eta\, G'c`.
 
 With fewer samples than outputs the metric multiplies the inputs, :math:`g^T((h - c)P)`, otherwise the gradient,
 :math:`(g^T h - s c^T)P` with :math:`s = \sum_t g_t`. A convolution whitens across channels, for every position
@@ -56,15 +58,12 @@ class _Linear(Function):
         # State is kept on the context, not saved: a projection between two backward passes is no fault.
         x, weight, bias, _, ctx.settings, *ctx.state = inputs
         ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
         settings, state = ctx.settings, ctx.state
-        down = None
-        if ctx.needs_input_grad[0]:
-            down = (error @ weight.to(error.dtype)).to(x.dtype)
         mean, metric = state[0][0], state[1][0]
         inputs, errors = x.to(mean.dtype), error.to(mean.dtype)
         rows = errors.reshape(-1, errors.shape[-1])
@@ -72,7 +71,8 @@ class _Linear(Function):
         seen = inputs - mean if centered else inputs
         if settings.diagonal:
             power = _power((inputs - mean) @ metric.T, settings, state)[0]
-            white = ((seen @ metric.T) / power) @ metric
+            metric = (metric.T / power) @ metric
+            white = seen @ metric
         elif len(rows) < weight.shape[0]:
             white = seen @ metric
         else:
@@ -92,6 +92,9 @@ class _Linear(Function):
             total = rows.T @ (1.0 - white @ mean) if centered else rows.sum(0)
         if settings.errors:
             gradient, total = state[-1][0] @ gradient, state[-1][0] @ total
+        down = None
+        if ctx.needs_input_grad[0]:
+            down = (error @ _handing(weight, bias, metric[None], ctx).to(error.dtype)).to(x.dtype)
         return down, gradient.to(weight.dtype), _bias(total, ctx), None, None, *(None for _ in state)
 
 
@@ -115,17 +118,13 @@ class _Convolution(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, weight, bias, _, ctx.settings, ctx.geometry, original, *ctx.state = inputs
         ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.save_for_backward(x, weight, *([original] if ctx.settings.diagonal else []))
+        ctx.save_for_backward(x, weight, bias, *([original] if ctx.settings.diagonal else []))
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *original = ctx.saved_tensors
+        x, weight, bias, *original = ctx.saved_tensors
         settings, state = ctx.settings, ctx.state
         groups, centered = settings.groups, _centered(ctx)
-        down = None
-        if ctx.needs_input_grad[0]:
-            kernel, low = weight.to(error.dtype), x.to(error.dtype)
-            down = convolution_backward(error, low, kernel, ctx.geometry, [True, False, False])[0].to(x.dtype)
         mean, metric = state[:2]
         inputs, errors = x.to(mean.dtype), error.to(mean.dtype)
         total = errors.sum((0, *range(2, errors.ndim))).reshape(groups, -1)
@@ -144,8 +143,45 @@ class _Convolution(Function):
             total = torch.einsum("gab,gb->ga", state[-1], total)
         if centered:
             total = total - torch.einsum("gmnk,gn->gm", gradient, mean)
+        down = None
+        if ctx.needs_input_grad[0]:
+            kernel, low = _handing(weight, bias, metric, ctx).to(error.dtype), x.to(error.dtype)
+            down = convolution_backward(error, low, kernel, ctx.geometry, [True, False, False])[0].to(x.dtype)
         weight_gradient = gradient.reshape(weight.shape).to(weight.dtype)
         return down, weight_gradient, _bias(total.reshape(-1), ctx), None, None, None, None, *(None for _ in state)
+
+
+class _Handing(Function):
+    """The weight that hands the error down; backward, its gradient is that of the canonical step, and moves the bias.
+
+    What is handed down depends on V but not on d: of the step, :math:`s` is 0.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        weight: Tensor, bias: Tensor | None, settings: _Settings, mean: Tensor, metric: Tensor, *errors: Tensor
+    ) -> Tensor:
+        return weight.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, bias, ctx.settings, ctx.mean, ctx.metric, *ctx.errors = inputs
+        ctx.bias_dtype = None if bias is None else bias.dtype
+
+    @staticmethod
+    def backward(ctx: Any, of_weight: Tensor) -> tuple[Tensor | None, ...]:
+        groups, n = ctx.mean.shape
+        gradient = of_weight.to(ctx.mean.dtype).reshape(groups, len(of_weight) // groups, n, -1)
+        gradient = torch.einsum("gmnk,gnp->gmpk", gradient, ctx.metric)
+        for errors in ctx.errors:
+            gradient = torch.einsum("gab,gbnk->gank", errors, gradient)
+        of_bias = None
+        if ctx.settings.centered and ctx.needs_input_grad[0] and ctx.needs_input_grad[1]:
+            of_bias = -torch.einsum("gmnk,gn->gm", gradient, ctx.mean).reshape(-1).to(ctx.bias_dtype)
+        gradient = gradient.reshape(of_weight.shape).to(of_weight.dtype)
+        return gradient, of_bias, None, None, None, *(None for _ in ctx.errors)
 
 
 for _forward in (_Linear.forward, _Convolution.forward):
@@ -172,6 +208,16 @@ def _power(white: Tensor, settings: _Settings, state: list[Tensor]) -> Tensor:
     variance = means[n:] - means[:n] ** 2
     power = variance.reshape(slack.shape).clamp(min=0.0) + slack
     return torch.where(projected >= 0, power, torch.ones_like(power))
+
+
+def _handing(weight: Tensor, bias: Tensor | None, metric: Tensor, ctx: Any) -> Tensor:
+    """The weight to hand the error down by: where the backward pass has one of its own, a step on V must come of it."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # compiled code has no second backward pass
+        return weight
+    errors = ctx.state[-1:] if ctx.settings.errors else []
+    handing = _Handing.apply(weight, bias, ctx.settings, ctx.state[0], metric.detach(), *errors)  # type: ignore[no-untyped-call]
+    assert isinstance(handing, Tensor)
+    return handing
 
 
 def _centered(ctx: Any) -> bool:
