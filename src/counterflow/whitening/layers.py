@@ -54,6 +54,28 @@ class Layer:
         """The parameters that an optimizer holds; None for a bias that cannot take up the mean."""
         return tensor_of(self.module, "weight"), self.module.get_parameter("bias") if self.centered else None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters on the module."""
+        return ("weight", "bias") if self.centered else ("weight",)
+
+    def check(self) -> None:
+        """Raise if another basis would change the function: V or d is computed from other parameters by now.
+
+        Raises:
+            UnsupportedError: With the layer's name and what to do.
+        """
+        if self.form == "canonical":  # whose parameters stay as they are
+            return
+        for name in self.names:
+            path, _, leaf = name.rpartition(".")
+            if leaf not in self.module.get_submodule(path)._parameters:
+                raise UnsupportedError(
+                    f"{self.label!r} ({type(self.module).__name__}) is whitened in the explicit form, and its {leaf} "
+                    "is computed from other parameters since; make it a parameter again first (prune.remove, "
+                    "remove_weight_norm, remove_parametrizations), or do that before whiten()"
+                )
+
     def own(self, weight: Tensor) -> Tensor:
         """What is this layer's of a tensor shaped as the weight that an optimizer holds."""
         return weight

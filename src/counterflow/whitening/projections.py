@@ -66,6 +66,10 @@ class Part(Layer):
     def parameters(self) -> tuple[Tensor, Tensor | None]:
         return tensor_of(self.module, self.of), tensor_of(self.module, self.of_bias) if self.of_bias else None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.of, self.of_bias) if self.of_bias else (self.of,)
+
     def own(self, weight: Tensor) -> Tensor:
         """Its rows."""
         return weight[slice(*self.rows)]

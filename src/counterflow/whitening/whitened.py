@@ -57,6 +57,8 @@ class WhitenHandle(Handle):
 
         Raises:
             InputError: If the handle is undone, or if there is no loader and nothing has been gathered.
+            UnsupportedError: If a weight in the explicit form has been pruned, normalized or parametrized since, and so
+                is no parameter any more; nothing is changed then. So do a step that projects, `fold` and `undo`.
         """
         if not self.attached:
             raise InputError("this handle is undone, so there is no layer to project; call whiten() again")
@@ -73,11 +75,24 @@ class WhitenHandle(Handle):
 
         It computes the same function at the bare model's cost, its state_dict loads into the bare model, and it can be
         exported. The model itself goes on as it is.
+
+        Raises:
+            UnsupportedError: As `project` does.
         """
+        self._check_layers()
         twin = copy.deepcopy(self.model)
         if self.attached:
             _strip(twin, [replace(each, module=twin.get_submodule(each.name)) for each in self._layers])
         return twin
+
+    def undo(self) -> None:
+        """Take whitening back and keep what was learned. A second call does nothing.
+
+        Raises:
+            UnsupportedError: As `project` does; nothing is changed then.
+        """
+        self._check_layers()
+        super().undo()
 
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook that the optimizer calls after each step; there is no need to call it."""
@@ -100,7 +115,13 @@ class WhitenHandle(Handle):
         schedule.switch()
         self._write_clock()
 
+    def _check_layers(self) -> None:
+        if self.attached:
+            for layer in self._layers:
+                layer.check()
+
     def _project(self) -> None:
+        self._check_layers()
         errors = self._rules.errors is not None
         if self._loader is not None:
             for layer in self._layers:
