@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import counterflow as cf
-from counterflow import backward
 from counterflow.choice import MultipleChoice
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
@@ -158,33 +157,6 @@ def test_a_second_forward_pass_that_is_another_is_known() -> None:
     assert "spectral normalization" in model.table()["members.0"].why
     assert "FractionalMaxPool2d draws its regions" in model.table()["members.2"].why
     assert [row.done for row in model.eval().table()] == ["rows cut", "rows cut", "naive"]
-
-
-COUPLED = {
-    "center": lambda model: cf.attach(model, {"members.*.0": backward.center()}),
-    "clip": lambda model: cf.attach(model, {"members.*.0": backward.clip(1.0, units="rms")}),
-    "chain": lambda model: cf.attach(model, {"members.*.0": backward.Chain(backward.scale(2.0), backward.center())}),
-    "shunt": lambda model: cf.attach(model, {"members.*.*": backward.shunt()}),
-    "analog": lambda model: cf.analog.deploy(model.members[0], cf.analog.DeviceModel.ideal()),
-    "noise": lambda model: model.members[0].append(cf.variational.GaussianDropout(0.3)),
-}
-
-
-@pytest.mark.parametrize("how", COUPLED)
-def test_what_mixes_the_examples_of_a_batch_sees_the_losers_too(how: str) -> None:
-    model = ensemble()
-    reference = copy.deepcopy(model)
-    reference.cut = False
-    for each in (model, reference):
-        COUPLED[how](each)
-    assert model.table()["members.0"].done == "naive"
-    assert model.table()["members.0"].why
-    if how in ("analog", "noise"):  # which draw
-        return
-    for each in (model, reference):
-        each.step(*data(), cross_entropy)
-    for one, other in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
 
 
 @pytest.mark.parametrize("cut", [None, False])

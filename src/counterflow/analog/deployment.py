@@ -213,8 +213,6 @@ def _no_neurons(found: set[tuple[int, int] | None]) -> str:
 class _Array(Adjoint):
     """A layer's forward hook: its output is the array's. An adjoint, so that no other one takes its place."""
 
-    batch_coupled = True  # each example that is seen leaves its charge, whether it has an error or not
-
     def __init__(self, device: DeviceModel, scale: float) -> None:
         self.device, self.scale = device, scale
 

@@ -76,11 +76,6 @@ def _hindrance(member: nn.Module) -> str:
         kind = type(module).__name__
         if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):  # in any mode
             return f"{kind} draws its regions for the whole batch"
-        for hook in module._forward_hooks.values():
-            # A tap's transform, or what replaces a layer's backward pass: the losers' rows are among what it mixes.
-            for mixing in (hook, getattr(hook, "transform", None)):
-                if getattr(mixing, "batch_coupled", False) is True:
-                    return f"{mixing!r} mixes the examples of the whole batch in the backward pass of {kind}"
         if not module.training:
             continue
         # Both keep statistics of the batch that they see, and a second forward pass would count it twice.
@@ -112,9 +107,8 @@ class MultipleChoice(nn.Module):
     go through it once.
 
     Where cutting rows would change the result or save nothing, a member takes the naive path, a graph of all rows: in
-    training mode with batch normalization, dropout or noise on weights, with a transform of the error that mixes the
-    examples of a batch, and where more than 0.7 of the members win. `table` says which. A member that draws numbers in
-    a function of its own needs ``cut=False``.
+    training mode with batch normalization, dropout or noise on weights, and where more than 0.7 of the members win.
+    `table` says which. A member that draws numbers in a function of its own needs ``cut=False``.
 
     Args:
         members: The members, :math:`f_1 \dots f_M`; with a trunk, its heads. They take the input, or what the trunk
@@ -122,8 +116,7 @@ class MultipleChoice(nn.Module):
         trunk: A module that all members share; its output is one tensor with the batch first.
         k: How many members win each example, from 1 to M.
         cut: Whether to cut rows: None decides for each member, False never does. True does where ``None`` would not,
-            except where the result would be another. A row whose loss is no number makes all gradients of its member
-            NaN on the naive path even where it loses, and none where rows are cut.
+            except where the result would be another.
         group: A process group whose ranks each hold their own members, and all see the same batch; only losses travel
             (and the error of the trunk, which each rank holds a copy of). Members are counted by rank.
 

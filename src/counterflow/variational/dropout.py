@@ -60,17 +60,12 @@ class GaussianDropout(nn.Module):
             noisy = variational_layer(layer, options)
             self.layer = noisy if p else layer  # without noise there is no posterior, which others would find and draw
 
-    @property
-    def noisy(self) -> bool:
-        """Whether it draws noise now, by itself: type A, in training mode, at a rate above 0."""
-        return self.training and self.p > 0 and self.layer is None
-
     def forward(self, x: Tensor) -> Tensor:
         """Inputs with noise (type A), or the layer's outputs with it (type B); without noise in eval mode."""
         if self.layer is not None:
             found: Tensor = self.layer(x)
             return found
-        if not self.noisy:
+        if not self.training or self.p == 0:
             return x
         return x * (1 + math.sqrt(self.p / (1 - self.p)) * standard_normal(x.shape, x))
 
