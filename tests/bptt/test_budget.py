@@ -179,56 +179,6 @@ def test_what_autocast_makes_of_weights_counts_for_nothing() -> None:
             assert measure(each, x, state).internal <= most
 
 
-class Reader(nn.Module):
-    """A cell that reads from a memory, which goes along in the state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.query = nn.GRUCell(4, 8), nn.Linear(8, 16)
-        self.memory = nn.Parameter(torch.randn(1, 64, 16))
-
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        h, memory = state
-        h = self.cell(x + torch.einsum("bpd,bd->bp", memory, self.query(h))[:, :4], h)
-        return h, (h, memory)
-
-
-@pytest.mark.parametrize("how", ["dense", "expanded", "learned"])
-def test_a_memory_that_goes_along_is_weighed_however_it_lies(how: str) -> None:
-    cell, x = Reader(), torch.randn(8, 50, 4)
-    memory = {
-        "dense": cell.memory.detach().repeat(8, 1, 1),
-        "expanded": cell.memory.detach().expand(8, 64, 16),
-        "learned": cell.memory.expand(8, 64, 16),
-    }[how]
-    assert measure(cell, x[:, 0], (torch.zeros(8, 8), memory)).alpha >= 1
-    y, _ = unroll(cell, x, (torch.zeros(8, 8), memory), budget="1MiB")
-    y.sum().backward()
-    ours = [cell.query.weight.grad, cell.memory.grad]
-    cell.zero_grad()
-    plain, _ = loop(cell, x, (torch.zeros(8, 8), memory))
-    plain.sum().backward()
-    for one, other in zip(ours, (cell.query.weight.grad, cell.memory.grad), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("how", ["dense", "expanded", "one", "learned"])
-@pytest.mark.parametrize("strategy", ["internal", "mixed", "hidden"])
-def test_an_expanded_start_state_stays_within(how: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell, x, h = nn.GRUCell(WIDTH, HIDDEN), torch.randn(BATCH, TIME, WIDTH), torch.randn(HIDDEN)
-    if how == "learned":
-        cell.register_parameter("start", nn.Parameter(h))
-    state = {
-        "dense": torch.zeros(BATCH, HIDDEN),
-        "expanded": h.expand(BATCH, HIDDEN),
-        "one": torch.zeros(1, HIDDEN).expand(BATCH, HIDDEN),
-        "learned": cell.start.expand(BATCH, HIDDEN) if how == "learned" else h,
-    }[how]
-    for more in (40_000, 150_000):
-        budget = measure(cell, x[:, 0], state).smallest + more
-        assert peak_of(cell, x, monkeypatch, state, budget=budget, strategy=strategy) <= budget
-
-
 class Rounded(nn.Module):
     """A cell whose state is float32 whatever autocast casts it to on the way."""
 

@@ -238,12 +238,9 @@ def sizes_of(internal: Internal, outputs: Sequence[Tensor], meter: Meter, genera
     shared = kept - sum(size for key, size in starts.items() if meter.counts(key))
     for tensor in outputs:
         meter.see(tensor)
-    # The start state may be expanded, or the caller's own; the states behind it are neither.
-    start = _dense(internal.state)
-    hidden = max(start, _dense(internal.next_state))
     return Sizes(
-        hidden=hidden,
-        internal=max(shared + start, hidden),
+        hidden=max(_dense(internal.state), _dense(internal.next_state)),
+        internal=kept,
         shared=shared,
         gradient=sum(s.nbytes for s in internal.next_state if differentiable(s)),
         generator=sum(each.nbytes for each in generators),
