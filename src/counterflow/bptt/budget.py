@@ -3,7 +3,8 @@
 What the budget covers is all that is kept for going back: the start state, every stored hidden and internal state with
 the random generator's state where the core draws random numbers, the one internal state that is worked on, and the
 errors of the hidden state that are on their way. What it does not cover is the caller's: inputs and their gradients,
-outputs, parameters (with what autocast makes of them) and their gradients; nor what an operation needs while it runs.
+outputs, parameters (with what autocast makes of them) and their gradients, and what the start state may be a part of;
+nor what an operation needs while it runs.
 
 Between what is stored, the C library's heap gets holes; where they add up, they are given back to the system (with
 glibc), so that the process grows by the budget and little more.
@@ -234,13 +235,17 @@ def sizes_of(internal: Internal, outputs: Sequence[Tensor], meter: Meter, genera
     for tensor in (*internal.state, *internal.next_state):
         meter.see(tensor)
     kept = meter.total
-    starts = {storage_of(tensor)[0]: storage_of(tensor)[1] for tensor in internal.state}
+    starts, ends = (dict(map(storage_of, state)) for state in (internal.state, internal.next_state))
     shared = kept - sum(size for key, size in starts.items() if meter.counts(key))
+    hidden = max(_dense(internal.state), _dense(internal.next_state))
+    # How the start state lies in memory says nothing: it may be expanded, learned or a part of the inputs. What the
+    # other steps start from is what a step ends with, which may be a part of something larger.
+    begin = sum(size for key, size in ends.items() if meter.counts(key) and key not in starts)
     for tensor in outputs:
         meter.see(tensor)
     return Sizes(
-        hidden=max(_dense(internal.state), _dense(internal.next_state)),
-        internal=kept,
+        hidden=hidden,
+        internal=shared + max(hidden, begin),
         shared=shared,
         gradient=sum(s.nbytes for s in internal.next_state if differentiable(s)),
         generator=sum(each.nbytes for each in generators),

@@ -170,7 +170,9 @@ class Run:
             assert isinstance(action, Restore)
             self._restore(action.position)
         elif kind is StoreHidden:
-            self._stack.append(_Stored(self._position, [compact(s) for s in self._state], self._snapshot()))
+            # The steps that follow start from what is stored: it would be kept twice.
+            self._state = [compact(s) for s in self._state]
+            self._stack.append(_Stored(self._position, self._state, self._snapshot()))
             self._ceiling.step()
         elif kind is StoreInternal:
             assert isinstance(action, StoreInternal)
