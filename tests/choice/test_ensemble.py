@@ -14,8 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import counterflow as cf
+from counterflow import backward
+from counterflow.backward.tap import Tap
 from counterflow.choice import MultipleChoice
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
+from counterflow.tempering.recurrent import at_hidden_state
 
 
 def cross_entropy(out: Tensor, y: Tensor) -> Tensor:
@@ -157,6 +160,99 @@ def test_a_second_forward_pass_that_is_another_is_known() -> None:
     assert "spectral normalization" in model.table()["members.0"].why
     assert "FractionalMaxPool2d draws its regions" in model.table()["members.2"].why
     assert [row.done for row in model.eval().table()] == ["rows cut", "rows cut", "naive"]
+
+
+def tapped(transform: backward.Transform | backward.Adjoint) -> Callable[[MultipleChoice], object]:
+    return lambda model: cf.attach(model, {"members.*.0": transform})
+
+
+def layered(make: Callable[[], nn.Module]) -> Callable[[MultipleChoice], None]:
+    def exchange(model: MultipleChoice) -> None:
+        for member in model.members:
+            member[1] = make().double()  # type: ignore[operator]
+
+    return exchange
+
+
+def tempered(model: MultipleChoice) -> None:
+    for member in model.members:
+        cf.temper(member, data()[0], loss="cross_entropy")
+
+
+HINDERED = {
+    "center": (tapped(backward.center()), "center() on a Linear mixes the examples of a batch"),
+    "clip": (tapped(backward.clip(1.0)), "clip(1.0) on a Linear mixes the examples of a batch"),
+    "chain": (
+        tapped(backward.Chain(backward.scale(2.0), backward.center())),
+        "Chain(scale(2.0), center()) on a Linear mixes the examples of a batch",
+    ),
+    "shunt": (tapped(backward.shunt()), "shunt() on a Linear mixes the examples of a batch"),
+    "noise": (
+        tapped(backward.noise(0.1, units="absolute")),
+        "noise(0.1, units='absolute') on a Linear counts every row, whatever its error",
+    ),
+    "temper": (tempered, "summed errors on a Sequential counts every row, whatever its error"),
+    "temper shunts": (
+        lambda model: cf.temper(model, data()[0], loss="cross_entropy_sum", shunt=True),
+        "shunt() on a Linear mixes the examples of a batch",
+    ),
+    "deploy": (
+        lambda model: cf.analog.deploy(model, cf.analog.DeviceModel.paper(), inputs=data()[0]),
+        "an analog device on a Linear counts every row, whatever its error",
+    ),
+    "analog": (
+        layered(lambda: cf.analog.AnalogLinear(8, 8, device=cf.analog.DeviceModel.paper())),
+        "AnalogLinear counts every row, whatever its error",
+    ),
+    "type A": (
+        layered(lambda: cf.variational.GaussianDropout(0.5)),
+        "GaussianDropout draws noise for the whole batch",
+    ),
+    "type B": (
+        layered(lambda: cf.variational.GaussianDropout(0.5, "B", nn.Linear(8, 8))),
+        "VariationalLinear draws noise for the whole batch",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HINDERED)
+def test_what_losers_take_part_in_takes_the_naive_path(what: str) -> None:
+    attach, why = HINDERED[what]
+    found = []
+    for cut in (None, True, False):
+        model = ensemble(cut=cut)
+        attach(model)
+        if cut is not False:
+            assert [row.why for row in model.table()] == [why] * 4
+        for batch in (16, 5):  # of which some members win a row or none
+            torch.manual_seed(2)
+            model.step(*data(batch), cross_entropy)
+        found.append([parameter.grad for parameter in model.parameters()])
+    for mine in found[:2]:
+        for got, wanted in zip(mine, found[2], strict=True):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_what_sees_one_row_at_a_time_leaves_rows_to_be_cut() -> None:
+    keep = torch.arange(8) > 2
+    for transform in (backward.scale(2.0), backward.mask(keep), backward.clip(1e-3, units="absolute")):
+        models = [ensemble(cut=cut) for cut in (None, False)]
+        for model in models:
+            tapped(transform)(model)
+            model.step(*data(), cross_entropy)
+        assert [row.done for row in models[0].table()] == ["rows cut"] * 4
+        for got, wanted in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            torch.testing.assert_close(got.grad, wanted.grad, rtol=0, atol=1e-12)
+    assert cf.variational.GaussianDropout(0.0).noisy is False
+    assert cf.variational.GaussianDropout(0.5).eval().noisy is False
+
+
+def test_a_tap_inside_a_recurrent_member_is_known() -> None:
+    cell = nn.LSTMCell(6, 4)
+    cell.register_forward_hook(at_hidden_state(cell, Tap(backward.center(), "")), with_kwargs=True)
+    assert (
+        MultipleChoice([cell, cell]).table()["members.0"].why == "center() on a LSTMCell mixes the examples of a batch"
+    )
 
 
 @pytest.mark.parametrize("cut", [None, False])

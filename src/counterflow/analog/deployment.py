@@ -213,6 +213,8 @@ def _no_neurons(found: set[tuple[int, int] | None]) -> str:
 class _Array(Adjoint):
     """A layer's forward hook: its output is the array's. An adjoint, so that no other one takes its place."""
 
+    counts_every_row = True  # each example that is seen writes its charge
+
     def __init__(self, device: DeviceModel, scale: float) -> None:
         self.device, self.scale = device, scale
 
@@ -238,6 +240,8 @@ class _Array(Adjoint):
 class _Sigmoid:
     """A sigmoid's forward hook: its output is that of neurons, which lie along a dimension, seen from the last."""
 
+    counts_every_row = True  # the amplifiers' offsets are errors of their own
+
     def __init__(self, device: DeviceModel, scale: float, dim: int) -> None:
         self.device, self.scale, self.dim = device, scale, dim
 
@@ -248,6 +252,9 @@ class _Sigmoid:
         kind = nn.Sigmoid if isinstance(module, nn.Sigmoid) else nn.Tanh
         found = analog_sigmoid(kind, x, module.get_buffer("analog_neurons"), self.device, self.scale)
         return found.movedim(-1, self.dim).to(output.dtype)
+
+    def __repr__(self) -> str:
+        return "an analog device"
 
 
 def _convert(x: Tensor, bits: int, used: float) -> Tensor:

@@ -225,6 +225,8 @@ class AnalogLinear(nn.Linear):
         torch.Size([4, 2])
     """
 
+    counts_every_row = True  # each example that is seen writes its charge
+
     def __init__(
         self,
         in_features: int,

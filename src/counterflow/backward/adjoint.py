@@ -41,9 +41,11 @@ class Adjoint(ABC):
 
     Attributes:
         batch_coupled: Whether it mixes the examples of a batch.
+        counts_every_row: Whether an example counts even where its error is zero, so that it must not be left out.
     """
 
     batch_coupled: bool = False
+    counts_every_row: bool = False
 
     @abstractmethod
     def supports(self, module: nn.Module) -> str:

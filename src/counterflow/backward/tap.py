@@ -46,11 +46,13 @@ class Transform(ABC):
             under float16 autocast, whose loss scaling it would see as part of the error.
         stateful: Whether the backward pass changes its buffers. Such a transform is refused under
             `torch.func`.
+        counts_every_row: Whether an example counts even where its error is zero, so that it must not be left out.
     """
 
     batch_coupled: bool = False
     homogeneous: bool = True
     stateful: bool = False
+    counts_every_row: bool = False
 
     @abstractmethod
     def __call__(self, error: Tensor, batch: tuple[int, ...], state: State) -> Tensor:
@@ -96,6 +98,7 @@ class Chain(Transform):
         self.batch_coupled = any(t.batch_coupled for t in transforms)
         self.homogeneous = all(t.homogeneous for t in transforms)
         self.stateful = any(t.stateful for t in transforms)
+        self.counts_every_row = any(t.counts_every_row for t in transforms)
 
     def __call__(self, error: Tensor, batch: tuple[int, ...], state: State) -> Tensor:
         for index, transform in enumerate(self.transforms):

@@ -260,6 +260,7 @@ class noise(Transform):  # noqa: N801
             raise InputError(f"std must be >= 0, got {std!r}")
         self.std, self.units = std, _units(units)
         self.batch_coupled = self.homogeneous = units == "rms"
+        self.counts_every_row = units == "absolute"
 
     def __call__(self, error: Tensor, batch: tuple[int, ...], state: State) -> Tensor:
         size = batch_rms(error, batch, repr(self)).to(error.dtype) if self.units == "rms" else 1.0

@@ -76,6 +76,13 @@ def _hindrance(member: nn.Module) -> str:
         kind = type(module).__name__
         if isinstance(module, nn.FractionalMaxPool2d | nn.FractionalMaxPool3d):  # in any mode
             return f"{kind} draws its regions for the whole batch"
+        # Taps, adjoints and layers of a kind of their own say what the losers' errors of zero, and their number, do.
+        for acts in (module, *(getattr(hook, "transform", hook) for hook in module._forward_hooks.values())):
+            name = kind if acts is module else f"{acts!r} on a {kind}"
+            if getattr(acts, "batch_coupled", False) is True:
+                return f"{name} mixes the examples of a batch"
+            if getattr(acts, "counts_every_row", False) is True:
+                return f"{name} counts every row, whatever its error"
         if not module.training:
             continue
         # Both keep statistics of the batch that they see, and a second forward pass would count it twice.
@@ -107,8 +114,9 @@ class MultipleChoice(nn.Module):
     go through it once.
 
     Where cutting rows would change the result or save nothing, a member takes the naive path, a graph of all rows: in
-    training mode with batch normalization, dropout or noise on weights, and where more than 0.7 of the members win.
-    `table` says which. A member that draws numbers in a function of its own needs ``cut=False``.
+    training mode with batch normalization, dropout or noise on weights, with taps and adjoints that mix the examples of
+    a batch, on analog hardware, and where more than 0.7 of the members win. `table` says which. A member that draws
+    numbers in a function of its own needs ``cut=False``.
 
     Args:
         members: The members, :math:`f_1 \dots f_M`; with a trunk, its heads. They take the input, or what the trunk

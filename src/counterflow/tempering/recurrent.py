@@ -115,6 +115,7 @@ class HiddenTap:
 
     def __init__(self, tap: Tap) -> None:
         self.tap = tap
+        self.transform = tap.transform  # as a tap has it, for those who ask what is done here
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if isinstance(module, nn.LSTMCell):

@@ -36,6 +36,7 @@ class _Residual(Transform):
 
     def __init__(self, loss: Loss, phi: float) -> None:
         self.loss, self.phi = loss, phi
+        self.counts_every_row = loss.reduction != "sum"  # how many there are is what a mean is multiplied by
 
     def __call__(self, error: Tensor, batch: tuple[int, ...], state: State) -> Tensor:
         # DistributedDataParallel averages over ranks what must be summed.

@@ -60,12 +60,17 @@ class GaussianDropout(nn.Module):
             noisy = variational_layer(layer, options)
             self.layer = noisy if p else layer  # without noise there is no posterior, which others would find and draw
 
+    @property
+    def noisy(self) -> bool:
+        """Whether a forward pass draws noise here; a layer of its own says so itself."""
+        return self.layer is None and self.training and self.p > 0
+
     def forward(self, x: Tensor) -> Tensor:
         """Inputs with noise (type A), or the layer's outputs with it (type B); without noise in eval mode."""
         if self.layer is not None:
             found: Tensor = self.layer(x)
             return found
-        if not self.training or self.p == 0:
+        if not self.noisy:
             return x
         return x * (1 + math.sqrt(self.p / (1 - self.p)) * standard_normal(x.shape, x))
 
