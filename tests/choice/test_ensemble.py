@@ -136,6 +136,31 @@ def test_a_member_that_has_gone_to_nan_never_wins_and_spoils_nobody() -> None:
         model.step(*data(), cross_entropy)
 
 
+class Poled(nn.Module):
+    """A member that has no number for inputs above 9."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * (9 - x[:, :1]).sqrt()
+
+
+def test_a_losers_row_without_a_number_spoils_its_member_on_the_naive_path_alone() -> None:
+    x, y = data()
+    x[3, 0] = 10
+    for cut, spoiled in ((None, False), (False, True)):
+        torch.manual_seed(0)
+        model = MultipleChoice([net(), Poled(), net()], cut=cut).double()
+        step = model.step(x, y, cross_entropy)
+        assert step.losses[1].isnan().nonzero().flatten().tolist() == [3]
+        assert step.winners[1].any()
+        for member, bad in zip(model.members, (False, spoiled, False), strict=True):
+            assert all(bool(p.grad.isnan().any()) == bad for p in member.parameters() if p.grad is not None)
+    assert "all gradients of its member" in " ".join(str(MultipleChoice.__doc__).split())
+
+
 def test_the_table_says_who_takes_the_naive_path_and_why() -> None:
     model = MultipleChoice([net(), net("batchnorm"), net("dropout")])
     whys = [row.why for row in model.table()]

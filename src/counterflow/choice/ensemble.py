@@ -124,7 +124,9 @@ class MultipleChoice(nn.Module):
         trunk: A module that all members share; its output is one tensor with the batch first.
         k: How many members win each example, from 1 to M.
         cut: Whether to cut rows: None decides for each member, False never does. True does where ``None`` would not,
-            except where the result would be another.
+            except where the result would be another. On the naive path a loser's row is in the graph with an error of
+            zero, and zero times a slope that is infinite or NaN is NaN: one such row, and all gradients of its member
+            (and of a trunk) are NaN. Cut rows cannot do that.
         group: A process group whose ranks each hold their own members, and all see the same batch; only losses travel
             (and the error of the trunk, which each rank holds a copy of). Members are counted by rank.
 

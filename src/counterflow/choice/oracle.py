@@ -77,6 +77,10 @@ def oracle_loss(
     .. math::  L_O = \frac{1}{n} \sum_{i=1}^n \sum_{m=1}^M p_{i,m}\, \ell(y_i, f_m(x_i))
 
     The assignments :math:`p` are constants in its derivative, which is zero for all that did not win (equation 2).
+    That is the derivative by the losses. Where a loser's own slope is infinite or NaN on an example, as it may be where
+    its loss is NaN, zero times it is NaN in all gradients of that member; rows that `counterflow.MultipleChoice` cuts
+    cannot do that.
+
     The paper sums over the examples; here the default is their mean, so that learning rates keep their meaning. With
     k = M it is the sum of the members' mean losses, a plain ensemble.
 
