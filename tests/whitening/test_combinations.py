@@ -165,3 +165,20 @@ def test_statistics_are_of_what_the_layer_saw():
         if loader is None:
             h.project()
         torch.testing.assert_close(model[0].whiten_mean[0], augment(X).mean(0))
+
+
+def test_a_convolution_in_the_explicit_form_is_not_shunted():
+    """Its weight learns in a hook too, which an adjoint would cut off; a linear layer's does not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(64, 2))
+    x = torch.randn(8, 3, 4, 4)
+    whitened = cf.whiten(model, torch.optim.Adam(model.parameters()), loader=[x])
+    with pytest.raises(cf.exceptions.UnsupportedError, match=r"'0' \(Conv2d\): it has whiten\(\) already"):
+        cf.attach(model, {"0": backward.shunt()})
+    h = cf.attach(model, {"*": backward.shunt()})
+    assert [row.done for row in h.table()] == ["left alone", "left alone", "shunt()"]
+    h.undo()
+    whitened.undo()
+    cf.attach(model, {"0": backward.shunt()})
+    whitened = cf.whiten(model, torch.optim.Adam(model.parameters()), loader=[x])
+    assert "it has shunt() already" in whitened.table()["0"].why

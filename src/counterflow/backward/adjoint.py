@@ -17,7 +17,17 @@ from counterflow.backward.reduce import prepare_ranks
 from counterflow.exceptions import UnsupportedError
 from counterflow.handle import exporting
 
-__all__ = ["Adjoint", "own_forward"]
+__all__ = ["Adjoint", "own_forward", "taken"]
+
+
+def taken(module: nn.Module) -> Any:
+    """The hook that has a layer's backward pass, or a share in it, which another adjoint would cut off; None if none.
+
+    Args:
+        module: The layer.
+    """
+    hooks = module._forward_hooks.values()
+    return next((hook for hook in hooks if isinstance(hook, Adjoint) or getattr(hook, "learns", False)), None)
 
 
 def own_forward(module: nn.Module) -> str:
@@ -37,7 +47,8 @@ class Adjoint(ABC):
     """A forward hook that replaces a layer's backward pass. Subclass it and give `supports` and `replace`.
 
     The layer's output is kept to the bit: `replace` gets it detached from the layer's own graph, which is
-    dropped, and ties it to an `autograd.Function` of its own.
+    dropped, and ties it to an `autograd.Function` of its own. What another hook has computed from the weight would be
+    dropped with it: such a hook says ``learns = True``, and the layer is refused.
 
     Attributes:
         batch_coupled: Whether it mixes the examples of a batch.
@@ -67,9 +78,9 @@ class Adjoint(ABC):
 
     def why_not(self, module: nn.Module) -> str:
         """Why this module's backward pass cannot be replaced, or must not be once more; empty if it can."""
-        for hook in module._forward_hooks.values():
-            if isinstance(hook, Adjoint):
-                return f"it has {hook!r} already, and a layer has one backward pass; undo that first"
+        hook = taken(module)
+        if hook is not None:
+            return f"it has {hook!r} already, and a layer has one backward pass; undo that first"
         return self.supports(module)
 
     def check(self, name: str, module: nn.Module) -> None:

@@ -73,6 +73,8 @@ class Project:
 class Recenter:
     """The forward hook that takes the mean's share from a convolution's output."""
 
+    learns = True  # the weight, by this share too: see `Adjoint`
+
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         basis, mean, weight = (tensor_of(module, name) for name in ("whiten_basis", "whiten_mean", "weight"))
         kernel = weight.flatten(2).sum(2).to(mean.dtype).reshape(len(mean), -1, mean.shape[1])
@@ -80,6 +82,9 @@ class Recenter:
             share = torch.einsum("gmn,gnk,gk->gm", kernel, basis, mean).flatten()
         spatial = (1,) * (weight.ndim - 2)
         return output - share.reshape(-1, *spatial).to(output.dtype)
+
+    def __repr__(self) -> str:
+        return "whiten()"
 
 
 def carry(layer: Layer, first: Tensor, second: Tensor | None, change: Tensor, shift: Tensor) -> None:
