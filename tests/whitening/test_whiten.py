@@ -710,3 +710,23 @@ def test_two_sided_whitening_needs_its_damping():
     assert losses[None] < 0.3
     assert losses[0.1] < 0.3
     assert not losses[0.001] < 2.3  # no better than chance, or not finite
+
+
+@pytest.mark.parametrize("form", ["canonical", "explicit"])
+def test_weights_are_averaged_in_the_canonical_form_or_folded(form):
+    """As the docs say; averages of V, over a projection, are another function."""
+    model = net()
+    optimizer = sgd(model) if form == "canonical" else adam(model)
+    h = cf.whiten(model, optimizer, every=5, loader=[X], form=form)
+    folded, raw = (torch.optim.swa_utils.AveragedModel(each) for each in (h.fold(), copy.deepcopy(model)))
+    mean: dict[str, list[torch.Tensor]] = {}
+    for step in range(8):
+        train(model, optimizer, 1, start=step)
+        folded.update_parameters(h.fold())
+        raw.update_parameters(model)
+        for name, p in h.fold().named_parameters():
+            mean.setdefault(name, []).append(p.detach())
+    wanted = h.fold()
+    wanted.load_state_dict({name: torch.stack(each).mean(0) for name, each in mean.items()})
+    torch.testing.assert_close(folded(X), wanted(X))
+    assert torch.allclose(raw(X), wanted(X), rtol=1e-4) == (form == "canonical")

@@ -208,7 +208,8 @@ def whiten(
     The optimizer moves V and d; c and U are estimated again every ``every`` steps, and V and d are then projected so
     that the function stays (algorithm 1). Do it before ``torch.compile`` and DistributedDataParallel, and after making
     the optimizer, which it hooks: the training loop needs no further line. See `counterflow.whitening` for the two
-    forms.
+    forms. Average weights over time (`torch.optim.swa_utils.AveragedModel`) in the canonical form, or those of
+    ``fold()``: V of before a projection and V of after it are in different bases, and have no mean.
 
     Args:
         model: Changed in place; no module, parameter or key is replaced. Buffers named ``whiten_...`` are added, and
