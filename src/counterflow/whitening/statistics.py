@@ -76,7 +76,7 @@ def _accumulate(x: Tensor, layer: tuple[int, bool], state: list[Tensor], ranks: 
     rows = widen(rows_of(x, groups, convolution))
     size = torch.tensor([rows.shape[1], x.shape[0]], dtype=mean.dtype, device=mean.device)
     total = rows.sum(1)
-    # A sum of squares is finite only where every input is.
+    # A sum of squares is finite only where every input is, and none is so large that the scatter would overflow.
     packed = torch.cat([size, rows.square().sum().reshape(1), total.reshape(-1)])
     if ranks:
         packed = sum_over_ranks(packed, 0)[0]

@@ -175,7 +175,8 @@ def _row(layer: Layer) -> Row:
     notes = [layer.note] if layer.note else []
     refused = int(layer["refused"])
     if refused:
-        notes.append(f"{refused} batch{'es' if refused > 1 else ''} with NaN or infinity refused")
+        what = "with NaN, infinity or inputs too large to be squared"
+        notes.append(f"{refused} batch{'es' if refused > 1 else ''} {what} refused")
     if not layer.centered:
         notes.append("not centered, since it has no bias that learns")
     done = "whitened" if projected >= 0 else "not projected yet"
