@@ -8,11 +8,14 @@ import math
 import onnx
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import counterflow as cf
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
@@ -589,6 +592,18 @@ def test_a_model_that_cannot_be_used_is_said_in_a_line():
         cf.whiten(recurrent[0], sgd(recurrent))
     with pytest.raises(InputError, match="nothing has been gathered"):
         cf.whiten(net2 := net(), sgd(net2)).project()
+
+
+def test_a_sharded_model_is_refused_at_once():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = fully_shard(net(), mesh=init_device_mesh("cpu", (1,)))
+        before = list(model.state_dict())
+        with pytest.raises(InputError, match=r"this FSDPSequential has sharded parameters .* needs whole ones"):
+            cf.whiten(model, sgd(model))
+        assert list(model.state_dict()) == before
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_loader_may_give_pairs_and_dictionaries():

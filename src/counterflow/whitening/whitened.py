@@ -245,7 +245,7 @@ def whiten(
         A handle: ``table()``, ``fold()`` for the plain model, ``project()``, ``undo()``.
 
     Raises:
-        InputError: If an argument cannot be used, or the model is wrapped or whitened already.
+        InputError: If an argument cannot be used, or the model is wrapped, sharded or whitened already.
         UnsupportedError: If no layer can be whitened, or not in the form that is asked for.
 
     References:
@@ -345,6 +345,11 @@ def _check(
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(model, "_orig_mod"):
         raise InputError(
             f"model is a {type(model).__name__} already; call whiten before torch.compile and DistributedDataParallel"
+        )
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):  # not every torch has DTensor
+        raise InputError(
+            f"this {type(model).__name__} has sharded parameters (DTensor, as of fully_shard), and whiten needs whole "
+            "ones; use DistributedDataParallel, and call whiten before it"
         )
     if any(name.rpartition(".")[2].startswith("whiten_") for name, _ in model.named_buffers()):
         raise InputError(f"this {type(model).__name__} is whitened already; undo() that first")
