@@ -170,14 +170,35 @@ def test_on_line_both_come_to_the_batchs_solution():
 
 
 def test_on_line_silence_teaches_nothing_and_is_not_counted():
+    """Neither before sound nor in a block that it shares with it."""
     heard = outside(mixing(10) @ complex_sources(10, frames=200))
-    found = []
-    for before in (0, 400):
-        online = OnlineIVA(9, 2)
-        for part in torch.cat([torch.zeros(2, 9, before, dtype=heard.dtype), heard], -1).split(20, -1):
-            online.process(part)
-        found.append(online.matrices)
-    assert torch.equal(*found)
+    silence = torch.zeros(2, 9, 7, dtype=heard.dtype)
+    plain, mixed = OnlineIVA(9, 2), OnlineIVA(9, 2)
+    for _ in range(20):
+        assert not bool(mixed.process(silence).any())
+    for part in heard.split(20, -1):
+        wanted = plain.process(part)
+        found = mixed.process(torch.cat([silence, part[:, :, :9], silence, part[:, :, 9:]], -1))
+        assert torch.equal(mixed.matrices, plain.matrices)
+        torch.testing.assert_close(torch.cat([found[:, :, 7:16], found[:, :, 23:]], -1), wanted)
+
+
+@pytest.mark.parametrize("channels", [2, 9])
+def test_on_line_nothing_is_learned_from_too_few_frames(channels):
+    heard = outside(mixing(10, channels=channels, sources=2) @ complex_sources(10, frames=18))
+    online = OnlineIVA(9, channels)
+    waiting = 18 if channels == 9 else 16
+    for turn, frame in enumerate(heard.split(1, -1), 1):
+        found = online.process(frame)
+        torch.testing.assert_close(found.sum(0), frame[0], atol=1e-3, rtol=1e-3)
+        shared = torch.allclose(found, frame[:1] / channels)
+        assert shared == (turn < waiting)
+    wanted = OnlineIVA(9, channels)
+    for part in (heard,) if channels == 9 else (heard[:, :, :16], heard[:, :, 16:17], heard[:, :, 17:]):
+        wanted.process(part)
+    assert torch.equal(online.matrices, wanted.matrices)
+    bare = OnlineIVA(9, channels, reference=None)
+    assert torch.equal(bare.process(heard[:, :, :3]), heard[:, :, :3])
 
 
 def test_on_line_in_double_precision():
@@ -237,6 +258,7 @@ def test_scale_is_that_of_a_microphone():
         (lambda x: auxiliary_iva(x, bands=10), "bands=10"),
         (lambda x: auxiliary_iva(x.to(torch.complex128), compiled=True), "compiled"),
         (lambda x: OnlineIVA(5, 2, forgetting=1.0), "forgetting"),
+        (lambda x: OnlineIVA(5, 2, reference=2), "microphone from 0 to 1, got 2"),
         (lambda x: OnlineIVA(5, 2).process(x), "are expected"),
         (lambda x: minimal_distortion(mixing(0), 2), "microphone"),
     ],

@@ -48,6 +48,20 @@ def test_sources_in_a_room_are_separated(recording, options, least):
     torch.testing.assert_close(found.sum(0), heard[0], atol=1e-3 * float(heard.abs().max()), rtol=0)
 
 
+@pytest.mark.parametrize("silence", [0.0, 0.08, 0.23, 0.5])
+@pytest.mark.parametrize("block", [1, 8])
+def test_on_line_neither_digital_silence_before_nor_blocks_matter(silence, block, recording, monkeypatch):
+    """Frames come one at a time, or eight; the first of them with sound share a block with silence."""
+    truth, heard = recording
+    whole = separating._online
+    monkeypatch.setattr(separating, "_online", lambda spectrum, _: whole(spectrum, block))
+    late = round(silence * RATE)
+    found = separate(torch.cat([torch.zeros(2, late), heard], 1), RATE, online=True)[:, late:]
+    torch.testing.assert_close(found.sum(0), heard[0], atol=1e-3 * float(heard.abs().max()), rtol=0)
+    found, heard, truth = found[:, RATE:], heard[:, RATE:], truth[:, 0, RATE:]
+    assert ratio(found, truth) > 12.0
+
+
 def diverging_above(rate, monkeypatch):
     """Let the natural gradient run away at all larger rates, as it does where each source is there a short time."""
     fit = FrequencyICA.fit

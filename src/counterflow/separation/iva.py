@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from counterflow.exceptions import InputError, ShapeError
-from counterflow.separation.demixing import inside, minimal_distortion, whitener
+from counterflow.separation.demixing import check_reference, inside, minimal_distortion, whitener
 
 __all__ = ["OnlineIVA", "auxiliary_iva"]
 
@@ -38,6 +38,7 @@ Model = Literal["gauss", "laplace"]
 Stages = tuple[tuple[int, int], ...]  # how many updates, and with how many bands
 
 FLOOR = 1e-3
+FIRST = 16  # frames with sound before the first update on line, or twice the channels where that is more
 
 
 def auxiliary_iva(
@@ -175,8 +176,10 @@ class OnlineIVA:
 
     .. math:: V_{fk} \leftarrow \alpha V_{fk} + (1 - \alpha)\, \langle \varphi(\lVert u_k \rVert)\, x_f x_f^H \rangle
 
-    with the mean over the frames of a block, after each of which every vector is updated. A block of digital silence
-    changes nothing.
+    with the mean over the frames of a block, after each of which every vector is updated. Frames of digital silence
+    are not among them. The first update waits for 16 frames with sound (or twice the channels): fewer would point the
+    vectors of each frequency wherever they like, and the order of outputs that this leaves would stay. Until then each
+    output is an equal share of the reference microphone, or without one a microphone.
 
     Args:
         frequencies: Bins.
@@ -190,7 +193,7 @@ class OnlineIVA:
         matrices: What the last block was separated by, shape (frequencies, channels, channels).
 
     Raises:
-        InputError: If an argument is out of range.
+        InputError: If an argument is out of range, or there is no such microphone.
 
     Example:
         >>> online = OnlineIVA(frequencies=9, channels=2)
@@ -218,15 +221,18 @@ class OnlineIVA:
         self.updates = updates
         self.model: Model = model
         self.reference = reference
+        check_reference(reference, channels)
         eye = torch.eye(channels, dtype=torch.complex64)
-        self.matrices = eye.repeat(frequencies, 1, 1)
-        self._unmixing = self.matrices.clone()
+        share = eye if reference is None else eye[reference].expand(channels, -1) / channels
+        self.matrices = share.repeat(frequencies, 1, 1)
+        self._unmixing = eye.repeat(frequencies, 1, 1)
         self._covariance = torch.zeros(channels, frequencies, channels, channels, dtype=torch.complex64)
         self._level = torch.zeros(())
         self._seen = 0.0
+        self._waiting: Tensor | None = torch.zeros(frequencies, channels, 0, dtype=torch.complex64)
 
     def process(self, spectra: Tensor) -> Tensor:
-        """Separate the next frames, by matrices that have already learned from them.
+        """Separate the next frames, by matrices that have already learned from them, once they have begun to.
 
         Args:
             spectra: Complex, shape (channels, frequencies, frames).
@@ -239,7 +245,7 @@ class OnlineIVA:
             ShapeError: If there are other channels or frequencies.
         """
         x, _ = inside(spectra)
-        F, K, T = x.shape
+        F, K, _ = x.shape
         if tuple(self._unmixing.shape[:2]) != (F, K):
             raise ShapeError(
                 f"spectra have {K} channels and {F} frequencies; "
@@ -249,9 +255,18 @@ class OnlineIVA:
             self.matrices, self._unmixing, self._covariance = (
                 each.to(x) for each in (self.matrices, self._unmixing, self._covariance)
             )
+        heard = x[:, :, x.abs().amax((0, 1)) > 0]  # silence teaches nothing, and nothing is forgotten in it
+        if self._waiting is not None:
+            heard = torch.cat([self._waiting.to(x), heard], -1)
+            self._waiting = heard if heard.shape[2] < max(FIRST, 2 * K) else None
+        if heard.shape[2] and self._waiting is None:
+            self._learn(heard)
+        return (self.matrices @ x).transpose(0, 1)
+
+    def _learn(self, x: Tensor) -> None:
+        """One block."""
+        F, K, T = x.shape
         level = x.abs().square().mean()
-        if not bool(level > 0):  # silence teaches nothing, and nothing is forgotten in it
-            return (self.matrices @ x).transpose(0, 1)
         keep = self.forgetting**T
         self._seen = keep * self._seen + 1 - keep
         self._level = keep * self._level + (1 - keep) * level
@@ -268,4 +283,3 @@ class OnlineIVA:
                 ridge = 1e-5 * torch.eye(K, dtype=x.dtype, device=x.device)
                 self._unmixing = _project(self._unmixing, covariance + ridge * (trace + 1e-6 * trace.mean()), k)
         self.matrices = minimal_distortion(self._unmixing, self.reference)
-        return (self.matrices @ x).transpose(0, 1)

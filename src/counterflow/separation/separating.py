@@ -112,7 +112,8 @@ def separate(
         attend: A classifier of words, whose expectation retrains the matrices (`counterflow.separation.attend`). It
             begins from what ``method`` has found, in the classifier's transform, and puts the output that it hears a
             word in first.
-        online: Separate as frames come (`OnlineIVA`), after each quarter of a second by what was heard so far.
+        online: Separate as frames come (`OnlineIVA`), after each quarter of a second by what was heard so far; in the
+            first half of a second with sound, each source is an equal share of the first microphone.
         transform: By default frames of 128 ms to the next power of two, every quarter of that, with Hann's window.
         iterations: Of ``method``; by default those of `auxiliary_iva`, or 100.
         gamma: The weight of attention.
