@@ -169,6 +169,81 @@ def test_on_line_both_come_to_the_batchs_solution():
     assert aligned(online.matrices, A)
 
 
+def quiet_at_first(channels=2, dtype=torch.complex64):
+    """16 frames at a hundredth, then as loud as others, with a pause later."""
+    heard = outside(mixing(10, channels=channels, dtype=dtype) @ complex_sources(10, frames=2000, dtype=dtype))
+    heard[:, :, :16] *= 0.01
+    heard[:, :, 800:1200] *= 0.001
+    return heard
+
+
+@pytest.mark.parametrize("block", [1, 16, 100])
+@pytest.mark.parametrize("options", [{}, {"permutation": "none"}, {"score": "polar"}, {"whiten": False}])
+def test_on_line_the_natural_gradient_bears_a_quiet_beginning_and_pauses(options, block):
+    heard = quiet_at_first()
+    ica = FrequencyICA(**options)
+    for part in heard.split(block, -1):
+        assert bool(torch.view_as_real(ica.partial_fit(part).unmixing).abs().max() < 1e6)
+    torch.testing.assert_close(ica.separate(heard).sum(0), heard[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("outputs", [2, 3])
+def test_on_line_the_whitening_is_that_of_all_frames_and_outputs_go_on(outputs):
+    heard = quiet_at_first(channels=3, dtype=torch.complex128)
+    heard = heard + 0.01 * torch.randn(heard.shape, dtype=heard.dtype, generator=torch.Generator().manual_seed(0))
+    for fitted in (False, True):
+        ica = FrequencyICA(outputs, iterations=3)
+        parts = list(heard.split(100, -1))
+        if fitted:
+            ica.fit(parts.pop(0))
+        for number, part in enumerate(parts):
+            before = None if number < 5 else ica.whitening
+            ica.partial_fit(part)
+            if before is not None:  # no sign and no order of principal components is changed
+                change = ica.whitening @ torch.linalg.pinv(before)
+                assert bool((change.diagonal(dim1=1, dim2=2).real > 0.5).all())
+        z = ica.whitened(heard)
+        eye = torch.eye(outputs, dtype=z.dtype).expand(9, -1, -1)
+        torch.testing.assert_close(z @ z.mH / 2000, eye, atol=1e-6, rtol=0)
+
+
+def test_on_line_the_score_of_whole_vectors_comes_first():
+    heard = outside(mixing(10) @ complex_sources(10, frames=100))
+    found = FrequencyICA(iterations=3)
+    others = [FrequencyICA(score="vector"), FrequencyICA(permutation="none")]
+    for turn, part in enumerate(heard.split(20, -1)):
+        for other in others:
+            other.partial_fit(part)
+        found.partial_fit(torch.cat([torch.zeros(2, 9, 2, dtype=part.dtype), part], -1))
+        assert torch.allclose(found.unmixing, others[0].unmixing) == (turn < 3)
+        assert not torch.allclose(found.unmixing, others[1].unmixing)
+    fitted = FrequencyICA(iterations=3).fit(heard)
+    own = fitted.copy()
+    own.permutation = "none"
+    assert torch.equal(fitted.partial_fit(part).unmixing, own.partial_fit(part).unmixing)
+    twin = found.copy()
+    assert torch.equal(twin.partial_fit(part).matrices(), found.partial_fit(part).matrices())
+
+
+def test_on_line_no_envelopes_are_compared():
+    heard = outside(mixing(10) @ complex_sources(10, frames=100))
+    ica = FrequencyICA(permutation="envelope")
+    with pytest.raises(InputError, match="permutation='envelope' needs all frames at once; call fit first"):
+        ica.partial_fit(heard)
+    assert ica.fit(heard).partial_fit(heard) is ica
+
+
+def test_on_line_matrices_that_run_away_are_told_of_and_given_back():
+    heard = outside(mixing(10) @ complex_sources(10, frames=40))
+    ica = FrequencyICA().partial_fit(heard)
+    ica.unmixing = before = 1e38 * ica.unmixing
+    whitening = ica.whitening
+    with pytest.raises(DivergenceError, match=r"rate is 0\.2: the matrices diverged"):
+        ica.partial_fit(10 * heard)
+    assert ica.unmixing is before
+    assert ica.whitening is whitening
+
+
 def test_on_line_silence_teaches_nothing_and_is_not_counted():
     """Neither before sound nor in a block that it shares with it."""
     heard = outside(mixing(10) @ complex_sources(10, frames=200))

@@ -26,16 +26,20 @@ def whitener(x: Tensor, outputs: int | None = None) -> Tensor:
     Returns:
         Shape (frequencies, outputs, channels). Directions without power are bounded: silence stays silent.
     """
-    covariance = x @ x.mH / x.shape[-1]
+    return root(x @ x.mH / x.shape[-1], outputs)
+
+
+def root(covariance: Tensor, outputs: int | None = None) -> Tensor:
+    """`whitener` of a covariance, shape (frequencies, channels, channels)."""
     # in double precision: neighboring microphones hear nearly the same at low frequencies
     values, vectors = torch.linalg.eigh(covariance.to(torch.complex128))
     least = 1e-10 * values[:, -1:] + 1e-10 * values.amax() + 1e-30
     roots = torch.maximum(values, least).rsqrt()
-    if outputs is None or outputs == x.shape[1]:
+    if outputs is None or outputs == covariance.shape[1]:
         found = (vectors * roots.unsqueeze(1)) @ vectors.mH
     else:
         found = (vectors * roots.unsqueeze(1)).mH[:, -outputs:]
-    whitening: Tensor = found.to(x.dtype)
+    whitening: Tensor = found.to(covariance.dtype)
     return whitening
 
 

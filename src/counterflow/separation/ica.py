@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from counterflow.exceptions import DivergenceError, InputError, ShapeError
-from counterflow.separation.demixing import check_reference, distortion_scale, inside, minimal_distortion, whitener
+from counterflow.separation.demixing import check_reference, distortion_scale, inside, minimal_distortion, root
 from counterflow.separation.permutation import align_envelopes
 
 __all__ = ["FrequencyICA", "score"]
@@ -121,6 +121,9 @@ class FrequencyICA:
         self.reference = reference
         self.unmixing: Tensor | None = None
         self.whitening: Tensor | None = None
+        self._covariance: Tensor | None = None
+        self._frames = 0  # that it is the mean over
+        self._updates = 0  # on line; as many as iterations after fit
 
     def start(self, spectra: Tensor | Sequence[Tensor]) -> Tensor:
         """Find the whitening of a set and begin at the identity.
@@ -141,13 +144,18 @@ class FrequencyICA:
             raise InputError(
                 f"outputs={outputs}, and there are {x.shape[1]} channels; there cannot be more sources than those"
             )
-        if self.whiten or outputs < x.shape[1]:
-            self.whitening = whitener(x, outputs)
-        else:
-            size = x.abs().square().mean((1, 2)).clamp_min(1e-20).rsqrt()
-            self.whitening = size[:, None, None] * torch.eye(outputs, dtype=x.dtype, device=x.device)
+        self._covariance, self._frames, self._updates = x @ x.mH / x.shape[-1], x.shape[-1], 0
         self.unmixing = torch.eye(outputs, dtype=x.dtype, device=x.device).repeat(x.shape[0], 1, 1)
+        self.whitening = self._whitener(self._covariance)
         return self.whitening @ x
+
+    def _whitener(self, covariance: Tensor) -> Tensor:
+        channels = covariance.shape[1]
+        outputs = self.outputs or channels
+        if self.whiten or outputs < channels:
+            return root(covariance, outputs)
+        size = (covariance.diagonal(dim1=1, dim2=2).real.mean(1)).clamp_min(1e-20).rsqrt()
+        return size[:, None, None] * torch.eye(outputs, dtype=covariance.dtype, device=covariance.device)
 
     def fit(self, spectra: Tensor | Sequence[Tensor]) -> Self:
         """Learn from a set that was recorded in one place.
@@ -163,7 +171,7 @@ class FrequencyICA:
             InputError: If there are more outputs than channels, no such reference, or values that are not finite.
             ShapeError: If the items do not have the same channels and frequencies.
         """
-        before = self.unmixing, self.whitening
+        before = self._state()
         z = self.start(spectra)
         kinds: list[Score] = ["vector", self.score] if self.permutation == "vector" else [self.score]
         for kind in dict.fromkeys(kinds):
@@ -171,8 +179,9 @@ class FrequencyICA:
                 self.update(z, kind)
             unmixing, _ = self._known()
             if not bool(torch.view_as_real(unmixing).isfinite().all()):
-                self.unmixing, self.whitening = before
+                self._set(before)
                 raise DivergenceError(f"rate is {self.rate}: the matrices diverged; lower it")
+        self._updates = self.iterations
         if self.permutation == "envelope":
             order = align_envelopes(unmixing @ z)
             self.unmixing = torch.take_along_dim(unmixing, order[:, :, None], 1)
@@ -193,16 +202,60 @@ class FrequencyICA:
         self.unmixing = unmixing + self.rate * step
 
     def partial_fit(self, spectra: Tensor | Sequence[Tensor]) -> Self:
-        """Learn on line: one update by new frames, with the whitening of the first.
+        """Learn on line: one update by new frames, behind the whitening of all that were heard so far.
+
+        It learns slowly: voices in a room take a minute or more, in blocks of a second or two; `OnlineIVA` takes a few
+        seconds. Where nothing was fitted before, the first ``iterations`` updates are by the score of whole vectors if
+        permutation is ``"vector"``, and later ones by the own. A step is shortened where it would turn outputs round,
+        as it would where sound grows loud after a pause. Frames of digital silence change nothing.
 
         Raises:
-            InputError, ShapeError: As `fit`.
+            DivergenceError: If the matrices run away at this rate; they are then what they were before.
+            InputError: As `fit`; also if permutation is ``"envelope"`` and nothing was fitted before, since envelopes
+                are told apart over many frames.
+            ShapeError: As `fit`.
         """
+        if self.unmixing is None and self.permutation == "envelope":
+            raise InputError(
+                "permutation='envelope' needs all frames at once; call fit first, or take 'vector' or 'none'"
+            )
+        before = self._state()
         if self.unmixing is None:
-            self.update(self.start(spectra))
+            self.start(spectra)
+            self._frames = 0
+        self.whitened(spectra)
+        x, _ = inside(spectra)
+        x = x[:, :, x.abs().amax((0, 1)) > 0]
+        if not x.shape[2]:
             return self
-        self.update(self.whitened(spectra))
+        self._hear(x)
+        unmixing, whitening = self._known()
+        kind: Score = "vector" if self.permutation == "vector" and self._updates < self.iterations else self.score
+        correlation = _correlation(unmixing, whitening @ x, kind)
+        rate = (1 / correlation.norm(dim=(1, 2), keepdim=True)).clamp_max(self.rate)
+        self.unmixing = unmixing + rate * _step(unmixing, correlation)
+        self._updates += 1
+        if not bool(torch.view_as_real(self.unmixing).isfinite().all()):
+            self._set(before)
+            raise DivergenceError(f"rate is {self.rate}: the matrices diverged; lower it")
         return self
+
+    def _hear(self, x: Tensor) -> None:
+        """Take new frames into the whitening, which is turned so that outputs change least."""
+        if self._covariance is None:
+            return  # matrices that were set from outside
+        _, whitening = self._known()
+        total = self._frames + x.shape[2]
+        self._covariance = (self._frames * self._covariance + x @ x.mH) / total
+        self._frames = total
+        found = self._whitener(self._covariance)
+        # turned by the unitary matrix nearest to the covariance of old and new whitened frames, which is given a little
+        # in directions that are empty yet
+        wide = self._covariance.to(torch.complex128)
+        least = 1e-10 * wide.diagonal(dim1=1, dim2=2).real.sum(1).amax() + 1e-30
+        wide = wide + least * torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
+        left, _, right = torch.linalg.svd(whitening.to(wide) @ wide @ found.to(wide).mH)
+        self.whitening = (left @ right @ found.to(wide)).to(found.dtype)
 
     def whitened(self, spectra: Tensor | Sequence[Tensor]) -> Tensor:
         """Spectra behind the whitening that was found, shape (frequencies, outputs, frames)."""
@@ -259,6 +312,7 @@ class FrequencyICA:
         )
         twin.unmixing = None if self.unmixing is None else self.unmixing.clone()
         twin.whitening = None if self.whitening is None else self.whitening.clone()
+        twin._covariance, twin._frames, twin._updates = self._state()[2:]
         return twin
 
     def log_likelihood(self, spectra: Sequence[Tensor]) -> Tensor:
@@ -284,6 +338,12 @@ class FrequencyICA:
         found: Tensor = means + 2 * volume.to(means)
         return found
 
+    def _state(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, int, int]:
+        return self.unmixing, self.whitening, self._covariance, self._frames, self._updates
+
+    def _set(self, state: tuple[Tensor | None, Tensor | None, Tensor | None, int, int]) -> None:
+        self.unmixing, self.whitening, self._covariance, self._frames, self._updates = state
+
     def _known(self) -> tuple[Tensor, Tensor]:
         if self.unmixing is None or self.whitening is None:
             raise InputError("nothing has been learned yet; call fit(spectra) first")
@@ -292,8 +352,15 @@ class FrequencyICA:
 
 def natural_gradient(unmixing: Tensor, z: Tensor, kind: Score) -> Tensor:
     """The bracketed term of equation 3 times W, averaged over frames: shape (frequencies, outputs, outputs)."""
+    return _step(unmixing, _correlation(unmixing, z, kind))
+
+
+def _correlation(unmixing: Tensor, z: Tensor, kind: Score) -> Tensor:
     u = unmixing @ z
-    correlation = score(u, kind) @ u.mH / z.shape[-1]
+    return score(u, kind) @ u.mH / z.shape[-1]
+
+
+def _step(unmixing: Tensor, correlation: Tensor) -> Tensor:
     eye = torch.eye(unmixing.shape[1], dtype=unmixing.dtype, device=unmixing.device)
     return (eye - correlation) @ unmixing
 
