@@ -188,6 +188,22 @@ def test_channels_that_are_mixtures_of_fewer_are_refused_unless_fewer_are_asked_
         assert bool((found.square().mean(1) > 1e-3 * kept[0].square().mean()).all())
 
 
+@pytest.mark.parametrize("channels", [6, 8])
+@pytest.mark.parametrize("attended", [False, True])
+def test_delays_of_one_signal_are_told_of_unless_fewer_are_asked_for(channels, attended):
+    """No channel is a mixture of the others; in each frequency they are, nearly."""
+    generator = torch.Generator().manual_seed(0)
+    loud = (torch.rand(41, generator=generator) ** 4).repeat_interleave(400)
+    signal = loud * torch.randn(16400, generator=generator)
+    heard = torch.stack([signal[k : 16000 + k] for k in range(channels)])
+    words = WordClassifier(["a", "b"], RATE, separating.default_transform(RATE), hidden=3).eval() if attended else None
+    with pytest.raises(DivergenceError, match=rf"outputs is {channels}: the matrices diverged.*--sources 2"):
+        separate(heard, RATE, attend=words)
+    found = separate(heard, RATE, sources=2)
+    assert bool(found.isfinite().all())
+    assert 0.5 < float(found.sum(0).std() / heard[0].std()) < 1.5
+
+
 @pytest.mark.parametrize(("bits", "size"), [(16, 150), (16, 1500), (8, 30)])
 def test_a_copy_at_half_the_level_that_was_rounded_is_one(bits, size, recording):
     """``size`` is the root mean square in steps of the format."""

@@ -77,13 +77,13 @@ def check_reference(reference: int | None, channels: int) -> None:
 
 def distortion_scale(matrices: Tensor, reference: int | None) -> Tensor:
     """The factor of each output, shape (frequencies, outputs)."""
-    mixing = _inverse(matrices.to(torch.complex128))
+    mixing = inverse(matrices.to(torch.complex128))
     scale = mixing.diagonal(dim1=1, dim2=2) if reference is None else mixing[:, reference]
     factors: Tensor = scale.to(matrices.dtype)
     return factors
 
 
-def _inverse(matrices: Tensor) -> Tensor:
+def inverse(matrices: Tensor) -> Tensor:
     """The pseudo-inverse; of pairs in closed form where all have an inverse."""
     if matrices.shape[1:] == (2, 2):
         a, b, c, d = matrices.flatten(1).unbind(1)

@@ -29,8 +29,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from counterflow.exceptions import InputError, ShapeError
-from counterflow.separation.demixing import check_reference, inside, minimal_distortion, whitener
+from counterflow.exceptions import DivergenceError, InputError, ShapeError
+from counterflow.separation.demixing import check_reference, inside, inverse, minimal_distortion, whitener
 
 __all__ = ["OnlineIVA", "auxiliary_iva"]
 
@@ -38,6 +38,7 @@ Model = Literal["gauss", "laplace"]
 Stages = tuple[tuple[int, int], ...]  # how many updates, and with how many bands
 
 FLOOR = 1e-3
+KEPT = 0.99
 FIRST = 16  # frames with sound before the first update on line, or twice the channels where that is more
 
 
@@ -72,6 +73,8 @@ def auxiliary_iva(
         Shape (frequencies, outputs, channels).
 
     Raises:
+        DivergenceError: If the matrices run away, or outputs end as copies of each other, as they may where channels
+            hold fewer sources than there are outputs.
         InputError: If an argument is out of range, or a value not finite.
         ShapeError: If spectra are not complex (channels, frequencies, frames).
 
@@ -101,14 +104,23 @@ def auxiliary_iva(
     stages = ((turns - late, 1), (late, parts))
     whitening = whitener(x, count)
     unmixing = torch.eye(count, dtype=x.dtype, device=x.device).repeat(x.shape[0], 1, 1)
-    if fast:
-        unmixing = _compiled(x, whitening, unmixing, stages, model)
-    else:
-        z = whitening @ x
-        for count_of, blocks in stages:
-            for _ in range(count_of):
-                unmixing = _update(z, unmixing, model, blocks)
-    found = unmixing @ whitening
+    try:
+        if fast:
+            unmixing = _compiled(x, whitening, unmixing, stages, model)
+        else:
+            z = whitening @ x
+            for count_of, blocks in stages:
+                for _ in range(count_of):
+                    unmixing = _update(z, unmixing, model, blocks)
+        found = unmixing @ whitening
+        kept = _kept(x, whitening, found)
+    except torch.linalg.LinAlgError:  # a matrix that has no inverse
+        kept = 0.0
+    if not kept > KEPT:
+        raise DivergenceError(
+            f"outputs is {count}: the matrices diverged, as they do where the channels hold fewer sources than that; "
+            "ask for fewer (sources=2, --sources 2), or leave channels out"
+        )
     return minimal_distortion(found, reference) if scaled else found
 
 
@@ -117,6 +129,25 @@ def _check(model: str, iterations: int) -> None:
         raise InputError(f"model must be 'gauss' or 'laplace', got {model!r}")
     if iterations < 0:
         raise InputError(f"iterations must be 0 or more, got {iterations}")
+
+
+def _kept(x: Tensor, whitening: Tensor, matrices: Tensor) -> float:
+    """The share of the power that was whitened which the outputs still hold: 1 where matrices have an inverse.
+
+    In frequencies without power they need have none. Pairs, whose vectors are never parallel, and fewer frames than
+    outputs, which leave vectors open, are looked at for what is not finite alone.
+    """
+    if not bool(torch.view_as_real(matrices).isfinite().all()):
+        return 0.0
+    if matrices.shape[1] <= 2 or x.shape[2] < matrices.shape[1]:
+        return 1.0
+    double = (each.detach().to(torch.complex128) for each in (whitening, matrices))
+    before, after = (inverse(each) @ each for each in double)
+    x = x.detach()
+    power = (x @ x.mH).to(torch.complex128)
+    lost = before - after
+    total = (before @ power @ before.mH).diagonal(dim1=1, dim2=2).real.sum()
+    return 1 - float((lost @ power @ lost.mH).diagonal(dim1=1, dim2=2).real.sum() / total.clamp_min(1e-30))
 
 
 def _compiled(x: Tensor, whitening: Tensor, unmixing: Tensor, stages: Stages, model: Model) -> Tensor:

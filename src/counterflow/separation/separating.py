@@ -124,7 +124,8 @@ def separate(
         that microphone's signal where there are as many as channels.
 
     Raises:
-        DivergenceError: If the natural gradient runs away at the smallest rate, too.
+        DivergenceError: If the natural gradient runs away at the smallest rate, too, or vectors do, as they may where
+            channels hold fewer sources than are asked for.
         InputError, ShapeError: If the mixture cannot be separated (`check_mixture`), or an argument is out of range.
 
     Example:
