@@ -28,7 +28,7 @@ BIBLIOGRAPHY = ROOT / "docs" / "references.bib"
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.rst") if "_build" not in path.parts)
 TEXTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 
-# The command line has a page of its own, and papers are shown by the report.
+# The command line has a page of its own, and papers are shown by the report. What begins with _ is private.
 INTERNAL = ("cli", "lab.papers")
 
 
@@ -205,7 +205,8 @@ def public_modules() -> list[str]:
     found = ["counterflow"]
     for module in pkgutil.walk_packages(counterflow.__path__, "counterflow."):
         name = module.name.removeprefix("counterflow.")
-        if name == "lab" or any(f"{name}.".startswith(f"{each}.") for each in INTERNAL):
+        inside = "._" in module.name or any(f"{name}.".startswith(f"{each}.") for each in INTERNAL)
+        if name == "lab" or inside:
             continue  # the lab itself has no names
         if module.ispkg or name.removeprefix("lab.").count(".") == 0:
             found.append(module.name)
