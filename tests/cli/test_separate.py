@@ -212,6 +212,17 @@ def test_a_method_that_diverges_is_told_of_by_its_option(place, tmp_path, monkey
     assert "two.wav: --method ica diverges on it; take --method iva" in capsys.readouterr().err
 
 
+def test_delays_of_one_signal_are_told_of_with_the_option_that_helps(tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    loud = (torch.rand(41, generator=generator) ** 4).repeat_interleave(400)
+    signal = 0.2 * loud * torch.randn(16400, generator=generator)
+    write(tmp_path / "six.wav", torch.stack([signal[k : 16000 + k] for k in range(6)]), 8000)
+    call = ["separate", "run", str(tmp_path / "six.wav"), "--out", str(tmp_path / "out")]
+    assert main(call) == 2
+    assert "six.wav: it holds fewer than 6 sources; ask for fewer, --sources 2 say" in capsys.readouterr().err
+    assert main([*call, "--sources", "2"]) == 0
+
+
 @pytest.mark.parametrize(("missing", "option"), [("fast_bss_eval", "--references"), ("matplotlib.figure", "--plot")])
 def test_a_missing_extra_is_told_of_before_anything_is_written(missing, option, place, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, missing, None)

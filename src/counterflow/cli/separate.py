@@ -236,7 +236,11 @@ def _run(
         with torch.no_grad():
             found = separate(mixture, rate, attend=classifier, **options)
     except DivergenceError as error:
-        raise DivergenceError(f"{file}: --method ica diverges on it; take --method iva") from error
+        if options["method"] == "ica":
+            raise DivergenceError(f"{file}: --method ica diverges on it; take --method iva") from error
+        raise DivergenceError(
+            f"{file}: it holds fewer than {count} sources; ask for fewer, --sources 2 say, or leave channels out"
+        ) from error
     except CounterflowError as error:
         raise type(error)(f"{file}: {error}") from error
     _write_together(names, found, rate)

@@ -114,12 +114,12 @@ def auxiliary_iva(
                     unmixing = _update(z, unmixing, model, blocks)
         found = unmixing @ whitening
         kept = _kept(x, whitening, found)
-    except torch.linalg.LinAlgError:  # a matrix that has no inverse
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # a matrix has no inverse
         kept = 0.0
     if not kept > KEPT:
         raise DivergenceError(
-            f"outputs is {count}: the matrices diverged, as they do where the channels hold fewer sources than that; "
-            "ask for fewer (sources=2, --sources 2), or leave channels out"
+            f"the matrices of {count} outputs diverged, as they do where channels hold fewer sources; ask for fewer, "
+            "sources=2 say, or leave channels out"
         )
     return minimal_distortion(found, reference) if scaled else found
 

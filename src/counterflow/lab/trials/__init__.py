@@ -9,7 +9,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("lab", "the lab") from error
 
-from counterflow.lab.trials.claim import Claim, Digest, Kind, read_claims
+from counterflow.lab.trials.claim import Change, Claim, Digest, Kind, read_claims
 from counterflow.lab.trials.finding import available, common, find, so_far
 from counterflow.lab.trials.paper import Paper, Profile, claims_of, digest_of, load_paper, paper_keys, part_of
 from counterflow.lab.trials.record import Record, Status, pack, read_environments, read_record, unpack
@@ -18,6 +18,7 @@ from counterflow.lab.trials.trial import Context, Device, Json, Outcome, Trial
 from counterflow.lab.trials.verdict import ClaimResult, Group, Measurement, Setting, Verdict, judge
 
 __all__ = [
+    "Change",
     "Claim",
     "ClaimResult",
     "Context",
