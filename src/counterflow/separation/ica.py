@@ -205,9 +205,10 @@ class FrequencyICA:
         """Learn on line: one update by new frames, behind the whitening of all that were heard so far.
 
         It learns slowly, and may fall back: voices in a room take minutes in blocks of a second or two, and stay mixed
-        in short ones; `OnlineIVA` takes seconds, and is the one to use. Where nothing was fitted before, the first ``iterations`` updates are by the score of whole vectors if
-        permutation is ``"vector"``, and later ones by the own. A step is shortened where it would turn outputs round,
-        as it would where sound grows loud after a pause. Frames of digital silence change nothing.
+        in short ones; `OnlineIVA` takes seconds, and is the one to use. Where nothing was fitted before, the first
+        ``iterations`` updates are by the score of whole vectors if permutation is ``"vector"``, and later ones by the
+        own. A step is shortened where it would turn outputs round, as it would where sound grows loud after a pause.
+        Frames of digital silence change nothing.
 
         Raises:
             DivergenceError: If the matrices run away at this rate; they are then what they were before.
