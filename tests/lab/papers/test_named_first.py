@@ -45,8 +45,10 @@ def test_the_report_has_the_verdict_as_before_too() -> None:
     tie = Measurement((Group((1.0, 1.01, 0.99, 1.0)), Group((1.0, 0.99, 1.01, 1.0), -1.0)), reason="a note")
     [found] = judge([claim], {claim.id: tie})
     assert found.verdict == "reproduced"
-    assert found.reason.startswith("a note; since 2026-11-27, when results were known, because the paper says equal")
+    assert found.reason.startswith(
+        "a note; named so since 2026-11-27, when results were known, because the paper says equal"
+    )
     assert found.reason.endswith("; judged as before it is inconclusive")
     [missing] = judge([claim], {})
     assert "as before" not in missing.reason
-    assert "since 2026-11-27" in missing.reason
+    assert "named so since 2026-11-27" in missing.reason

@@ -203,7 +203,7 @@ def _judged(claim: Claim, measurement: Measurement, missing: str) -> ClaimResult
 def _changed(claim: Claim, measurement: Measurement) -> str:
     """What the reader is told of a claim that was changed since results were known."""
     assert claim.change is not None
-    told = f"since {claim.change.on}, when results were known, because {claim.change.why}"
+    told = f"named so since {claim.change.on}, when results were known, because {claim.change.why}"
     earlier = before(claim)
     if earlier is None or not measurement.groups:
         return told
