@@ -23,10 +23,8 @@ def require_place() -> None:
         if all(_writable(os.path.join(each.path, "__pycache__")) for each in entries if each.is_dir()):
             return
     home = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "numba")
-    with contextlib.suppress(OSError):
-        os.makedirs(home, exist_ok=True)  # as numba will
-        if _writable(home):
-            return
+    if _writable(home):
+        return
     with contextlib.suppress(OSError):
         os.environ["NUMBA_CACHE_DIR"] = folder = _private()
         if "numba" in sys.modules:  # it has read the environment already
@@ -34,8 +32,10 @@ def require_place() -> None:
 
 
 def _writable(folder: str) -> bool:
-    """Whether a folder can be written; where it is not there, the one that it would be made in."""
-    place = folder if os.path.lexists(folder) else os.path.dirname(folder)
+    """Whether a folder can be written; where it is not there, the nearest above, in which it would be made."""
+    place = folder
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
     return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
 
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from counterflow.exceptions import InputError
 from counterflow.files import replacing
 
-__all__ = ["fill", "load", "require_kind", "save"]
+__all__ = ["fill", "load", "model_files", "require_kind", "save"]
 
 FORMAT_VERSION = 1
 
@@ -50,11 +50,17 @@ def save(folder: str | os.PathLike[str], kind: str, config: Mapping[str, Any], t
         raise InputError(f"this {kind} cannot be saved: {error}") from None
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with replacing(place / "model.json") as about, replacing(place / "model.safetensors") as new:
+        about_file, tensors_file = model_files(place)
+        with replacing(about_file) as about, replacing(tensors_file) as new:
             new.write_bytes(content)
             about.write_bytes(f"{text}\n".encode())
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error.strerror or error}; choose another folder") from error
+
+
+def model_files(folder: Path) -> tuple[Path, Path]:
+    """The two files of a model: what it is, and its tensors."""
+    return folder / "model.json", folder / "model.safetensors"
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -99,8 +105,9 @@ def load(folder: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dic
 
     place = Path(folder)
     try:
-        found = json.loads((place / "model.json").read_text("utf-8"))
-        content = (place / "model.safetensors").read_bytes()
+        about, stored = model_files(place)
+        found = json.loads(about.read_text("utf-8"))
+        content = stored.read_bytes()
         tensors: dict[str, Tensor] = deserialized(content)
     except OSError as error:
         reason = error.strerror or error
@@ -129,7 +136,7 @@ def require_kind(folder: str | os.PathLike[str], kind: str) -> None:
         InputError: If another kind is there.
     """
     try:
-        found = json.loads((Path(folder) / "model.json").read_text("utf-8"))
+        found = json.loads(model_files(Path(folder))[0].read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return
     other = found.get("kind", kind) if isinstance(found, dict) else kind

@@ -502,7 +502,7 @@ def test_a_closed_output_is_no_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: Permission denied; name a place"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data/x: Permission denied; name a place"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space"),
         (MemoryError(), "there is not memory enough for what is asked"),
     ],

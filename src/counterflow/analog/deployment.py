@@ -15,7 +15,7 @@ from counterflow.analog.circuits import neurons
 from counterflow.analog.convolution import analog_convolution
 from counterflow.analog.device import DeviceModel, known_device
 from counterflow.analog.linear import Layer, analog_linear, analog_sigmoid, equip, write
-from counterflow.backward.adjoint import Adjoint, own_forward, taken
+from counterflow.backward.adjoint import Adjoint, own_forward, why_taken
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Handle, Row, Table, exporting, reset_compiler, select
 
@@ -182,8 +182,8 @@ def _why_not(module: nn.Module) -> str:
     """Why a module is left alone; empty if it can be deployed, or has nothing that could be."""
     if "analog_cells" in module._buffers or "analog_neurons" in module._buffers:
         return "it is on a device already"
-    if taken(module) is not None:
-        return "its backward pass has been replaced already, and it has one"
+    if reason := why_taken(module):
+        return reason
     if isinstance(module, Layer) and "weight" not in module._parameters:
         return "its weight is made of other parameters, and a capacitor holds the weight itself"
     if isinstance(module, NonDynamicallyQuantizableLinear):

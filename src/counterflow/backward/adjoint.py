@@ -17,17 +17,19 @@ from counterflow.backward.reduce import prepare_ranks
 from counterflow.exceptions import UnsupportedError
 from counterflow.handle import exporting
 
-__all__ = ["Adjoint", "own_forward", "taken"]
+__all__ = ["Adjoint", "own_forward", "why_taken"]
 
 
-def taken(module: nn.Module) -> Any:
-    """The hook that has a layer's backward pass, or a share in it, which another adjoint would cut off; None if none.
+def why_taken(module: nn.Module) -> str:
+    """Why no adjoint can be put on a layer: a hook has its backward pass, or a share in it; empty if none has.
 
     Args:
         module: The layer.
     """
-    hooks = module._forward_hooks.values()
-    return next((hook for hook in hooks if isinstance(hook, Adjoint) or getattr(hook, "learns", False)), None)
+    for hook in module._forward_hooks.values():
+        if isinstance(hook, Adjoint) or getattr(hook, "learns", False):
+            return f"it has {hook!r} already, and a layer has one backward pass; undo that first"
+    return ""
 
 
 def own_forward(module: nn.Module) -> str:
@@ -78,10 +80,7 @@ class Adjoint(ABC):
 
     def why_not(self, module: nn.Module) -> str:
         """Why this module's backward pass cannot be replaced, or must not be once more; empty if it can."""
-        hook = taken(module)
-        if hook is not None:
-            return f"it has {hook!r} already, and a layer has one backward pass; undo that first"
-        return self.supports(module)
+        return why_taken(module) or self.supports(module)
 
     def check(self, name: str, module: nn.Module) -> None:
         """Raise if this module's backward pass cannot be replaced, or has been already.

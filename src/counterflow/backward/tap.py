@@ -200,7 +200,9 @@ class Tap:
                 "holds no floating-point tensor that can be reached; tuples, lists, dictionaries and classes "
                 "registered with torch.utils._pytree can be looked into"
             )
-        given = tree_leaves((args, kwargs))
+        given: Any = (*args, *kwargs.values())
+        if not all(isinstance(value, Tensor) for value in given):  # a walk costs as much as the rest, and is rare
+            given = tree_leaves(given)
         for index in self.choose(leaves, floating):
             leaf = leaves[index]
             if any(leaf is value for value in given):

@@ -15,7 +15,6 @@ from counterflow.cli.console import counted
 from counterflow.cli.recordings import in_folders, require_heard
 from counterflow.cli.targets import (
     json_file,
-    model_files,
     require_apart,
     require_json,
     require_model,
@@ -291,6 +290,8 @@ def _evaluate(identifier: Identifier, folder: Path, plot: Path | None, stream: A
 
 def _read(action: str, paths: Sequence[Path]) -> Iterator[Path]:
     """All files that are read."""
+    from counterflow.persist import model_files
+
     if action != "train":
         yield from model_files(paths[0])
     yield from paths[1:] if action == "run" else _recordings(paths[-1], 1)[0]

@@ -14,7 +14,6 @@ import tyro
 from counterflow.cli.recordings import in_folders, require_heard
 from counterflow.cli.targets import (
     json_file,
-    model_files,
     require_apart,
     require_folder,
     require_json,
@@ -279,6 +278,8 @@ def _run(
 
 def _read(action: str, path: Path, model: Path | None, references: Sequence[Path]) -> Iterator[Path]:
     """All files that are read."""
+    from counterflow.persist import model_files
+
     if action == "train":
         yield from in_folders(path, "word", least=2)[0]
     else:

@@ -19,7 +19,6 @@ from counterflow.cli.console import counted
 from counterflow.cli.corpus import check_corpus, corpus_files, find_lexicon, listen, read_corpus
 from counterflow.cli.targets import (
     json_file,
-    model_files,
     require_apart,
     require_folder,
     require_json,
@@ -368,6 +367,8 @@ def _evaluate(rec: Recognizer, folder: Path, oov: OutOfVocabulary, durations: fl
 
 def _read(action: str, paths: Sequence[Path], lexicon: Path | None, grammar: str | None) -> Iterator[Path]:
     """All files that are read."""
+    from counterflow.persist import model_files
+
     if action in ("transcribe", "align", "evaluate"):
         yield from model_files(paths[0])
     if action == "transcribe":

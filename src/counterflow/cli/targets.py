@@ -15,7 +15,6 @@ from counterflow.pictures import PICTURES, require_picture
 
 __all__ = [
     "json_file",
-    "model_files",
     "require_apart",
     "require_folder",
     "require_json",
@@ -96,11 +95,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def model_files(folder: Path) -> list[Path]:
-    """The files of a model."""
-    return [folder / name for name in ("model.json", "model.safetensors")]
-
-
 def require_folder(path: Path, name: str = "out") -> None:
     """Find out before the work that the folder of an option cannot be made or written; it is not made yet."""
     if path.is_file():
@@ -123,7 +117,7 @@ def require_model(out: Path, kind: str, json: str | None) -> None:
         kind: What it is.
         json: What ``--json`` names, which must not be one of its files.
     """
-    from counterflow.persist import require_kind  # it loads torch
+    from counterflow.persist import model_files, require_kind  # it loads torch
 
     require_folder(out)
     require_apart([("json", json_file(json)), *(("out", path) for path in model_files(out))])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from counterflow.backward.adjoint import own_forward, taken
+from counterflow.backward.adjoint import own_forward, why_taken
 from counterflow.exceptions import InputError, UnsupportedError
 from counterflow.handle import Row
 
@@ -239,10 +239,7 @@ def _why_not(module: nn.Module, groups: Mapping[int, Any], owners: Mapping[int, 
         return "its weight is not in the optimizer"
     if any(len(owners[id(p)]) > 1 for p in (weight, bias) if p is not None):
         return "it shares a parameter with another module, whose inputs are others"
-    hook = taken(module)
-    if hook is not None:
-        return f"it has {hook!r} already, and a layer has one backward pass; undo that first"
-    return ""
+    return why_taken(module)
 
 
 def which_form(
