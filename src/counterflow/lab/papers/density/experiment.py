@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from counterflow.lab import stats
 from counterflow.lab.papers.density import nets, peers, plan, timing
 from counterflow.lab.papers.density.figures import exhibits
+from counterflow.lab.papers.density.plan import overlap_of, p_values, samples
 from counterflow.lab.trials import Context, Group, Measurement, Outcome, Paper, Profile, Record, Trial
 
-__all__ = ["PAPER", "READINGS", "p_values"]
+__all__ = ["PAPER", "READINGS"]
 
 READINGS: Mapping[str, tuple[str, str]] = {
     "averaged": ("averaged", "averaged"),
@@ -48,26 +46,6 @@ def run(trial: Trial, context: Context) -> Outcome:
     if kind == "peer":
         return peers.compare(rest, trial.settings, seed, context)
     return nets.learn(trial.settings, seed, context)
-
-
-def samples(records: Sequence[Record], metric: str = "test") -> tuple[float, ...]:
-    """One number a split."""
-    return tuple(float(record.metrics[metric][0] or 0.0) for record in records)
-
-
-def overlap_of(records: Sequence[Record]) -> float:
-    """Test recordings over training recordings: the splits are of one corpus."""
-    return float(np.mean(samples(records, "ratio")))
-
-
-def p_values(first: Sequence[Record], second: Sequence[Record]) -> tuple[float, float]:
-    """That the first net is better: two-sided p of the paired t test and of the corrected one, 1 where it is behind."""
-    a, b = samples(first), samples(second)
-    plain, corrected = (
-        min(1.0, 2 * stats.contrast_p([stats.paired_term(a, b, "linear", overlap)])[1])
-        for overlap in (0.0, overlap_of(first))
-    )
-    return plain, corrected
 
 
 def measure(profile: Profile, records: Sequence[Record]) -> dict[str, Measurement]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from counterflow.lab import stats
 from counterflow.lab.papers.density import nets, plan
 from counterflow.lab.papers.density.peers import PEERS
 from counterflow.lab.report import Exhibit, Figure, TableExhibit
@@ -94,12 +93,9 @@ def _cells(panels: Mapping[str, Mapping[str, Mapping[int, Record]]]) -> TableExh
                 ours, theirs = plan.paired(runs[f"rdn {rdn}"], runs[f"alphanet {alphanet}"])
                 if len(ours) < 2:
                     continue
-                a, b = ([float(r.metrics["test"][0] or 0.0) for r in each] for each in (ours, theirs))
-                ratio = float(np.mean([r.metrics["ratio"][0] or 0.0 for r in ours]))
-                plain, corrected = (
-                    min(1.0, 2 * min(stats.contrast_p([stats.paired_term(a, b, "linear", overlap)])))
-                    for overlap in (0.0, ratio)
-                )
+                a, b = plan.samples(ours), plan.samples(theirs)
+                both = zip(plan.p_values(ours, theirs), plan.p_values(theirs, ours), strict=True)
+                plain, corrected = (min(pair) for pair in both)  # whichever is ahead
                 means = [float(f"{np.mean(each):.3g}") for each in (a, b)]
                 difference = float(f"{np.mean(a) - np.mean(b):.2g}")
                 name = f"{letter}, {where}: RDN {rdn}, Alphanet {alphanet}"

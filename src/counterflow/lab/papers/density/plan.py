@@ -10,11 +10,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from counterflow.lab import stats
 from counterflow.lab.papers.density.nets import NETS, SCALE
 from counterflow.lab.trials import Json, Profile, Record, Trial
 from counterflow.lab.trials.finding import identity
 
-__all__ = ["KEY", "PANELS", "SIZES", "Runs", "index", "net_trials", "of_net", "paired", "trials"]
+__all__ = [
+    "KEY",
+    "PANELS",
+    "SIZES",
+    "Runs",
+    "index",
+    "net_trials",
+    "of_net",
+    "overlap_of",
+    "p_values",
+    "paired",
+    "samples",
+    "trials",
+]
 
 KEY = "density"
 PANELS: Mapping[str, int] = {"a": 12, "b": 16, "c": 20, "d": 24}
@@ -173,6 +189,26 @@ def trials(profile: Profile) -> list[Trial]:
     every += [trial for runs in reason_trials(profile).values() for trial in runs]
     every += speed_trials(profile)
     return list({identity(trial): trial for trial in every}.values())
+
+
+def samples(records: Sequence[Record], metric: str = "test") -> tuple[float, ...]:
+    """One number a split."""
+    return tuple(float(record.metrics[metric][0] or 0.0) for record in records)
+
+
+def overlap_of(records: Sequence[Record]) -> float:
+    """Test recordings over training recordings: the splits are of one corpus."""
+    return float(np.mean(samples(records, "ratio")))
+
+
+def p_values(first: Sequence[Record], second: Sequence[Record]) -> tuple[float, float]:
+    """That the first net is better: two-sided p of the paired t test and of the corrected one, 1 where it is behind."""
+    a, b = samples(first), samples(second)
+    plain, corrected = (
+        min(1.0, 2 * stats.contrast_p([stats.paired_term(a, b, "linear", overlap)])[1])
+        for overlap in (0.0, overlap_of(first))
+    )
+    return plain, corrected
 
 
 Runs = Mapping[int, Record]
