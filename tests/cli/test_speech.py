@@ -400,6 +400,7 @@ def test_what_cannot_be_used_is_said_in_one_line(place, tmp_path, capsys):
         (["train", test], "needs --out MODEL"),
         (["train", test, test, "--out", "x"], "takes CORPUS, got 2 paths"),
         (["train", str(empty), "--out", str(tmp_path / "m")], "holds 0 of transcripts.csv"),
+        (["check", __file__], "test_speech.py is no folder; a corpus is one with recordings and transcripts.csv"),
         (["train", test, "--out", str(tmp_path / "m"), "--lexicon", str(short)], "words: "),
         (["train", str(wrong), "--out", str(tmp_path / "m"), "--lexicon", str(short)], "is a command, and none is run"),
         (["train", str(twice), "--out", str(tmp_path / "m")], "'a' stands there more than once"),

@@ -93,6 +93,8 @@ def corpus_files(folder: Path) -> Iterator[Path]:
 
 def _table_of(folder: Path) -> Path:
     tables = [folder / name for name in ("transcripts.csv", "transcripts.tsv", "wav.scp")]
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; a corpus is one with recordings and {tables[0].name}")
     here = [table for table in tables if table.is_file()]
     if len(here) != 1:
         names = ", ".join(table.name for table in tables)
