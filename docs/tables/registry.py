@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import string
 
@@ -61,11 +62,15 @@ def pairs_table(kind: str) -> str:
     """Every ordered pair of methods on one kind of layers, as tests/contracts/pairs.py found it."""
     cells = json.loads((DOCS / "combinations.json").read_text("utf-8"))[kind]
     keys = list(dict.fromkeys(pair.split(", ")[0] for pair in cells))
-    reasons = list(dict.fromkeys(reason for reason in cells.values() if reason))
+    reasons = dict.fromkeys(reason for reason in cells.values() if reason)
+    # a to z, then aa to zz: there are more reasons than letters.
+    letters = string.ascii_lowercase
+    names = itertools.chain(letters, map("".join, itertools.product(letters, repeat=2)))
+    notes = {reason: f"({name})" for reason, name in zip(reasons, names, strict=False)}
     rows = []
     for number, first in enumerate(keys, 1):
         marks = [cells[f"{first}, {second}"] for second in keys]
-        shown = [f"({string.ascii_lowercase[reasons.index(each)]})" if each else "✓" for each in marks]
+        shown = [notes[each] if each else "✓" for each in marks]
         rows.append((f"{number} ``{first}``", *shown))
-    notes = [f"({string.ascii_lowercase[at]}) {plain(reason)}" for at, reason in enumerate(reasons)]
-    return "\n\n".join([table(("first, then →", *map(str, range(1, len(keys) + 1))), rows), *notes])
+    below = (f"{note} {plain(reason)}" for reason, note in notes.items())
+    return "\n\n".join([table(("first, then →", *map(str, range(1, len(keys) + 1))), rows), *below])
