@@ -69,6 +69,23 @@ def test_reproduce_end_to_end_and_again(
     assert not (out / "report.html").exists()
 
 
+def test_without_a_terminal_a_claim_is_a_plain_line(
+    tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["reproduce", "toy", "--out", str(tmp_path / "out"), "--jobs", "1", "--no-report"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("A toy")
+    assert lines[start + 1].split() == ["claim", "published", "measured", "95%", "n", "setting", "verdict"]
+    rows = {line.split()[0]: line for line in lines[start + 2 : start + 7]}
+    assert list(rows) == ["slow", "speedup", "order", "wrong", "unmeasured"]
+    assert "  102 ± 20 epochs  " in rows["slow"]
+    assert rows["slow"].endswith("  12  smaller  reproduced")
+    assert rows["unmeasured"].endswith("  not run")
+    assert lines[start + 7] == "Nobody (1900)"
+    assert lines[-2].startswith("toy: 3 reproduced, 1 not reproduced, 1 not run; computing time ")
+
+
 def test_only_some_treatments_are_run(tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["reproduce", "toy", "--out", str(tmp_path / "out"), "--jobs", "1", "--no-report"]
     assert main([*command, "--only", "sl*"]) == 0

@@ -116,8 +116,6 @@ def reproduce_command(
     require_device(device, papers, profile, here=cluster is None)
     require_writable(out)
     console = Console(stderr=json == "-")
-    if not console.is_terminal:
-        console.width = max(console.width, 120)  # a file has no edge, and rich would take 80
     try:
         with _executor(cluster) as (executor, threads), Display(papers, console, jobs or threads()) as display:
             at_once = jobs or (None if executor is None else threads)
@@ -193,14 +191,14 @@ def _print_section(console: Console, section: Section) -> None:
             claim.setting if claim.verdict != "not run" else "",
             Text(claim.verdict, style=STYLES[claim.verdict]),
         )
-    console.print(table)
-    console.print(Text(section.citation, style="dim"))
+    console.show(table)
+    console.print(Text(section.citation, style="dim"), soft_wrap=not console.is_terminal)
     for note in section.notes:
         console.print(Text(note), soft_wrap=True)
     counts = {verdict: sum(c.verdict == verdict for c in section.claims) for verdict in STYLES}
     spent = format_computing(section.seconds, section.card_seconds)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    console.print(Text(f"{section.key}: {summary}; computing time {spent}\n"))
+    console.say(f"{section.key}: {summary}; computing time {spent}\n")
 
 
 def _print_faults(papers: Sequence[Paper], records: dict[str, list[Record]], out: Path) -> int:
