@@ -91,6 +91,11 @@ def test_json_is_what_reproduce_writes_beside_the_page_or_the_markdown(tmp_path,
     assert json.loads(target.read_text()) == wanted
     with pytest.raises(InputError, match="--markdown and --json both name"):
         _call(str(tmp_path), "--json", str(target), "--markdown", str(target))
+    page = tmp_path / "report.html"
+    before = page.read_bytes()
+    with pytest.raises(InputError, match=r"--json .*report\.html: the page is written there"):
+        _call(str(tmp_path), "--json", str(page))
+    assert page.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,20 @@ def test_only_some_treatments_are_run(tmp_path: Path, trace: Path, capsys: pytes
     assert trace.read_text() == before
 
 
+def test_the_claims_do_not_take_the_place_of_the_page(
+    tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "report.html"
+    for folder, target, complaint in (
+        (tmp_path, page, f"--json and --out both name {page}"),
+        (out, out, f"--json {out}: --out makes a folder of that name; name a file"),
+    ):
+        assert main(["reproduce", "toy", "--out", str(folder), "--json", str(target)]) == 2
+        assert complaint in capsys.readouterr().err
+        assert not target.exists()
+    assert trace.read_text() == ""
+
+
 def test_a_failed_trial_is_status_1_and_one_line(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -359,6 +359,14 @@ def test_what_is_written_is_not_overwritten_either(place, tmp_path, capsys):
     arguments = ["train", str(place / "test"), "--out", str(tmp_path), "--json", str(tmp_path / "model.json")]
     assert main(["speech", *arguments]) == 2
     assert "--json and --out both name" in capsys.readouterr().err
+    (tmp_path / "model.json").unlink()
+    target = tmp_path / "training.safetensors"
+    arguments[-1] = str(target)
+    assert main(["speech", *arguments]) == 2
+    assert capsys.readouterr().err == (
+        f"counterflow: --json and --out both name {target}; give each a file of its own\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["0.TextGrid"]
 
 
 def test_kinds_have_one_name_on_the_command_line_and_in_python():
@@ -465,6 +473,12 @@ def test_an_example_corpus_is_spoken(tmp_path, capsys, monkeypatch):
     assert "3 recordings" in capsys.readouterr().out
     assert main(["speech", "example", str(tmp_path / "one")]) == 2
     assert "is not empty" in capsys.readouterr().err
+    (tmp_path / "four").mkdir()
+    for target in ("five", "four/0000.wav"):
+        folder = str(tmp_path / target[:4])
+        assert main(["speech", "example", folder, "--count", "1", "--json", str(tmp_path / target)]) == 2
+        assert f"recordings are written there; name a file outside of {folder}" in capsys.readouterr().err
+        assert not (tmp_path / target).exists()
     program.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no such voice')\n")
     assert main(["speech", "example", str(tmp_path / "three"), "--count", "1"]) == 2
     assert "no such voice" in capsys.readouterr().err

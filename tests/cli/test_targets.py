@@ -15,7 +15,7 @@ import torch
 from counterflow import persist
 from counterflow.audio import Writer, write
 from counterflow.cli import main
-from counterflow.cli.targets import require_target, write_target
+from counterflow.cli.targets import require_apart, require_target, write_target
 from counterflow.exceptions import InputError
 from counterflow.pictures import write_picture
 
@@ -119,3 +119,14 @@ def test_training_does_not_destroy_a_model_of_another_kind(
         wanted = f"--out {folder} holds a {there!r}, and a {KINDS[verb]!r} would take its place; name another folder"
         assert said == f"counterflow: {wanted}\n"
     assert persist.load(folder, there) == ({}, {"a": torch.ones(1)})
+
+
+def test_no_option_names_a_folder_that_another_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for json_name in ("new", "new/model"):
+        with pytest.raises(InputError) as caught:
+            require_apart([("json", Path(json_name)), ("out", Path("new/model/model.json"))])
+        assert str(caught.value).startswith("--json ")
+        assert str(caught.value).endswith(f"{json_name}: --out makes a folder of that name; name a file")
+    require_apart([("json", Path("new/model/answers.json")), ("out", Path("new/model/model.json"))])
+    require_apart([("out", Path("a")), ("out", Path("a/b"))])

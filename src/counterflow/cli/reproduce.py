@@ -19,7 +19,7 @@ from rich.text import Text
 
 from counterflow.cli.console import Console
 from counterflow.cli.live import Display
-from counterflow.cli.targets import require_json, write_json
+from counterflow.cli.targets import json_file, require_apart, require_json, write_json
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.lab.report import Section, assemble, claims_document, write_report
 from counterflow.lab.report.numbers import format_computing, format_interval, format_number
@@ -113,6 +113,7 @@ def reproduce_command(
     for paper in papers:
         digest_of(paper.key)  # a malformed file of claims is found before the work, not after it
     require_json(json)
+    require_apart([("json", json_file(json)), ("out", out / "report.html")])
     require_device(device, papers, profile, here=cluster is None)
     require_writable(out)
     console = Console(stderr=json == "-")

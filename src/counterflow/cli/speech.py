@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["speech_command"]
 
+STATE = "training.safetensors"  # beside the model, until it is whole
+
 
 @dataclass(frozen=True)
 class _Changes:
@@ -168,6 +170,9 @@ def speech_command(
     if action == "example":
         from counterflow.cli.espeak import speak_corpus
 
+        target = json_file(json)
+        if target is not None and paths[0].resolve() in (target.resolve(), *target.resolve().parents):
+            raise InputError(f"--json {json}: recordings are written there; name a file outside of {paths[0]}")
         spoken = speak_corpus(paths[0], 200 if count is None else count, seed or 0)
         print(f"{counted(len(spoken), 'recording')} in {paths[0]}", file=stream)
         answer: dict[str, Any] = {"recordings": [{"file": name, "text": text} for name, text in spoken]}
@@ -182,7 +187,7 @@ def speech_command(
                 raise InputError(f"--{name} {number}: it has to be {fewest} or more")
         from counterflow.speech.storage import KIND
 
-        require_model(out, KIND, json)
+        require_model(out, KIND, json, out / STATE)
         changes = _Changes(passes, corrective or 0, contexts, tuple(filter(None, (own_phones or "").split(","))))
         answer = _train(paths[0], out, lexicon, oov or "error", kind or "combined", changes, seed or 0, stream)
     elif action == "transcribe":
@@ -236,7 +241,7 @@ def _train(
     if changes.own:
         known = own_phones(known, changes.own)
     waves, rate = listen(recordings, 0)
-    state = out / "training.safetensors"
+    state = out / STATE
     console = Console(file=sys.stderr)
     # Without a terminal rich would still write an empty line.
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

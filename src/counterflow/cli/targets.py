@@ -59,6 +59,9 @@ def require_target(name: str, path: Path | None, suffixes: tuple[str, ...] | Non
 def require_apart(targets: Iterable[tuple[str, Path | None]]) -> None:
     """Find out before the work that two options name one file, in which the second would take the first one's place.
 
+    Neither may one be named after a folder that another's file will be in: where it is not there yet, it would be made
+    in the course of the work.
+
     Args:
         targets: Options and their files; an option may have several, and a pipe or a device may be named twice.
     """
@@ -69,6 +72,11 @@ def require_apart(targets: Iterable[tuple[str, Path | None]]) -> None:
         first = written.setdefault(path.resolve(), option)
         if first != option:
             raise InputError(f"--{first} and --{option} both name {path}; give each a file of its own")
+    for path, option in written.items():
+        for folder in path.parents:
+            other = written.get(folder, option)
+            if other != option:
+                raise InputError(f"--{other} {folder}: --{option} makes a folder of that name; name a file")
 
 
 def require_unread(targets: Iterable[tuple[str, Path | None]], read: Iterable[Path]) -> None:
@@ -109,18 +117,19 @@ def require_folder(path: Path, name: str = "out") -> None:
         raise InputError(f"--{name} {path}: {place} cannot be written: {error.strerror or error}") from error
 
 
-def require_model(out: Path, kind: str, json: str | None) -> None:
+def require_model(out: Path, kind: str, json: str | None, *more: Path) -> None:
     """Find out before the work that a model cannot be written to ``--out``, or would destroy one of another kind.
 
     Args:
         out: Its folder.
         kind: What it is.
         json: What ``--json`` names, which must not be one of its files.
+        more: Files that are written there beside the model's own.
     """
     from counterflow.persist import model_files, require_kind  # it loads torch
 
     require_folder(out)
-    require_apart([("json", json_file(json)), *(("out", path) for path in model_files(out))])
+    require_apart([("json", json_file(json)), *(("out", path) for path in (*model_files(out), *more))])
     try:
         require_kind(out, kind)
     except InputError as error:
