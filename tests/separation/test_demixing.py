@@ -207,22 +207,68 @@ def test_on_line_the_whitening_is_that_of_all_frames_and_outputs_go_on(outputs):
         torch.testing.assert_close(z @ z.mH / 2000, eye, atol=1e-6, rtol=0)
 
 
-def test_on_line_the_score_of_whole_vectors_comes_first():
+def test_on_line_the_score_is_that_of_whole_vectors_until_a_set_was_fitted():
     heard = outside(mixing(10) @ complex_sources(10, frames=100))
-    found = FrequencyICA(iterations=3)
-    others = [FrequencyICA(score="vector"), FrequencyICA(permutation="none")]
-    for turn, part in enumerate(heard.split(20, -1)):
-        for other in others:
-            other.partial_fit(part)
+    found, vector = FrequencyICA(iterations=3), FrequencyICA(iterations=3, score="vector")
+    own = FrequencyICA(iterations=3, permutation="none")
+    for part in heard.split(20, -1):
+        vector.partial_fit(part)
+        own.partial_fit(part)
         found.partial_fit(torch.cat([torch.zeros(2, 9, 2, dtype=part.dtype), part], -1))
-        assert torch.allclose(found.unmixing, others[0].unmixing) == (turn < 3)
-        assert not torch.allclose(found.unmixing, others[1].unmixing)
+        torch.testing.assert_close(found.unmixing, vector.unmixing, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(found.unmixing, own.unmixing, atol=1e-3)
     fitted = FrequencyICA(iterations=3).fit(heard)
     own = fitted.copy()
     own.permutation = "none"
     assert torch.equal(fitted.partial_fit(part).unmixing, own.partial_fit(part).unmixing)
     twin = found.copy()
     assert torch.equal(twin.partial_fit(part).matrices(), found.partial_fit(part).matrices())
+
+
+@pytest.mark.parametrize("block", [1, 8, 100])
+def test_on_line_it_comes_near_the_whole_sets_solution_however_frames_are_divided(block):
+    s, A = complex_sources(10, frequencies=40, frames=1200), mixing(10, frequencies=40)
+    ica = FrequencyICA()
+    for part in outside(A @ s).split(block, -1):
+        ica.partial_fit(part)
+    assert aligned(ica.matrices(), A)
+    assert leak(ica.matrices(), A) < 0.25
+
+
+@pytest.mark.parametrize("options", [{}, {"score": "polar"}, {"score": "vector"}])
+def test_on_line_what_was_fitted_is_kept_and_bettered(options):
+    """Also in a frequency in which a source is seldom there, at which large steps made outputs copies of each other."""
+    s, A = complex_sources(10, frames=1200), mixing(10)
+    s[4, 0] *= (torch.arange(1200) % 50 < 2) * 20
+    heard = outside(A @ s)
+    ica = FrequencyICA(**options).fit(heard[:, :, :200])
+    before = leak(ica.matrices(), A)
+    for part in heard[:, :, 200:].split(8, -1):
+        ica.partial_fit(part)
+        assert float(torch.linalg.cond(ica.unmixing).max()) < 10
+    assert leak(ica.matrices(), A) < before
+
+
+def test_on_line_frames_are_weighed_by_the_score_and_later_ones_count_more():
+    """Against the update by the paper's equation, with the weights that frames got when they came."""
+    heard = outside(mixing(10, dtype=torch.complex128) @ complex_sources(10, frames=36, dtype=torch.complex128))
+    ica = FrequencyICA(permutation="none", whiten=False, iterations=1)
+    ica.partial_fit(heard[:, :, :16])
+    first, kept = ica.unmixing @ ica.whitening, ica.copy()
+    ica.partial_fit(heard[:, :, 16:])
+    for f in range(9):
+        Q = ica.whitening[f].numpy()
+        x, W = heard[:, f].numpy(), kept.unmixing[f].numpy()
+        correlation, slopes = np.zeros((2, 2), complex), np.zeros(2)
+        for t in range(36):
+            u = W @ Q @ x[:, t]
+            then = first[f].numpy() @ x[:, t] if t < 16 else u
+            real, imaginary = np.tanh(then.real) / then.real, np.tanh(then.imag) / then.imag
+            weight = (1 - 40 / 56) / 16 if t < 16 else (40 / 56) / 20
+            correlation += weight * np.outer(real * u.real + 1j * imaginary * u.imag, u.conj())
+            slopes += weight * (real + imaginary) / 2 * (abs(u) ** 2).sum()
+        W = W + min(0.2, 0.5 / slopes.max()) * (np.eye(2) - correlation) @ W
+        np.testing.assert_allclose(ica.unmixing[f], W, atol=1e-10)
 
 
 def test_on_line_no_envelopes_are_compared():
@@ -236,7 +282,7 @@ def test_on_line_no_envelopes_are_compared():
 def test_on_line_matrices_that_run_away_are_told_of_and_given_back():
     heard = outside(mixing(10) @ complex_sources(10, frames=40))
     ica = FrequencyICA().partial_fit(heard)
-    ica.unmixing = before = 1e38 * ica.unmixing
+    ica.unmixing = before = ica.unmixing / 0
     whitening = ica.whitening
     with pytest.raises(DivergenceError, match=r"rate is 0\.2: the matrices diverged"):
         ica.partial_fit(10 * heard)

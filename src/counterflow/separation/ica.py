@@ -18,8 +18,12 @@ from counterflow.separation.permutation import align_envelopes
 
 __all__ = ["FrequencyICA", "score"]
 
+TOGETHER = 16  # frames at the least that are taken in on line: in few no output is told from the other by its loudness
+
 Score = Literal["cartesian", "polar", "vector"]
 Permutation = Literal["vector", "envelope", "none"]
+Moments = tuple[Tensor, Tensor | None]  # of the factors of an output and of its conjugate
+State = tuple[Tensor | None, Tensor | None, Tensor | None, int, Moments | None, Tensor | None, bool]
 
 
 def score(u: Tensor, kind: Score = "cartesian") -> Tensor:
@@ -123,7 +127,9 @@ class FrequencyICA:
         self.whitening: Tensor | None = None
         self._covariance: Tensor | None = None
         self._frames = 0  # that it is the mean over
-        self._updates = 0  # on line; as many as iterations after fit
+        self._moments: Moments | None = None
+        self._waiting: Tensor | None = None  # frames that are not taken in yet
+        self._ordered = False  # whether fit has put outputs in order
 
     def start(self, spectra: Tensor | Sequence[Tensor]) -> Tensor:
         """Find the whitening of a set and begin at the identity.
@@ -144,7 +150,8 @@ class FrequencyICA:
             raise InputError(
                 f"outputs={outputs}, and there are {x.shape[1]} channels; there cannot be more sources than those"
             )
-        self._covariance, self._frames, self._updates = x @ x.mH / x.shape[-1], x.shape[-1], 0
+        self._covariance, self._frames = x @ x.mH / x.shape[-1], x.shape[-1]
+        self._moments, self._waiting, self._ordered = None, None, False
         self.unmixing = torch.eye(outputs, dtype=x.dtype, device=x.device).repeat(x.shape[0], 1, 1)
         self.whitening = self._whitener(self._covariance)
         return self.whitening @ x
@@ -181,10 +188,12 @@ class FrequencyICA:
             if not bool(torch.view_as_real(unmixing).isfinite().all()):
                 self._set(before)
                 raise DivergenceError(f"rate is {self.rate}: the matrices diverged; lower it")
-        self._updates = self.iterations
         if self.permutation == "envelope":
             order = align_envelopes(unmixing @ z)
-            self.unmixing = torch.take_along_dim(unmixing, order[:, :, None], 1)
+            self.unmixing = unmixing = torch.take_along_dim(unmixing, order[:, :, None], 1)
+        x, _ = inside(spectra)
+        _, whitening = self._known()
+        self._moments, self._ordered = _moments(x, unmixing @ whitening, self.score), True
         return self
 
     def update(self, z: Tensor, kind: Score | None = None, extra: Tensor | None = None) -> None:
@@ -202,13 +211,21 @@ class FrequencyICA:
         self.unmixing = unmixing + self.rate * step
 
     def partial_fit(self, spectra: Tensor | Sequence[Tensor]) -> Self:
-        """Learn on line: one update by new frames, behind the whitening of all that were heard so far.
+        r"""Learn on line from new frames: where the place stays, it comes near what `fit` finds in all frames at once.
 
-        It learns slowly, and may fall back: voices in a room take minutes in blocks of a second or two, and stay mixed
-        in short ones; `OnlineIVA` takes seconds, and is the one to use. Where nothing was fitted before, the first
-        ``iterations`` updates are by the score of whole vectors if permutation is ``"vector"``, and later ones by the
-        own. A step is shortened where it would turn outputs round, as it would where sound grows loud after a pause.
-        Frames of digital silence change nothing.
+        The correlation in the update is that of all frames so far, in which later ones count more, in proportion to
+        their number: each score is :math:`\varphi(u_k) = w_k u_k + v_k \bar u_k` with real factors, by which frames are
+        weighed when they come, so that only :math:`\langle w_k\, x x^H \rangle` and :math:`\langle v_k\, \bar x x^H
+        \rangle` are kept. There is one update for two frames, at most ``iterations`` a call, behind the whitening of
+        all frames. Fewer than 16 frames wait for those of later calls, so that it matters little how they are divided.
+
+        Where nothing was fitted before and permutation is ``"vector"``, the score is that of whole vectors throughout:
+        the own, frequency by frequency, would let the order go that outputs are still to find. After `fit` it is the
+        own. Voices in a room take some seconds. A place that changes is forgotten slowly, the more so the longer it
+        stayed: there `OnlineIVA` is the one to use.
+
+        A step is shortened where it would turn outputs round or make them copies of each other, as it would where sound
+        grows loud after a pause. Frames of digital silence change nothing.
 
         Raises:
             DivergenceError: If the matrices run away at this rate; they are then what they were before.
@@ -227,15 +244,29 @@ class FrequencyICA:
         self.whitened(spectra)
         x, _ = inside(spectra)
         x = x[:, :, x.abs().amax((0, 1)) > 0]
-        if not x.shape[2]:
+        if self._waiting is not None:
+            x = torch.cat([self._waiting.to(x), x], -1)
+        if x.shape[2] < TOGETHER:
+            self._waiting = x
             return self
+        self._waiting = None
         self._hear(x)
-        unmixing, whitening = self._known()
-        kind: Score = "vector" if self.permutation == "vector" and self._updates < self.iterations else self.score
-        correlation = _correlation(unmixing, whitening @ x, kind)
-        rate = (1 / correlation.norm(dim=(1, 2), keepdim=True)).clamp_max(self.rate)
-        self.unmixing = unmixing + rate * _step(unmixing, correlation)
-        self._updates += 1
+        count = x.shape[2]
+        share = 1.0 if self._moments is None else 2 * count / (self._frames + count)
+        kind: Score = "vector" if self.permutation == "vector" and not self._ordered else self.score
+        # in double precision, as where the whitening is found
+        wide = x.to(torch.complex128)
+        unmixing, whitening = (each.to(wide) for each in self._known())
+        for _ in range(min(count // 2, self.iterations)):
+            found = _blend(self._moments, _moments(wide, unmixing @ whitening, kind), share)
+            matrices = unmixing @ whitening
+            # How fast the correlation changes with a row, at most: a step of twice the inverse would swing for ever,
+            # and that of the inverse take a direction away, which no later update could bring back.
+            slope = torch.einsum("fjc,fkcd,fjd->fk", matrices, found[0], matrices.conj()).real.amax(1)
+            rate = (0.5 / slope).clamp_max(self.rate)[:, None, None]
+            unmixing = unmixing + rate * _step(unmixing, _correlation_of(found, matrices))
+        self._moments = _blend(self._moments, _moments(wide, unmixing @ whitening, kind), share)
+        self.unmixing = unmixing.to(x)
         if not bool(torch.view_as_real(self.unmixing).isfinite().all()):
             self._set(before)
             raise DivergenceError(f"rate is {self.rate}: the matrices diverged; lower it")
@@ -243,12 +274,11 @@ class FrequencyICA:
 
     def _hear(self, x: Tensor) -> None:
         """Take new frames into the whitening, which is turned so that outputs change least."""
+        before, self._frames = self._frames, self._frames + x.shape[2]
         if self._covariance is None:
             return  # matrices that were set from outside
         _, whitening = self._known()
-        total = self._frames + x.shape[2]
-        self._covariance = (self._frames * self._covariance + x @ x.mH) / total
-        self._frames = total
+        self._covariance = (before * self._covariance + x @ x.mH) / self._frames
         found = self._whitener(self._covariance)
         # turned by the unitary matrix nearest to the covariance of old and new whitened frames, which is given a little
         # in directions that are empty yet
@@ -313,7 +343,7 @@ class FrequencyICA:
         )
         twin.unmixing = None if self.unmixing is None else self.unmixing.clone()
         twin.whitening = None if self.whitening is None else self.whitening.clone()
-        twin._covariance, twin._frames, twin._updates = self._state()[2:]
+        twin._set((twin.unmixing, twin.whitening, *self._state()[2:]))
         return twin
 
     def log_likelihood(self, spectra: Sequence[Tensor]) -> Tensor:
@@ -339,11 +369,14 @@ class FrequencyICA:
         found: Tensor = means + 2 * volume.to(means)
         return found
 
-    def _state(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, int, int]:
-        return self.unmixing, self.whitening, self._covariance, self._frames, self._updates
+    def _state(self) -> State:
+        return (
+            self.unmixing, self.whitening, self._covariance, self._frames, self._moments, self._waiting, self._ordered
+        )  # fmt: skip
 
-    def _set(self, state: tuple[Tensor | None, Tensor | None, Tensor | None, int, int]) -> None:
-        self.unmixing, self.whitening, self._covariance, self._frames, self._updates = state
+    def _set(self, state: State) -> None:
+        self.unmixing, self.whitening, self._covariance, self._frames = state[:4]
+        self._moments, self._waiting, self._ordered = state[4:]
 
     def _known(self) -> tuple[Tensor, Tensor]:
         if self.unmixing is None or self.whitening is None:
@@ -359,6 +392,46 @@ def natural_gradient(unmixing: Tensor, z: Tensor, kind: Score) -> Tensor:
 def _correlation(unmixing: Tensor, z: Tensor, kind: Score) -> Tensor:
     u = unmixing @ z
     return score(u, kind) @ u.mH / z.shape[-1]
+
+
+def _moments(x: Tensor, matrices: Tensor, kind: Score) -> Moments:
+    """What is kept of frames: the means of w x x^H and v conj(x) x^H, each (frequencies, outputs, channels, channels).
+
+    They are such that the score of outputs u of these matrices is w u + v conj(u).
+    """
+    u = matrices @ x
+    if kind == "cartesian":
+        parts = torch.view_as_real(u)
+        # tanh(0)/0 is 1
+        slopes = torch.where(parts.abs() < 1e-6, 1.0, parts.tanh() / parts)
+        return _weighed(x, slopes.mean(-1), x), _weighed(x.conj(), (slopes[..., 0] - slopes[..., 1]) / 2, x)
+    if kind == "polar":
+        size = u.abs().clamp_min(1e-12)
+        return _weighed(x, size.tanh() / size, x), None
+    power = u.abs().square().mean(0, keepdim=True)
+    return _weighed(x, (power + 1e-12).rsqrt().expand(u.shape), x), None
+
+
+def _weighed(one: Tensor, weights: Tensor, other: Tensor) -> Tensor:
+    each = [(one * weights[:, k, None]) @ other.mH for k in range(weights.shape[1])]
+    return torch.stack(each, 1).to(torch.complex128) / one.shape[-1]
+
+
+def _blend(old: Moments | None, new: Moments, share: float) -> Moments:
+    """Their mean, with this share of the new ones."""
+    if old is None:
+        return new
+    plain = old[0].lerp(new[0], share)
+    return plain, None if old[1] is None or new[1] is None else old[1].lerp(new[1], share)
+
+
+def _correlation_of(moments: Moments, matrices: Tensor) -> Tensor:
+    """What `_correlation` finds, from what was kept of frames."""
+    plain, turned = moments
+    found = torch.einsum("fkc,fkcd,fjd->fkj", matrices, plain, matrices.conj())
+    if turned is not None:
+        found = found + torch.einsum("fkc,fkcd,fjd->fkj", matrices.conj(), turned, matrices.conj())
+    return found
 
 
 def _step(unmixing: Tensor, correlation: Tensor) -> Tensor:
