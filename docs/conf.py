@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,34 @@ def find_by_last_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, co
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, contnode)
 
 
+def lead_back(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Let a page of code lead back to where each object is documented.
+
+    ``viewcode`` keeps one prefix for all objects of a module, so that of two that are documented under different
+    prefixes, such as ``counterflow.temper`` and ``counterflow.tempering.measure``, one led nowhere.
+    """
+    if not page.startswith("_modules/") or "body" not in context:
+        return
+    objects = app.env.get_domain("py").objects  # type: ignore[attr-defined]
+
+    def mended(link: re.Match[str]) -> str:
+        parts = link[1].split(".")
+        for first in range(len(parts)):
+            tail = ".".join(parts[first:])
+            found = [name for name in objects if f".{name}".endswith(f".{tail}")]
+            if found:
+                name = min(found, key=lambda each: (each.count("."), each))
+                return (
+                    f'class="viewcode-back" href="{app.builder.get_relative_uri(page, objects[name].docname)}#{name}"'
+                )
+        return link[0]
+
+    context["body"] = re.sub(r'class="viewcode-back" href="[^"#]*#([^"]+)"', mended, context["body"])
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("missing-reference", find_by_last_name)
+    app.connect("html-page-context", lead_back)
     generated.setup(app)
     gallery.setup(app)

@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -293,6 +294,29 @@ def test_the_generated_parts_can_be_generated(monkeypatch: pytest.MonkeyPatch) -
     assert "AssertionError" not in waivers  # which is a test's own
     _, _, hour = generated.PARTS["benchmark_speech_files"]().partition("an hour, in seconds")
     assert all(float(cell) > 0 for cell in re.findall(r"^     - ([\d.]+)$", hour, re.M))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the documentation's tools are an extra")
+def test_pages_of_code_lead_back_to_where_an_object_is_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    importlib.import_module("sphinx.application")
+    lead_back = runpy.run_path(str(ROOT / "docs" / "conf.py"))["lead_back"]
+    names = {"counterflow.attach": "core", "counterflow.room.attach": "room", "counterflow.Net.undo": "core"}
+    objects = {name: SimpleNamespace(docname=f"api/{page}") for name, page in names.items()}
+    app = SimpleNamespace(
+        env=SimpleNamespace(get_domain=lambda name: SimpleNamespace(objects=objects)),
+        builder=SimpleNamespace(get_relative_uri=lambda source, target: f"to/{target}.html"),
+    )
+    link = '<a class="viewcode-back" href="../{}">[docs]</a>'
+    for before, after in (
+        ("api/core.html#counterflow.backward.attach", "to/api/core.html#counterflow.attach"),
+        ("api/room.html#counterflow.room.attach", "to/api/room.html#counterflow.room.attach"),
+        ("api/room.html#counterflow.room.Net.undo", "to/api/core.html#counterflow.Net.undo"),
+        ("api/core.html#counterflow.gone", "../api/core.html#counterflow.gone"),
+    ):
+        context = {"body": link.format(before)}
+        lead_back(app, "_modules/counterflow/backward/tap", "page.html", context, None)
+        assert context["body"] == link.replace("../{}", after)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the documentation's tools are an extra")
