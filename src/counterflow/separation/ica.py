@@ -211,7 +211,11 @@ class FrequencyICA:
         self.unmixing = unmixing + self.rate * step
 
     def partial_fit(self, spectra: Tensor | Sequence[Tensor]) -> Self:
-        r"""Learn on line from new frames: where the place stays, it comes near what `fit` finds in all frames at once.
+        r"""Learn on line from new frames of a place that stays, or go on from what `fit` has found there.
+
+        Heard once, voices in a room are separated within some seconds, about as well as by `OnlineIVA`, and less well
+        than by `fit`, which hears all frames again and again; a second and third hearing come nearer to it. A place
+        that changes is forgotten slowly, the more so the longer it stayed: there `OnlineIVA` is the one to use.
 
         The correlation in the update is that of all frames so far, in which later ones count more, in proportion to
         their number: each score is :math:`\varphi(u_k) = w_k u_k + v_k \bar u_k` with real factors, by which frames are
@@ -221,8 +225,7 @@ class FrequencyICA:
 
         Where nothing was fitted before and permutation is ``"vector"``, the score is that of whole vectors throughout:
         the own, frequency by frequency, would let the order go that outputs are still to find. After `fit` it is the
-        own. Voices in a room take some seconds. A place that changes is forgotten slowly, the more so the longer it
-        stayed: there `OnlineIVA` is the one to use.
+        own.
 
         A step is shortened where it would turn outputs round or make them copies of each other, as it would where sound
         grows loud after a pause. Frames of digital silence change nothing.
