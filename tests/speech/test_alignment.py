@@ -153,6 +153,21 @@ def test_wherever_it_is_no_number_it_is_as_if_infinite(
     assert found(costs) == found(costs.nan_to_num(torch.inf))
 
 
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_all_frames_and_states_are_meant_where_none_are_given(skip: bool, dtype: torch.dtype) -> None:
+    turned = torch.rand(2, 5, 9, generator=torch.Generator().manual_seed(4)).to(dtype).requires_grad_().mT
+    frames, states = torch.tensor([9, 9]), torch.tensor([5, 5], dtype=torch.int32)
+    path = best_path(turned, skip=skip)
+    assert path.dtype == torch.int64
+    assert not path.requires_grad
+    assert torch.equal(path, best_path(turned, frames, states, skip=skip))
+    assert torch.equal(path, best_path(turned, frames=frames, skip=skip))
+    assert torch.equal(path, best_path(turned.detach().contiguous(), states=states, skip=skip))
+    with pytest.raises(InputError, match="sequence 0 has 2 frames; its 5 states take"):
+        best_path(turned[:, :2], skip=skip)
+
+
 def test_where_nobody_can_look_an_impossible_path_is_not_a_number() -> None:
     error, path = torch.func.vmap(path_error)(torch.rand(2, 1, 2, 3))
     assert error.isnan().all()

@@ -27,12 +27,15 @@ from counterflow.speech import kernels
 
 __all__ = ["best_path", "follow", "path_error"]
 
+_ALL: NDArray[np.int64] = np.empty(0, np.int64)  # all frames, or all states, as the kernel has it
+
 
 def _find(costs: Tensor, frames: NDArray[np.int64], states: NDArray[np.int64], skip: bool) -> tuple[Tensor, int]:
     """The paths, and the first of the batch that has none, or -1."""
-    paths = np.empty(costs.shape[:2], np.int64)
+    table = kernels.as_array(costs)
+    paths = np.empty(table.shape[:2], np.int64)
     run: Any = kernels.chains
-    lost: int = run(kernels.as_array(costs), frames, states, skip, paths)
+    lost: int = run(table, frames, states, skip, paths)
     return torch.from_numpy(paths).to(costs.device), lost
 
 
@@ -113,25 +116,36 @@ def best_path(
 
 def _looked_at(costs: Tensor, frames: Tensor | None, states: Tensor | None, skip: bool) -> Tensor:
     """`best_path` of values that can be seen."""
+    _, time, size = costs.shape
+    if frames is None and states is None and time >= size:
+        # Arrays of the same two numbers, and checks of them, would take as long as half of the recursion.
+        path, lost = _find(costs, _ALL, _ALL, skip)
+    else:
+        path, lost = _find(costs, *_ends(costs, frames, states, skip), skip)
+    if lost >= 0:
+        raise InputError(f"costs of sequence {lost} are not finite on every path; mend or leave it out")
+    return path
+
+
+def _ends(
+    costs: Tensor, frames: Tensor | None, states: Tensor | None, skip: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many frames and states each has, checked."""
     batch, *sizes = costs.shape
     ends: list[NDArray[np.int64]] = []
     for name, given, size in (("frames", frames, sizes[0]), ("states", states, sizes[1])):
         ends.append(np.full(batch, size) if given is None else given.cpu().numpy().astype(np.int64))
         if given is not None and batch and not 1 <= ends[-1].min() <= ends[-1].max() <= size:
             raise InputError(f"{name} must lie between 1 and {size}, got {given.tolist()}")
-    if frames is not None or states is not None or sizes[0] < sizes[1]:
-        least = ends[1] // 2 + 1 if skip else ends[1]
-        short = np.flatnonzero(ends[0] < least)
-        if len(short):
-            at = short[0]
-            raise InputError(
-                f"sequence {at} has {ends[0][at]} frames; its {ends[1][at]} states take {least[at]}: "
-                "the transcript is too long for its audio"
-            )
-    path, lost = _find(costs, ends[0], ends[1], skip)
-    if lost >= 0:
-        raise InputError(f"costs of sequence {lost} are not finite on every path; mend or leave it out")
-    return path
+    least = ends[1] // 2 + 1 if skip else ends[1]
+    short = np.flatnonzero(ends[0] < least)
+    if len(short):
+        at = short[0]
+        raise InputError(
+            f"sequence {at} has {ends[0][at]} frames; its {ends[1][at]} states take {least[at]}: "
+            "the transcript is too long for its audio"
+        )
+    return ends[0], ends[1]
 
 
 def path_error(

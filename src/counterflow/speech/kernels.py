@@ -16,8 +16,8 @@ _INF = np.inf
 
 def as_array(costs: Tensor) -> Any:
     """Costs as an array that the loops take: they know no half precision."""
-    table = costs.detach().cpu().contiguous()
-    return (table if table.dtype in (torch.float32, torch.float64) else table.float()).numpy()
+    known = costs if costs.dtype in (torch.float32, torch.float64) else costs.float()
+    return np.ascontiguousarray(known.numpy(force=True))
 
 
 def as_table(costs: Tensor) -> Any:
@@ -85,14 +85,16 @@ def _known(costs: Any) -> Any:
 def chains(costs: Any, frames: Any, states: Any, skip: bool, paths: Any) -> int:
     """The best path of each of a batch: ``costs`` (batch, time, states), ``paths`` (batch, time), -1 after the end.
 
-    A cost that is no number is passed over. Returns the first of the batch that no path leads through, or -1.
+    ``frames`` and ``states`` say how many are meant of each, and are empty where all are. A cost that is no number is
+    passed over. Returns the first of the batch that no path leads through, or -1.
     """
     B, T, S = costs.shape
     old, new = np.empty(S, costs.dtype), np.empty(S, costs.dtype)
     back = np.empty((T, S), np.uint8)
     lost = -1
     for b in range(B):
-        n, size = frames[b], states[b]
+        n = frames[b] if len(frames) else T
+        size = states[b] if len(states) else S
         total = _chain(costs[b], n, size, skip, paths[b], old, new, back)
         # A state keeps what is no number until the end, so that no other pass has to look for it.
         strange = 0
