@@ -89,6 +89,26 @@ def test_one_stage_equals_exhaustive_search(name, phoneme, frames, scale, penalt
             assert each.cost == pytest.approx(totals[tuple(each.text.split())])
 
 
+@pytest.mark.parametrize("name", sorted(GRAMMARS))
+def test_a_grammar_goes_on_after_words_at_the_cost_of_both(name):
+    grammar = GRAMMARS[name]
+    texts = [text for count in range(3) for text in itertools.product(["ab", "a", "c"], repeat=count)]
+    begun = grammar.onward(grammar.reached([]), anywhere=True)
+    for first in texts:
+        nodes = grammar.reached(first)
+        if not nodes:
+            assert cheapest(begun, first) == math.inf
+            with pytest.raises(InputError, match="nodes must be some of the grammar's, got none"):
+                grammar.onward(nodes)
+            continue
+        rest = grammar.onward(nodes)
+        for then in texts:
+            both = cheapest(begun, first) + cheapest(rest, then)
+            assert both == pytest.approx(cheapest(grammar, first + then))
+    with pytest.raises(InputError, match=r"nodes must be some of the grammar's, got \[99\]"):
+        grammar.onward({99: 0.0})
+
+
 def test_an_automaton_is_read_from_a_file(tmp_path):
     file = tmp_path / "dial.fst"
     file.write_text("0 1 call 0.5\n1 2 home\n\n1 2 <eps> 1.5\n2 0.25\n0\n", "utf-8-sig")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import torch
 
 from counterflow.audio import read_parts
 from counterflow.exceptions import DataError, InputError, ShapeError
-from counterflow.speech import Alternative, Grammar, Lexicon, Linkage, Recognizer, Word, plot_predictions
-from counterflow.speech.answers import in_turn
+from counterflow.speech import Alternative, Grammar, Lexicon, Linkage, Recognizer, Word, n_best, plot_predictions
+from counterflow.speech.answers import cheapest, in_turn
 
 from . import voices
 from .voices import RATE
@@ -137,16 +138,20 @@ def test_several_answers_and_how_long_phones_last(trained, tmp_path):
     assert sorted_anew[0].text == texts[0]
     assert sorted_anew[1].cost - sorted_anew[0].cost > found[1].cost - found[0].cost
     assert [word.text for word in again.recognize(waves[0], durations=1.0)] == texts[0].split()
-    # A file that was cut at pauses: the best of all pairs of answers.
+    # A file that was cut at pauses, where the end of a sentence is the file's.
     soundfile.write(tmp_path / "one.wav", waves[0].numpy(), RATE, subtype="FLOAT")
     parts = [(0.0, waves[0], RATE), (10.0, waves[1], RATE)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("counterflow.speech.recognizer.read_parts", lambda path: iter(parts))
         both = rec.alternatives(tmp_path / "one.wav", 3)
+        words = rec.transcribe(tmp_path / "one.wav")
     assert both[0].text == f"{texts[0]} {texts[1]}"
     assert both[0].words[-1].start > 10
-    second = rec.n_best(waves[1], 3)
-    assert both[1].cost == pytest.approx(min(found[1].cost + second[0].cost, found[0].cost + second[1].cost))
+    assert [(word.text, word.start) for word in both[0].words] == [(word.text, word.start) for word in words]
+    whole = n_best(rec.decoder, torch.cat([rec.costs(wave) for _, wave, _ in parts]), 3)
+    assert [each.text for each in both] == [each.text for each in whole]
+    behind = [[each.cost - several[0].cost for each in several] for several in (both, whole)]
+    assert behind[0] == pytest.approx(behind[1])
     with pytest.raises(InputError, match="durations must be 0 or more"):
         rec.n_best(waves[0], durations=-1.0)
     bare = Recognizer(rec.model, LEXICON, rec.grammar, rec.phoneme, rate=RATE, spread=rec.spread, deltas=2)
@@ -162,10 +167,11 @@ def test_the_best_of_two_parts_differ_in_their_words():
             Alternative(tuple(Word("a", n, n + 1, 0.0) for n in range(len(name))), cost) for name, cost in costs.items()
         ]
 
-    found = in_turn(heard(a=1.0, aa=1.5), heard(aa=1.0, a=2.0), 10.0, 3)
+    pairs = in_turn(heard(a=1.0, aa=1.5), heard(aa=1.0, a=2.0), 10.0)
+    found = cheapest(pairs, 3)
     assert [(each.text, each.cost) for each in found] == [("a a a", 2.0), ("a a a a", 2.5), ("a a", 3.0)]
     assert [word.start for word in found[0].words] == [0.0, 10.0, 11.0]
-    assert len(in_turn(heard(a=1.0, aa=1.5), heard(aa=1.0, a=2.0), 10.0, 2)) == 2
+    assert len(cheapest(pairs, 2)) == 2
 
 
 def test_features_that_are_ready(trained, tmp_path):
@@ -246,13 +252,20 @@ def test_the_grammar_of_a_long_file_goes_on_from_part_to_part(trained, monkeypat
     assert [-word.score for word in words] == [span.cost / (span.end - span.start) for span in whole.words]
     for word, (start, wave) in zip(words, heard[1:3], strict=True):
         assert start < word.start < word.end < start + len(wave) / RATE
-    # Several answers are of each part by itself.
-    with pytest.raises(InputError, match="no sequence of words"):
-        rec.alternatives("a.wav", 2)
-    alone = rec.with_grammar(Grammar([(0, 1, "hi", 0.0)], start=0, finals={1: 0.0}))
-    del heard[1]
-    assert [each.text for each in alone.alternatives("a.wav", 2)] == ["hi"]
-    assert [word.text for word in alone.transcribe("a.wav", durations=1.0)] == ["hi"]
+    several = rec.alternatives("a.wav", 2)
+    assert [each.text for each in several] == ["lil hi"]
+    assert several[0].words[1].start == words[1].start
+    assert [word.text for word in rec.transcribe("a.wav", durations=1.0)] == ["lil", "hi"]
+    # A sequence goes on from where it leads, and not from where another does.
+    ways = [(0, 1, "lil", 0.0), (1, 2, "hi", 0.0), (0, 3, "hi", 0.0), (3, 2, "lo", 0.0)]
+    several = rec.with_grammar(Grammar(ways, start=0, finals={2: 0.0})).alternatives("a.wav", 9)
+    assert {each.text for each in several} == {"lil hi", "hi lo"}
+    # One word is the best of what is heard first, and leaves no room for the second.
+    heard[:] = [(0.0, say(["lil"], 3)), (7.0, noise)]
+    with pytest.raises(InputError, match=r"no sequence of words .* or ask for more than 1, .* from 7.0 s"):
+        rec.alternatives("a.wav", 1)
+    rec.decoder.beam = math.inf
+    assert rec.alternatives("a.wav", 9)[0].text == " ".join(word.text for word in rec.transcribe("a.wav")) == "lil hi"
 
 
 def test_equal_seeds_give_equal_recognizers(trained):

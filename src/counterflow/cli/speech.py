@@ -119,11 +119,12 @@ def speech_command(
         seed: train: of the networks' weights; example: of what is said and how. 0 by default.
         grammar: transcribe, evaluate: loop, where any word may follow any; a finite automaton, a file that ends in .fst
             in OpenFst's text format; or a file of texts, a line each, from which a bigram is made. By default the
-            model's, a bigram of its training texts. It goes on through the whole file; but with --n-best or --durations
-            it begins anew in each part of a file beyond 30 s, which is cut at pauses.
+            model's, a bigram of its training texts. It goes on through the whole file, also where one beyond 30 s is
+            cut at pauses.
         textgrid: align: the folder for a TextGrid for each file.
         format: transcribe: text (the default), ctm, srt or vtt.
-        n_best: transcribe: the best N sequences of words rather than one, a line each, the best first.
+        n_best: transcribe: the best N sequences of words rather than one, a line each, the best first. Of a file beyond
+            30 s, only what is among the best N until each cut.
         durations: transcribe, evaluate: sort the best ten anew by how long phones last, too, with this weight; by
             default they are not.
         json: Write the answers to this file as JSON; - is standard output.

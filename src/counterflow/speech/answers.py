@@ -12,7 +12,7 @@ from counterflow.speech.acoustics import HOP, Clock
 from counterflow.speech.decoding import Hypothesis, WordSpan
 from counterflow.speech.lexicon import Linkage
 
-__all__ = ["Alternative", "Segment", "Word", "in_turn", "segments", "spoken"]
+__all__ = ["Alternative", "Segment", "Word", "cheapest", "in_turn", "segments", "spoken"]
 
 
 @dataclass(frozen=True)
@@ -75,23 +75,21 @@ def alternative(found: Hypothesis, clock: Clock) -> Alternative:
     return Alternative(tuple(spoken(span, clock) for span in found.words), found.cost)
 
 
-def in_turn(first: Sequence[Alternative], then: Sequence[Alternative], after: float, n: int) -> list[Alternative]:
-    """The n best of two parts of a recording, from the n best of each: costs add up.
-
-    The second begins ``after`` seconds. Of pairs that make the same words, such as "a" and "a a" in either order, the
-    cheapest stays.
-    """
+def in_turn(first: Sequence[Alternative], then: Sequence[Alternative], after: float) -> list[Alternative]:
+    """All pairs of answers to two parts of a recording, of which the second begins ``after`` seconds; costs add up."""
     late = [
         replace(each, words=tuple(replace(w, start=after + w.start, end=after + w.end) for w in each.words))
         for each in then
     ]
-    if not first:
-        return late[:n]
-    both = [Alternative(a.words + b.words, a.cost + b.cost) for a, b in itertools.product(first, late)]
-    cheapest: dict[str, Alternative] = {}
-    for each in sorted(both, key=lambda each: each.cost):
-        cheapest.setdefault(each.text, each)
-    return [*cheapest.values()][:n]
+    return [Alternative(a.words + b.words, a.cost + b.cost) for a, b in itertools.product(first, late)]
+
+
+def cheapest(found: Sequence[Alternative], n: int) -> list[Alternative]:
+    """The n best; of those that make the same words, such as "a" and "a a" in either order, the cheapest stays."""
+    best: dict[str, Alternative] = {}
+    for each in sorted(found, key=lambda each: each.cost):
+        best.setdefault(each.text, each)
+    return [*best.values()][:n]
 
 
 def segments(

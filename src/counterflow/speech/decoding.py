@@ -153,6 +153,20 @@ class Decoder:
             if a == number[grammar.start]:
                 self._begins[b] = min(c, self._begins.get(b, math.inf))
 
+    def with_grammar(self, grammar: Grammar) -> Decoder:
+        """The same but for the grammar.
+
+        Args:
+            grammar: It; its words must have pronunciations.
+
+        Returns:
+            Another decoder.
+
+        Raises:
+            InputError: If a word has no pronunciation.
+        """
+        return Decoder(self.lexicon, grammar, self.phoneme, scale=self.scale, penalty=self.penalty, beam=self.beam)
+
     @property
     def _pairs(self) -> bool:
         return self.phoneme.states > 1

@@ -256,6 +256,59 @@ class Grammar:
         ends = self._after(here, lambda node: [(-1, self.finals[node])] if node in self.finals else [])
         return ends.get(-1, math.inf)
 
+    def reached(self, words: Sequence[str]) -> dict[int, float]:
+        """Where some words lead to, by all paths that a decoder may take.
+
+        Args:
+            words: They, from the start on.
+
+        Returns:
+            The nodes, also those after a silent arc, and what they cost beyond the cheapest; none if the words may not
+            be spoken.
+        """
+        here = self._silently({self.start: 0.0})
+        for word in words:
+            there: dict[int, float] = {}
+            for node, cost in here.items():
+                for target, more in self._ways(word, node):
+                    there[target] = min(cost + more, there.get(target, math.inf))
+            here = self._silently(there)
+        least = min(here.values(), default=0.0)
+        return {node: cost - least for node, cost in here.items()}
+
+    def onward(self, nodes: Mapping[int, float], *, anywhere: bool = False) -> Grammar:
+        """What may follow where some nodes were reached.
+
+        Args:
+            nodes: They, and what each costs, as `reached` gives them.
+            anywhere: Whether it may end in any node at no cost, in the midst of what may be said.
+
+        Returns:
+            The grammar of what follows.
+
+        Raises:
+            InputError: If there are no nodes, or one is not of this grammar.
+
+        Example:
+            >>> g = Grammar([(0, 1, "call", 0.0), (1, 2, "home", 0.7), (1, 2, "bob", 0.7)], start=0, finals={2: 0.0})
+            >>> rest = g.onward(g.reached(["call"]))
+            >>> rest.cost(["home"]), rest.cost(["call", "home"])
+            (0.7, inf)
+        """
+        strange = [node for node in nodes if node not in self.nodes]
+        if strange or not nodes:
+            raise InputError(f"nodes must be some of the grammar's, got {strange or 'none'}")
+        first = max(self.nodes) + 1
+        finals = dict.fromkeys(self.nodes, 0.0) if anywhere else self.finals
+        ends = [cost + finals[node] for node, cost in nodes.items() if node in finals]
+        begun = [(first, b, word, nodes[a] + cost) for a, b, word, cost in self.arcs if a in nodes]
+        return Grammar(
+            [*begun, *self.arcs],
+            start=first,
+            finals={**finals, first: min(ends)} if ends else finals,
+            silent=self.silent,
+        )
+
     def perplexity(self, texts: Iterable[Sequence[str]]) -> float:
         r"""The test-set perplexity :math:`\exp(\sum_i C_i / \sum_i (n_i + 1))`; ends count if they cost anything.
 
@@ -280,6 +333,13 @@ class Grammar:
 
     def _ways(self, word: str, node: int) -> list[tuple[int, float]]:
         return self._spoken.get((node, word), [])
+
+    def _silently(self, here: Mapping[int, float]) -> dict[int, float]:
+        found = dict(here)
+        for node, cost in here.items():
+            for target, more in self._silent.get(node, []):
+                found[target] = min(cost + more, found.get(target, math.inf))
+        return found
 
     def _after(self, here: Mapping[int, float], step: Callable[[int], Sequence[tuple[int, float]]]) -> dict[int, float]:
         found: dict[int, float] = {}

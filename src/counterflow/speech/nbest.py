@@ -65,16 +65,8 @@ def n_best(decoder: Decoder, costs: Tensor, n: int = 10) -> list[Hypothesis]:
             part = _part(decoder.grammar, words[:place], without)
             if part is None:
                 continue
-            narrowed = Decoder(
-                decoder.lexicon,
-                part,
-                decoder.phoneme,
-                scale=decoder.scale,
-                penalty=decoder.penalty,
-                beam=decoder.beam,
-            )
             try:
-                other = narrowed.decode(costs)
+                other = decoder.with_grammar(part).decode(costs)
             except InputError:  # nothing of this part fits into the frames
                 continue
             heapq.heappush(heap, (other.cost, next(order), other, place, without))

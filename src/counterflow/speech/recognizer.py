@@ -36,7 +36,7 @@ from counterflow.speech.acoustics import (
     spectrum_of,
     states_of,
 )
-from counterflow.speech.answers import Alternative, Segment, Word, alternative, in_turn, segments, spoken
+from counterflow.speech.answers import Alternative, Segment, Word, alternative, cheapest, in_turn, segments, spoken
 from counterflow.speech.contexts import cases_of, in_context
 from counterflow.speech.decoding import Decoder, WordSpan
 from counterflow.speech.durations import Durations, rescore
@@ -350,16 +350,21 @@ class Recognizer:
         Raises:
             DataError, ShapeError, InputError: As `recognize`; ``InputError`` also if ``n`` is below 1.
         """
+        self._require(n, durations)
+        return self._best(self.decoder, self.costs(wave, running=running), n, durations)
+
+    def _require(self, n: int, durations: float) -> None:
+        if n < 1:
+            raise InputError(f"n must be 1 or more, got {n}")
         if not (math.isfinite(durations) and durations >= 0):
             raise InputError(f"durations must be 0 or more, got {durations}")
         if durations and self.durations is None:
             raise InputError("the model has no durations of phones; train it again")
-        costs = self.costs(wave, running=running)
+
+    def _best(self, decoder: Decoder, costs: Tensor, n: int, durations: float) -> list[Alternative]:
         if not durations or self.durations is None:
-            return [alternative(each, self.clock) for each in n_best(self.decoder, costs, n)]
-        if n < 1:
-            raise InputError(f"n must be 1 or more, got {n}")
-        found = rescore(self.decoder, costs, self.durations, n=max(n, _LOOKED_AT), weight=durations)
+            return [alternative(each, self.clock) for each in n_best(decoder, costs, n)]
+        found = rescore(decoder, costs, self.durations, n=max(n, _LOOKED_AT), weight=durations)
         return [alternative(each, self.clock) for each in found[:n]]
 
     def stream(self) -> RecognizerStream:
@@ -383,8 +388,8 @@ class Recognizer:
         """The words of a file; several channels are averaged.
 
         What lasts more than half a minute is read in parts that end at pauses, so that memory does not grow with the
-        file; bands are relative to their mean over the part. The grammar goes on from part to part; but with
-        ``durations`` each part is heard by itself, as in `alternatives`.
+        file; bands are relative to their mean over the part. The grammar goes on from part to part; with
+        ``durations``, as in `alternatives`.
 
         Args:
             path: A WAV, FLAC or other file that soundfile knows, at ``rate``; where that is None, a NumPy file of
@@ -425,8 +430,9 @@ class Recognizer:
     def alternatives(self, path: str | os.PathLike[str], n: int = 10, *, durations: float = 0.0) -> list[Alternative]:
         """The best sequences of words of a file, of any length.
 
-        What lasts more than half a minute is cut at pauses, and each part heard by itself, as sentences of its own; a
-        part into which none fits adds nothing.
+        What lasts more than half a minute is cut at pauses, and no word crosses a cut. As in `transcribe`, the grammar
+        goes on from part to part: each is heard after the ``n`` best sequences until then, once for each state in which
+        they leave the grammar. A sequence that is among the best of the file, but was not until a pause, is missing.
 
         Args:
             path: As `transcribe`.
@@ -437,19 +443,36 @@ class Recognizer:
             Alternatives in rising order of cost, all of different words.
 
         Raises:
-            DataError, InputError, MissingExtraError: As `transcribe`.
+            DataError, InputError, MissingExtraError: As `transcribe`; ``InputError`` also if ``n`` is below 1, or none
+                of the best until a pause can go on.
         """
-        found: list[Alternative] = []
-        refused: InputError | None = None
-        for start, wave in self._parts(path):
-            try:
-                heard = self.n_best(wave, n, durations=durations)
-            except InputError as error:
-                refused = error
-                continue
-            found = in_turn(found, heard, start, n)
-        if refused is not None and not found:
-            raise refused
+        self._require(n, durations)
+        found = [Alternative((), 0.0)]
+        for start, wave, last in _last_marked(self._parts(path)):
+            costs = self.costs(wave)
+            kept = max(n, _LOOKED_AT) if durations and not last else n  # so many are found in any case
+            states: dict[frozenset[tuple[int, float]], list[Alternative]] = {}
+            for each in found:
+                nodes = self.grammar.reached([word.text for word in each.words])
+                states.setdefault(frozenset(nodes.items()), []).append(each)
+            longer: list[Alternative] = []
+            refused: InputError | None = None
+            for state, before in states.items():
+                grammar = self.grammar.onward(dict(state), anywhere=not last)
+                if len(costs) < self.phoneme.least_frames and grammar.start in grammar.finals:
+                    # Not even silence fits, and none is needed.
+                    heard = [Alternative((), self.decoder.scale * grammar.finals[grammar.start])]
+                else:
+                    try:
+                        heard = self._best(self.decoder.with_grammar(grammar), costs, kept, durations)
+                    except InputError as error:  # nothing that may follow these fits
+                        refused = error
+                        continue
+                longer += in_turn(before, heard, start)
+            if refused is not None and not longer:
+                more = f"; or ask for more than {n}, which may go on otherwise from {start:.1f} s" if start else ""
+                raise InputError(f"{refused}{more}") from refused
+            found = cheapest(longer, kept)
         return found
 
     def _parts(self, path: str | os.PathLike[str]) -> Iterator[tuple[float, Tensor]]:
@@ -539,3 +562,12 @@ class Recognizer:
                 phones=None if config.get("phones") is None else [str(each) for each in config["phones"]],
                 **{name: float(config[name]) for name in ("scale", "penalty", "beam")},
             )
+
+
+def _last_marked(parts: Iterator[tuple[float, Tensor]]) -> Iterator[tuple[float, Tensor, bool]]:
+    """Parts, and whether each is the last."""
+    here = next(parts)
+    for following in parts:
+        yield *here, False
+        here = following
+    yield *here, True
