@@ -137,6 +137,12 @@ def test_words_are_looked_up_in_cmudict():
         Lexicon.cmudict(["hello", "xq", "qx"])
 
 
+@pytest.mark.parametrize("bad", [{"hi": ["HH", "AY"]}, {"hi": "HH AY"}, {"hi": [["HH", "AY"], "HH"]}])
+def test_letters_of_a_string_are_no_phones(bad):
+    with pytest.raises(InputError, match=r"word 'hi' has the string 'HH( AY)?' for a list; give a list of lists of"):
+        Lexicon(bad)
+
+
 @pytest.mark.parametrize("bad", [{}, {"a": []}, {"a": [()]}, {"SIL": [("a",)]}, {"a": [("SIL",)]}])
 def test_lexicons_that_cannot_be(bad):
     with pytest.raises(InputError):

@@ -21,7 +21,7 @@ from counterflow.speech.answers import cheapest, in_turn
 from . import voices
 from .voices import RATE
 
-LEXICON = Lexicon({"lo": ["lo"], "ol": ["ol"], "hi": ["hi"], "lil": ["lil"]})
+LEXICON = Lexicon({word: [[*word]] for word in ("lo", "ol", "hi", "lil")})
 
 
 def say(words: list[str], seed: int) -> torch.Tensor:
@@ -326,7 +326,7 @@ def test_what_cannot_be_trained_is_said(trained):
         train(waves=[waves[0], 0 * waves[1]])
     rec = trained["gaussians"]
     with pytest.raises(InputError, match="the lexicon needs 2 phones"):
-        Recognizer(rec.model, Lexicon({"a": ["a"]}), rec.grammar, rec.phoneme, rate=RATE, spread=rec.spread)
+        Recognizer(rec.model, Lexicon({"a": [["a"]]}), rec.grammar, rec.phoneme, rate=RATE, spread=rec.spread)
     with pytest.raises(InputError, match="the model sees 48 features"):
         Recognizer(rec.model, LEXICON, rec.grammar, rec.phoneme, rate=RATE, spread=rec.spread)
 

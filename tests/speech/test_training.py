@@ -23,7 +23,7 @@ from counterflow.speech import (
     train_predictors,
 )
 
-LEXICON = Lexicon({"tip": ["tip"], "pit": ["pit"], "top": ["top"], "pat": ["pat", "pot"]})
+LEXICON = Lexicon({"tip": [[*"tip"]], "pit": [[*"pit"]], "top": [[*"top"]], "pat": [[*"pat"], [*"pot"]]})
 PHONEME = Phoneme(2, 2, skip=False)
 
 

@@ -91,7 +91,8 @@ class Lexicon:
         pronunciations: For each word, one or more sequences of phones.
 
     Raises:
-        InputError: If there is no word, a word has no phone, or a word or phone is the name of silence.
+        InputError: If there is no word, a word has no phone or a string for its pronunciations, or a word or phone is
+            the name of silence.
 
     Example:
         >>> lexicon = Lexicon({"ja": [("J", "A")], "nein": [("N", "AI", "N")]})
@@ -102,6 +103,10 @@ class Lexicon:
     def __init__(self, pronunciations: Mapping[str, Sequence[Sequence[str]]]) -> None:
         found: dict[str, tuple[tuple[str, ...], ...]] = {}
         for word, variants in pronunciations.items():
+            # The letters of a string would be taken for phones, and phones in one list too few for variants.
+            text = next((each for each in (variants, *variants) if isinstance(each, str)), None)
+            if text is not None:
+                raise InputError(f"word {word!r} has the string {text!r} for a list; give a list of lists of phones")
             several = tuple(dict.fromkeys(tuple(each) for each in variants))
             if not several or not all(several):
                 raise InputError(f"word {word!r} has a pronunciation without phones; give one or more, or leave it out")
