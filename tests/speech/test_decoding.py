@@ -243,6 +243,10 @@ def test_what_cannot_be_is_said():
         lambda: Grammar.loop([]),
         lambda: Grammar.pairs([[]]),
         lambda: Grammar.pairs(["ab"]),
+        lambda: Grammar.bigram([["<s>", "a", "</s>"]]),
+        lambda: GRAMMARS["loop"].cost("a c"),
+        lambda: GRAMMARS["loop"].reached("c"),
+        lambda: GRAMMARS["loop"].perplexity(["c"]),
         lambda: Grammar.bigram(TEXTS, discount=1.0),
         lambda: GRAMMARS["loop"].perplexity([]),
     ):

@@ -96,7 +96,7 @@ class Grammar:
             The grammar; beginnings and ends of texts count as words.
 
         Raises:
-            InputError: If there are no words.
+            InputError: If there are no words, or a text is a string or marks its own beginning or end.
 
         Example:
             >>> round(Grammar.pairs([["a", "b"], ["a", "c"]]).perplexity([["a", "c"]]), 3)
@@ -133,7 +133,8 @@ class Grammar:
             The grammar.
 
         Raises:
-            InputError: If there are no words, or a number is out of range.
+            InputError: If there are no words, a text is a string or marks its own beginning or end, or a number is out
+                of range.
 
         References:
             H. Ney, U. Essen, R. Kneser, On structuring probabilistic dependences in stochastic language modelling,
@@ -249,9 +250,12 @@ class Grammar:
 
         A silent arc is taken only where no arc speaks the word: that is what back-off means. A decoder, which takes the
         cheapest path, may back off where a word was seen, too.
+
+        Raises:
+            InputError: If the text is a string.
         """
         here = {self.start: 0.0}
-        for word in words:
+        for word in _split(words):
             here = self._after(here, functools.partial(self._ways, word))
         ends = self._after(here, lambda node: [(-1, self.finals[node])] if node in self.finals else [])
         return ends.get(-1, math.inf)
@@ -265,9 +269,12 @@ class Grammar:
         Returns:
             The nodes, also those after a silent arc, and what they cost beyond the cheapest; none if the words may not
             be spoken.
+
+        Raises:
+            InputError: If the words are a string.
         """
         here = self._silently({self.start: 0.0})
-        for word in words:
+        for word in _split(words):
             there: dict[int, float] = {}
             for node, cost in here.items():
                 for target, more in self._ways(word, node):
@@ -319,9 +326,9 @@ class Grammar:
             The perplexity, infinite if a text may not be spoken, or if it is beyond what a number can hold.
 
         Raises:
-            InputError: If there are no texts.
+            InputError: If there are no texts, or one is a string.
         """
-        several = [tuple(text) for text in texts]
+        several = [_split(text) for text in texts]
         ends = any(self.finals.values()) or len(self.finals) < len({arc[1] for arc in self.arcs})
         count = sum(len(text) + ends for text in several)
         if not count:
@@ -352,12 +359,20 @@ class Grammar:
         return found
 
 
+def _split(text: Sequence[str]) -> tuple[str, ...]:
+    """The words of a text, which are not its letters."""
+    if isinstance(text, str):
+        raise InputError(f"a text must be a sequence of words, got the string {text!r}; split it")
+    return tuple(text)
+
+
 def _pairs(texts: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
     found = []
     for text in texts:
-        if isinstance(text, str):
-            raise InputError(f"a text must be a sequence of words, got the string {text!r}; split it")
-        found += list(zip([_START, *text], [*text, _END], strict=True))
+        words = _split(text)
+        if _START in words or _END in words:
+            raise InputError(f"a text begins and ends by itself; leave {_START} and {_END} out of {' '.join(words)!r}")
+        found += list(zip([_START, *words], [*words, _END], strict=True))
     if not any(word != _END for _, word in found):
         raise InputError("texts have no words; give at least one")
     return found
