@@ -58,6 +58,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_phones_that_no_transcript_has_are_named(place, tmp_path, capsys):
+    dictionary = tmp_path / "words.dic"
+    # "lo" has a pronunciation without them, too.
+    dictionary.write_text((place / "words.dic").read_text() + "zu z u\nzi z i\nlo(2) l u\nil i l\n")
+    folder, model = tmp_path / "few", str(tmp_path / "model")
+    folder.mkdir()
+    say(folder / "a.wav", "hi ol", 1)
+    (folder / "transcripts.csv").write_text("file,text\na.wav,hi ol\n")
+    asked = ["speech", "train", str(folder), "--out", model, "--lexicon", str(dictionary), "--passes", "1"]
+    assert main([*asked, "--kind", "gaussians", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[2:] == ["2 phones in no transcript, which 2 words need: u z"]
+    assert json.loads(captured.out)["unheard_phones"] == ["u", "z"]
+
+
 def test_a_model_is_evaluated_under_several_grammars(place, tmp_path, capsys):
     texts = tmp_path / "texts"
     texts.write_text("lo hi\nlil ol lo\n\nhi\n", "utf-8-sig")

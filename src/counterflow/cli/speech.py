@@ -277,9 +277,15 @@ def _train(
     print(f"{counted(len(waves), 'recording')}, {seconds / 60:.1f} minutes {what}", file=stream)
     models = counted(len(rec.lexicon.phones), "phone model")
     print(f"{counted(len(known), 'word')}, {models} with silence; model: {out}", file=stream)
+    heard = {phone for words in texts for word in words for each in known.pronunciations[word] for phone in each}
+    unheard = [phone for phone in known.phones[1:] if phone not in heard]
+    lost = sum(all({*each} - heard for each in several) for several in known.pronunciations.values())
+    if lost:  # models of these phones have learned nothing, and a word with one of them will hardly be recognized
+        what, words = counted(len(unheard), "phone"), counted(lost, "word")
+        print(f"{what} in no transcript, which {words} need{'s' * (lost == 1)}: {' '.join(unheard)}", file=stream)
     return {
         "recordings": len(waves), "seconds": seconds, "rate": rate, "words": len(known),
-        "phones": len(rec.lexicon.phones), "training_perplexity": perplexity,
+        "phones": len(rec.lexicon.phones), "unheard_phones": unheard, "training_perplexity": perplexity,
     }  # fmt: skip
 
 

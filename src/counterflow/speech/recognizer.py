@@ -145,7 +145,8 @@ class Recognizer:
             texts: What is said in each.
             rate: Samples a second of all. None if ``waves`` are features that are ready, such as cepstra, each of
                 shape (frames, features), 100 frames a second; they are divided by their standard deviations.
-            lexicon: Pronunciations of at least the words in the texts; those of others can be recognized, too.
+            lexicon: Pronunciations of at least the words in the texts; others can be recognized, too, if all of their
+                phones are in the texts.
             kind: ``"combined"``, a network that tells states of phones in context apart together with the mixtures of
                 Gaussians that have aligned for it; ``"classifier"`` or ``"gaussians"``, one of these alone;
                 ``"predictors"`` are the paper's, ``"linear"`` ones its baseline, and with ``"hidden-control"`` a
