@@ -97,6 +97,11 @@ def test_a_dictionary_file_is_read(tmp_path: Path):
     file.write_text("ONE W AH N\nTWO\n")
     with pytest.raises(DataError, match="line 2: 'TWO' has no phones"):
         Lexicon.read(file)
+    # Kaldi's lexiconp.txt and the dictionaries of Montreal's aligner.
+    for likely in ("1.0", "0.99\t0.2", "9.8e-05"):
+        file.write_text(f"ONE W AH N\nTWO\t{likely}\tT UW\n")
+        with pytest.raises(DataError, match=f"line 2: 'TWO' has {likely.split()[0]} among its phones; leave prob"):
+            Lexicon.read(file)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not UTF-8"):
         Lexicon.read(file)

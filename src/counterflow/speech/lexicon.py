@@ -141,7 +141,7 @@ class Lexicon:
             The lexicon.
 
         Raises:
-            DataError: If it cannot be read, or a line has no phones.
+            DataError: If it cannot be read, or a line has no phones or a probability, as other formats have.
             InputError: As the constructor.
         """
         try:
@@ -160,6 +160,11 @@ class Lexicon:
                 continue
             if not phones:
                 raise DataError(f"{path}, line {number}: {word!r} has no phones; add them or remove the line")
+            # Digits alone are vowels in SAMPA.
+            likely = next((phone for phone in phones if re.fullmatch(r"\d*\.\d+(e-\d+)?", phone)), None)
+            if likely is not None:
+                why = "leave probabilities out"
+                raise DataError(f"{path}, line {number}: {word!r} has {likely} among its phones; {why}")
             bare = re.sub(r"(?<=.)\(\d+\)$", "", word)
             found.setdefault(bare, []).append(tuple(phones))
         every = [phone for several in found.values() for each in several for phone in each]
