@@ -320,6 +320,20 @@ def test_pages_of_code_lead_back_to_where_an_object_is_documented(monkeypatch: p
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the documentation's tools are an extra")
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_a_refused_pair_shows_the_letter_of_its_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    core, nodes = (importlib.import_module(f"docutils.{name}") for name in ("core", "nodes"))
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    page = core.publish_doctree(importlib.import_module("generated").PARTS["pairs"](kind))
+    cells = {entry.astext() for entry in page.findall(nodes.entry)}
+    lines = [line.astext() for line in page.children if isinstance(line, nodes.paragraph)]
+    letters = [line.partition(" ")[0] for line in lines]
+    assert letters[0] == "(a)"
+    assert "" not in cells  # `(a)` alone would be an empty list
+    assert {cell for cell in cells if cell.startswith("(")} == set(letters)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="the documentation's tools are an extra")
 def test_what_failed_is_found_with_the_p_beside_its_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     lab = importlib.import_module("tables.lab")

@@ -66,7 +66,8 @@ def pairs_table(kind: str) -> str:
     # a to z, then aa to zz: there are more reasons than letters.
     letters = string.ascii_lowercase
     names = itertools.chain(letters, map("".join, itertools.product(letters, repeat=2)))
-    notes = {reason: f"({name})" for reason, name in zip(reasons, names, strict=False)}
+    # Escaped, since `(a)` alone begins a list.
+    notes = {reason: f"\\({name})" for reason, name in zip(reasons, names, strict=False)}
     rows = []
     for number, first in enumerate(keys, 1):
         marks = [cells[f"{first}, {second}"] for second in keys]
