@@ -103,8 +103,14 @@ def lead_back(app: Sphinx, page: str, template: str, context: dict[str, Any], do
     context["body"] = re.sub(r'class="viewcode-back" href="[^"#]*#([^"]+)"', mended, context["body"])
 
 
+def keep_initials(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Escape the initial that begins a line, as ``C. Nadeau``, since reStructuredText would number a list by it."""
+    lines[:] = [re.sub(r"^(\s*)([A-Z]\. )", r"\1\\\2", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", keep_initials)
     app.connect("missing-reference", find_by_last_name)
     app.connect("html-page-context", lead_back)
     generated.setup(app)

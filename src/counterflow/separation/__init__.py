@@ -13,7 +13,7 @@ the paper                     here
 :math:`t_{mlp}, y_{mlp}`      1 for the classifier's own strongest output and -1 for others; its outputs
 :math:`u_{target}, \Delta u`  the expected output and change: ``form="gradient"`` or ``form="inverse"`` of `attend`
 :math:`\gamma` (2)            ``gamma``
-(3)                           one pass of `attend`
+equation 3                    one pass of `attend`
 :math:`g, h` (figure 2)       `Microphones`
 mel and linear conversion     `MelFrames`, and `MelFrames.expected_change` for the way back
 ============================  ==========================================================================================

@@ -33,7 +33,7 @@ class CombinedStates(nn.Module):
         classifier: The classifier.
         gaussians: The Gaussian states; they see the classifier's features with two orders of slopes.
         own: o, which Gaussian state each state of the classifier is a case of; the first if not given.
-        weight: w. By default what was best for held-out training speakers of CMU's an4.
+        weight: w, by default what was best for held-out training speakers of CMU's an4.
 
     Raises:
         InputError: If the parts do not fit together, or ``weight`` is negative.
