@@ -544,8 +544,8 @@ def probe(model: nn.Module, layers: str | Sequence[str] | None = None, *, every:
             parameters of their own: linear, convolutional, recurrent, attention, embedding and normalization layers,
             not activations or containers.
         every: Look at every k-th step. By default the probe looks at the first eight steps, measures what that took
-            and chooses the least k that keeps the cost below a tenth of a step: 1 for layers of width 256 and more.
-            As this is a measurement, give ``every`` where runs must agree in which steps they looked at.
+            and chooses the least k that keeps the cost below a tenth of a step: 1 for layers of some hundred units and
+            more. As this is a measurement, give ``every`` where runs must agree in which steps they looked at.
 
     Returns:
         A `Probe`. ``table()`` and ``plot(path)`` work at any time, ``history(layer)`` gives numbers step by step,
