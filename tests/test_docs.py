@@ -12,6 +12,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
+from inspect import getdoc, isfunction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -259,6 +260,17 @@ def test_every_public_name_is_in_the_reference(name: str) -> None:
 
 def _is_module(value: object) -> bool:
     return type(value) is type(sys)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in public_modules() if ".lab." not in name and "integrations" not in name]
+)
+def test_every_public_function_has_an_example(name: str) -> None:
+    """Where importing is quick: doctests run in all of these modules. What only holds results needs none."""
+    module = importlib.import_module(name)
+    functions = {each: getattr(module, each) for each in module.__all__}
+    missing = [each for each, value in functions.items() if isfunction(value) and ">>> " not in (getdoc(value) or "")]
+    assert missing == []
 
 
 def test_every_method_stands_at_its_site() -> None:

@@ -15,12 +15,23 @@ def beside(path: Path) -> Path:
     """The name under which a file is written before it gets its own: in the same folder, with the same suffix.
 
     No other writer has that name, be it a thread, or a process on another machine of a shared folder.
+
+    Example:
+        >>> name = beside(Path("runs/report.html"))
+        >>> name.parent == Path("runs"), name.suffix, name == beside(Path("runs/report.html"))
+        (True, '.html', False)
     """
     return path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
 
 
 def is_special(path: Path) -> bool:
-    """Whether there is a pipe or a device, such as ``/dev/null``: it is written to, and never replaced by a file."""
+    """Whether there is a pipe or a device, such as ``/dev/null``: it is written to, and never replaced by a file.
+
+    Example:
+        >>> import os
+        >>> is_special(Path(os.devnull)), is_special(Path(__file__))
+        (True, False)
+    """
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
@@ -33,6 +44,13 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
     Raises:
         OSError: If it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder) / "note.txt", b"whole")
+        ...     (Path(folder) / "note.txt").read_bytes()
+        b'whole'
     """
     if is_special(path):
         path.write_bytes(content)

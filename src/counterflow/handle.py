@@ -258,7 +258,16 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backw
 
 
 def why_kept(module: nn.Module) -> str:
-    """Why a module must keep its place, since another one there would lose what is on it; empty if it need not."""
+    """Why a module must keep its place, since another one there would lose what is on it; empty if it need not.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> why_kept(layer)
+        ''
+        >>> hook = layer.register_forward_hook(lambda module, inputs, output: None)
+        >>> why_kept(layer)
+        'a hook is on it, which the layer in its place would not have; undo that, and attach it afterwards'
+    """
     if any(hooks for part in module.modules() for name, hooks in vars(part).items() if name in _HOOKS):
         return "a hook is on it, which the layer in its place would not have; undo that, and attach it afterwards"
     if "forward" in vars(module):
@@ -271,6 +280,10 @@ def exporting() -> bool:
 
     The flag itself is read, since before PyTorch 2.13 `torch.compiler.is_exporting` was true under `torch.compile` too,
     and compiled models would have been left alone in silence.
+
+    Example:
+        >>> exporting()
+        False
     """
     return bool(torch.compiler._is_exporting_flag)
 
@@ -279,6 +292,9 @@ def reset_compiler() -> None:
     """Forget compiled code, since a hook added after the first compiled call is silently ignored.
 
     Costs nothing in a process that has compiled nothing.
+
+    Example:
+        >>> reset_compiler()
     """
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

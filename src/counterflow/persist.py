@@ -38,6 +38,13 @@ def save(folder: str | os.PathLike[str], kind: str, config: Mapping[str, Any], t
 
     Raises:
         InputError: If the folder cannot be written, or the configuration is not JSON.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(folder, "example", {"size": 2}, {"weight": torch.ones(2)})
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['model.json', 'model.safetensors']
     """
     from safetensors.torch import save as serialized
 
@@ -59,7 +66,12 @@ def save(folder: str | os.PathLike[str], kind: str, config: Mapping[str, Any], t
 
 
 def model_files(folder: Path) -> tuple[Path, Path]:
-    """The two files of a model: what it is, and its tensors."""
+    """The two files of a model: what it is, and its tensors.
+
+    Example:
+        >>> [path.name for path in model_files(Path("model"))]
+        ['model.json', 'model.safetensors']
+    """
     return folder / "model.json", folder / "model.safetensors"
 
 
@@ -134,6 +146,12 @@ def require_kind(folder: str | os.PathLike[str], kind: str) -> None:
 
     Raises:
         InputError: If another kind is there.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(folder, "example", {}, {"weight": torch.ones(2)})
+        ...     require_kind(folder, "example")
     """
     try:
         found = json.loads(model_files(Path(folder))[0].read_text("utf-8"))

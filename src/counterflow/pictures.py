@@ -28,6 +28,13 @@ def require_picture(path: str | PathLike[str], doing: str) -> Path:
     Raises:
         InputError: If there is no such folder, or the suffix is none of a picture.
         MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> require_picture("error.png", "plot").name
+        'error.png'
+        >>> require_picture("error.txt", "plot")
+        Traceback (most recent call last):
+        counterflow.exceptions.InputError: cannot write 'error.txt': its suffix must be .png or .svg or .pdf ...
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -45,7 +52,7 @@ def require_picture(path: str | PathLike[str], doing: str) -> Path:
 
 
 def write_picture(figure: Any, target: Path, dpi: int) -> None:
-    """Draw a figure, and write it by `counterflow.files.write_whole`.
+    r"""Draw a figure, and write it by `counterflow.files.write_whole`.
 
     Args:
         figure: A figure of matplotlib.
@@ -54,6 +61,15 @@ def write_picture(figure: Any, target: Path, dpi: int) -> None:
 
     Raises:
         InputError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from matplotlib.figure import Figure
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     target = require_picture(Path(folder) / "empty.png", "plot")
+        ...     write_picture(Figure(figsize=(1, 1)), target, dpi=50)
+        ...     target.read_bytes()[:4]
+        b'\x89PNG'
     """
     try:
         drawn = io.BytesIO()

@@ -137,6 +137,11 @@ def register(method: Method) -> Method:
 
     Raises:
         InputError: If its key is taken, or if it brings no example.
+
+    Example:
+        >>> register(methods()["scale"])
+        Traceback (most recent call last):
+        counterflow.exceptions.InputError: a method named 'scale' is registered already; choose another key
     """
     if method.key in _METHODS:
         raise InputError(f"a method named {method.key!r} is registered already; choose another key")
@@ -161,7 +166,14 @@ def methods() -> Mapping[str, Method]:
 
 
 def mlp_example() -> Example:
-    """A three-layer perceptron on random data, with squared error summed over the batch."""
+    """A three-layer perceptron on random data, with squared error summed over the batch.
+
+    Example:
+        >>> example = mlp_example()
+        >>> x, y = example.inputs(4), example.targets(4)
+        >>> example.loss(example.model()(x), y).shape
+        torch.Size([])
+    """
     return Example(
         name="mlp",
         model=lambda: nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)),
@@ -172,7 +184,13 @@ def mlp_example() -> Example:
 
 
 def cnn_example() -> Example:
-    """Two convolutions and a linear layer on random pictures, with cross-entropy summed over the batch."""
+    """Two convolutions and a linear layer on random pictures, with cross-entropy summed over the batch.
+
+    Example:
+        >>> example = cnn_example()
+        >>> example.model()(example.inputs(4)).shape
+        torch.Size([4, 5])
+    """
     return Example(
         name="cnn",
         model=lambda: nn.Sequential(
@@ -204,7 +222,13 @@ class _Attention(nn.Module):
 
 
 def attention_example() -> Example:
-    """Self-attention with a skip and a linear layer on random sequences, with cross-entropy summed over the batch."""
+    """Self-attention with a skip and a linear layer on random sequences, with cross-entropy summed over the batch.
+
+    Example:
+        >>> example = attention_example()
+        >>> example.model()(example.inputs(4)).shape
+        torch.Size([4, 3])
+    """
     return Example(
         name="attention",
         model=lambda: nn.Sequential(_Attention(), nn.Linear(16, 3)),

@@ -42,10 +42,21 @@ def _whole(seed: object) -> int:
 
 
 def torch_generator(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A torch generator for one purpose."""
+    """A torch generator for one purpose.
+
+    Example:
+        >>> a, b = torch_generator(0, "weights"), torch_generator(0, "order")
+        >>> bool(torch.rand(1, generator=a) == torch.rand(1, generator=b))
+        False
+    """
     return torch.Generator(device=device).manual_seed(seed_of(seed, *purpose))
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A NumPy generator for one purpose."""
+    """A NumPy generator for one purpose.
+
+    Example:
+        >>> int(numpy_generator(0, "noise").integers(100)) == int(numpy_generator(0, "noise").integers(100))
+        True
+    """
     return np.random.default_rng(seed_of(seed, *purpose))

@@ -16,7 +16,12 @@ Signal = NDArray[np.float64]
 
 
 def signal(values: ArrayLike, name: str) -> Signal:
-    """Samples as float64, all of them numbers."""
+    """Samples as float64, all of them numbers.
+
+    Example:
+        >>> signal([0, 1], "reference")
+        array([0., 1.])
+    """
     array = np.ascontiguousarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ShapeError(f"{name} has shape {array.shape}; give one channel, (samples,)")
@@ -31,14 +36,27 @@ def signal(values: ArrayLike, name: str) -> Signal:
 
 
 def positive(value: float, name: str) -> float:
-    """A finite number above zero."""
+    """A finite number above zero.
+
+    Example:
+        >>> positive(2, "step")
+        2.0
+    """
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{name} is {value}; give a finite number > 0")
     return float(value)
 
 
 def count(value: int, name: str) -> int:
-    """A whole number of at least one."""
+    """A whole number of at least one.
+
+    Example:
+        >>> count(3, "taps")
+        3
+        >>> count(0, "taps")
+        Traceback (most recent call last):
+        counterflow.exceptions.InputError: taps is 0; give a whole number >= 1
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f"{name} is {value!r}; give a whole number >= 1")
     return int(value)

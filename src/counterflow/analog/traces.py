@@ -126,6 +126,11 @@ class Replay:
 
     Attributes:
         remaining: How many calls of the trace are left.
+
+    Example:
+        >>> chip = Replay([("forward", np.array([0.1, 0.2]), np.array([0.5]))])
+        >>> chip.forward([0.1, 0.2]), chip.remaining
+        (array([0.5]), 0)
     """
 
     def __init__(self, calls: list[tuple[str, Array, Array]], tolerance: float = 0.0) -> None:

@@ -35,6 +35,13 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
     Raises:
         DataError: If it cannot be read, is shorter than it says, or holds no sound.
         MissingExtraError: If soundfile is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(f"{folder}/two.wav", torch.tensor([[0.0, 1.0], [0.0, 0.5]]), 8000)
+        ...     read(f"{folder}/two.wav")
+        (tensor([0.0000, 0.7500]), 8000)
     """
     wave, rate = read_channels(path)
     return wave.mean(0), rate
@@ -52,6 +59,14 @@ def read_channels(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
     Raises:
         DataError: If it cannot be read, is shorter than it says, or holds no sound.
         MissingExtraError: If soundfile is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(f"{folder}/two.wav", torch.tensor([[0.0, 1.0], [0.0, 0.5]]), 8000)
+        ...     read_channels(f"{folder}/two.wav")
+        (tensor([[0.0000, 1.0000],
+                 [0.0000, 0.5000]]), 8000)
     """
     with opened(path) as file:
         samples, rate, promised = read_frames(file, file.frames), file.samplerate, file.frames
@@ -77,6 +92,14 @@ def write(path: str | os.PathLike[str], wave: Tensor, rate: int) -> None:
     Raises:
         InputError: If it cannot be written, the wave has another shape, or the rate is none.
         MissingExtraError: If soundfile is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(f"{folder}/tone.wav", torch.arange(8000).mul(0.1).sin(), 8000)
+        ...     wave, rate = read(f"{folder}/tone.wav")
+        >>> wave.shape, rate
+        (torch.Size([8000]), 8000)
     """
     soundfile = load_soundfile(f"writing {path}")
     if wave.ndim not in (1, 2) or not rate >= 1:

@@ -37,6 +37,17 @@ def read_parts(
         DataError: If the file cannot be read, is shorter than it says, or holds no sound.
         InputError: If ``shortest`` is not between 0.3 s and ``longest``.
         MissingExtraError: If soundfile is not installed.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from counterflow.audio import write
+        >>> loud = torch.sin(0.1 * torch.arange(8000 * 6))
+        >>> wave = torch.cat([loud, torch.zeros(1600), loud])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(f"{folder}/long.wav", wave, 8000)
+        ...     parts = list(read_parts(f"{folder}/long.wav", longest=10.0))
+        >>> [(f"{start:.1f} s", rate) for start, part, rate in parts]
+        [('0.0 s', 8000), ('6.1 s', 8000)]
     """
     if not _PAUSE <= shortest < longest:
         raise InputError(f"shortest must lie between {_PAUSE} s and longest, got {shortest} and {longest}")

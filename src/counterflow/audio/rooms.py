@@ -224,6 +224,11 @@ def snr_gain(voice: Tensor, noise: Tensor, snr: float, rate: int) -> Tensor:
 
     Raises:
         InputError: If one of them is silent.
+
+    Example:
+        >>> voice, noise = torch.ones(8000), torch.full((8000,), 0.5)
+        >>> snr_gain(voice, noise, 20.0, 8000)
+        tensor(0.2000)
     """
     power, level = active_power(voice, rate), noise.square().mean()
     if not (bool(power > 0) and bool(level > 0)):

@@ -32,6 +32,14 @@ class Recording:
         channels: How many are averaged.
         integer: Whether samples are stored as whole numbers, so that the largest of them may be clipped.
         step: Between two neighboring whole numbers; 0 where samples are not stored so.
+
+    Example:
+        >>> import torch
+        >>> from counterflow.audio import write
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(f"{folder}/tone.wav", torch.arange(3000.0).sin(), 8000)
+        ...     [len(block) for block in Recording.open(f"{folder}/tone.wav").blocks(2000)]
+        [2000, 1000]
     """
 
     path: Path
@@ -151,6 +159,14 @@ class Writer:
     Raises:
         InputError: If it cannot be written, or the rate is none; also later, where a disk becomes full.
         MissingExtraError: If soundfile is not installed.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with Writer(f"{folder}/long.wav", 8000) as file:
+        ...         for block in range(3):
+        ...             file.write(np.full(1000, block / 4))
+        ...     Recording.open(f"{folder}/long.wav").frames
+        3000
     """
 
     def __init__(self, path: str | os.PathLike[str], rate: int) -> None:

@@ -372,6 +372,12 @@ def plot_assignments(
         ShapeError: If the matrix has not two dimensions, or not a row for each name.
         InputError: If no such file can be written.
         MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> matrix = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     plot_assignments(matrix, Path(folder) / "wins.svg", ["cat", "dog"])
     """
     names = [str(index) for index in range(len(matrix))] if classes is None else list(classes)
     if matrix.dim() != 2 or len(names) != len(matrix):

@@ -28,6 +28,12 @@ class Task:
     Raises:
         InputError: If there is nothing to train on, or nothing to test on.
         ShapeError: If there is not one label for each input.
+
+    Example:
+        >>> x, y = torch.randn(30, 4), torch.randint(2, (30,))
+        >>> task = Task(x[:20], y[:20], x[20:], y[20:])
+        >>> len(task.test_x)
+        10
     """
 
     train_x: Tensor

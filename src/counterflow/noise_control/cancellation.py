@@ -50,6 +50,13 @@ def choose_step(controller: str, design: Design, heard: Heard, power: float, bud
 
     Raises:
         InputError: If it is not known, diverges with every step, or the noise is silent where it is judged.
+
+    Example:
+        >>> from counterflow.noise_control.families import Design
+        >>> acoustics = Scene("H2").measure([np.random.default_rng(0).standard_normal(4000)])
+        >>> heard = acoustics.again().run(np.random.default_rng(0).standard_normal(4000))
+        >>> choose_step("nlms", Design(taps=25), heard, acoustics.power, budget=4).best
+        1.0
     """
     _known(controller)
     family = CONTROLLERS[controller]

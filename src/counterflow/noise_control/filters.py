@@ -111,6 +111,12 @@ class NLMS(LMS):
 
     References:
         Haykin, "Adaptive Filter Theory" (2002), chapter 6. The paper has no such filter.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal(2000)
+        >>> output, residual = NLMS(taps=4).run(x, 0.5 * x)
+        >>> bool(abs(residual[-100:]).max() < 1e-3)
+        True
     """
 
     def __init__(
@@ -150,6 +156,12 @@ class RLS(InLoop):
 
     References:
         Haykin, "Adaptive Filter Theory" (2002), chapter 9. The paper has no such filter.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal(200)
+        >>> output, residual = RLS(taps=4).run(x, 0.5 * x)
+        >>> bool(abs(residual[-100:]).max() < 1e-2)
+        True
     """
 
     _adjustable = "forgetting"

@@ -52,6 +52,10 @@ def third_octaves(rate: float) -> NDArray[np.float64]:
 
     References:
         IEC 61260-1:2014.
+
+    Example:
+        >>> third_octaves(200.0).round(1)
+        array([25.1, 31.6, 39.8, 50.1, 63.1, 79.4])
     """
     middles = 1000 * 10 ** (np.arange(-16, 14) / 10)
     found: NDArray[np.float64] = middles[middles * 10**0.05 <= rate / 2]

@@ -86,6 +86,15 @@ def recognize(ica: FrequencyICA, spectra: Tensor | Sequence[Tensor], classifier:
 
     Raises:
         InputError, ShapeError: If nothing has been learned, or spectra do not fit.
+
+    Example:
+        >>> from counterflow.audio import ShortTime
+        >>> from counterflow.separation import WordClassifier
+        >>> short, draw = ShortTime(128, 64), torch.Generator().manual_seed(0)
+        >>> spectra = [short(torch.randn(2, 4000, generator=draw)) for _ in range(3)]
+        >>> words = WordClassifier(["no", "yes"], 8000, short)
+        >>> recognize(FrequencyICA(iterations=2).fit(spectra), spectra, words, output=0).shape
+        torch.Size([3, 2])
     """
     z = ica.whitened(spectra)
     places = _places(spectra)
@@ -104,6 +113,15 @@ def choose_voice(ica: FrequencyICA, spectra: Tensor | Sequence[Tensor], classifi
 
     Raises:
         InputError, ShapeError: As `recognize`.
+
+    Example:
+        >>> from counterflow.audio import ShortTime
+        >>> from counterflow.separation import WordClassifier
+        >>> short, draw = ShortTime(128, 64), torch.Generator().manual_seed(0)
+        >>> spectra = [short(torch.randn(2, 4000, generator=draw)) for _ in range(3)]
+        >>> words = WordClassifier(["no", "yes"], 8000, short)
+        >>> choose_voice(FrequencyICA(iterations=2).fit(spectra), spectra, words) in (0, 1)
+        True
     """
     unmixing, _ = ica._known()
     sure = [float(confidence(recognize(ica, spectra, classifier, k)).mean()) for k in range(unmixing.shape[1])]
@@ -158,6 +176,16 @@ def attend(
     References:
         U.-M. Bae, S.-Y. Lee, Combining ICA and Top-Down Attention for Robust Speech Recognition, NIPS 2000, section
         2.1.
+
+    Example:
+        >>> from counterflow.audio import ShortTime
+        >>> from counterflow.separation import WordClassifier
+        >>> short, draw = ShortTime(128, 64), torch.Generator().manual_seed(0)
+        >>> spectra = [short(torch.randn(2, 4000, generator=draw)) for _ in range(3)]
+        >>> words = WordClassifier(["no", "yes"], 8000, short)
+        >>> found = attend(FrequencyICA(iterations=2).fit(spectra), spectra, words, gamma=100.0, passes=2)
+        >>> len(found.errors), found.outputs.shape
+        (3, torch.Size([3, 3, 2]))
     """
     if not (gamma >= 0 and passes >= 0 and step > 0 and (rate is None or rate > 0)):
         raise InputError(

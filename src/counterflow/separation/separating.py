@@ -37,6 +37,13 @@ def check_mixture(mixture: Tensor, rate: int, sources: int | None = None) -> Non
         ShapeError: If it is not (channels, samples), has one channel, or is too short.
         InputError: If it is not of floating point or not finite, silent, some channels are copies of others, or all are
             mixtures of fewer than there are sources.
+
+    Example:
+        >>> one = torch.randn(8000)
+        >>> check_mixture(torch.stack([one, torch.randn(8000)]), 8000)
+        >>> check_mixture(torch.stack([one, one]), 8000)
+        Traceback (most recent call last):
+        counterflow.exceptions.InputError: channels 0 and 1 of mixture are copies of each other ...
     """
     shape = tuple(mixture.shape)
     if mixture.ndim > 2:

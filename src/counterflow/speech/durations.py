@@ -128,6 +128,16 @@ def rescore(
 
     Raises:
         ShapeError, InputError: As `n_best`.
+
+    Example:
+        >>> from counterflow.speech import Decoder, Grammar, Lexicon, Phoneme, n_best
+        >>> decoder = Decoder(Lexicon({"a": [("A",)], "b": [("B",)]}), Grammar.loop("ab"), Phoneme(1, 1), penalty=1.0)
+        >>> costs = torch.tensor([[9.0, 0.0, 0.5]] * 2)
+        >>> lengths = Durations.of([0.0, -3.0, 0.7], [1.0, 0.1, 0.1])  # of silence, A, which is short, and B
+        >>> [each.text for each in n_best(decoder, costs, 2)]
+        ['a', 'b']
+        >>> [each.text for each in rescore(decoder, costs, lengths, n=2)]
+        ['b', 'a']
     """
     found = []
     for each in n_best(decoder, costs, n):

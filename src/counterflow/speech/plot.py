@@ -49,6 +49,10 @@ def plot_predictions(
             audio, or the file cannot be written.
         DataError, ShapeError: As `Recognizer.costs`.
         MissingExtraError: If matplotlib is not installed.
+
+    Example:
+        >>> plot_predictions(recognizer, wave, "yes no", "spectra.png", phones=["EH"])  # doctest: +SKIP
+        0.41
     """
     bank = recognizer.model
     if not isinstance(bank, PredictorBank):

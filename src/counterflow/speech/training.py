@@ -130,6 +130,16 @@ def train_gaussians(
 
     Raises:
         InputError: If there is nothing to train on, or a transcript is too long for its audio.
+
+    Example:
+        >>> from counterflow.speech import Lexicon, Phoneme
+        >>> lexicon, phoneme = Lexicon({"AB": [("A", "B")]}), Phoneme(1, 1)
+        >>> draw, steps = torch.Generator().manual_seed(0), torch.tensor([[0.0]] * 4 + [[5.0]] * 4)
+        >>> x = [steps + 0.1 * torch.randn(8, 1, generator=draw) for _ in range(2)]
+        >>> patterns = [Linkage(["AB"], lexicon, phoneme)] * 2
+        >>> costs = train_gaussians(GaussianStates(len(lexicon.phones), 1), x, patterns, passes=3)
+        >>> len(costs), costs[-1] <= costs[0]
+        (3, True)
     """
     _checked(utterances, patterns, passes)
     paths = [flat_start(pattern, len(x)) for x, pattern in zip(utterances, patterns, strict=True)]
@@ -196,6 +206,18 @@ def train_classifier(
         DivergenceError: If the cross-entropy of a pass is not finite.
         InputError: If there is nothing to train on, a number is out of range, or a transcript is too long for its
             audio.
+
+    Example:
+        >>> from counterflow.speech import Lexicon, Phoneme
+        >>> lexicon, phoneme = Lexicon({"AB": [("A", "B")]}), Phoneme(1, 1)
+        >>> draw, steps = torch.Generator().manual_seed(0), torch.tensor([[0.0]] * 4 + [[5.0]] * 4)
+        >>> x = [steps + 0.1 * torch.randn(8, 1, generator=draw) for _ in range(2)]
+        >>> patterns, helper = [Linkage(["AB"], lexicon, phoneme)] * 2, GaussianStates(len(lexicon.phones), 1)
+        >>> _ = train_gaussians(helper, x, patterns, passes=3)
+        >>> model = StateClassifier(len(lexicon.phones), 1, reach=1, hidden=8, generator=draw)
+        >>> entropies = train_classifier(model, x, patterns, helper, passes=4, generator=draw)
+        >>> len(entropies), entropies[-1] < entropies[0]
+        (4, True)
     """
     _checked(utterances, patterns, passes)
     seen = utterances if heard is None else heard
@@ -254,6 +276,15 @@ def train_predictors(
         DivergenceError: If the error of a pass is not finite.
         InputError: If there is nothing to train on, a number is out of range, or a transcript is too long for its
             audio.
+
+    Example:
+        >>> from counterflow.speech import Lexicon, Phoneme
+        >>> lexicon, phoneme = Lexicon({"AB": [("A", "B")]}), Phoneme(1, 1)
+        >>> bank, draw = PredictorBank(len(lexicon.phones), 2), torch.Generator().manual_seed(0)
+        >>> x = [torch.randn(20, 2, generator=draw).cumsum(0) for _ in range(2)]
+        >>> errors = train_predictors(bank, x, [Linkage(["AB"], lexicon, phoneme)] * 2, passes=5, generator=draw)
+        >>> len(errors), errors[-1] < errors[0]
+        (5, True)
     """
     _checked(utterances, patterns, passes)
     if batch < 1 or not lr > 0:
