@@ -59,7 +59,7 @@ def benchmark_of_noise_control() -> str:
     return "\n\n".join(
         [
             f"{found['machine']}, numba {found['numba']}, torch {found['torch']}.",
-            table(("what", "measured", "target", "target"), targets),
+            table(("what", "measured", "target", ""), targets),
             table(("controller", "nanoseconds a sample", "real-time factor at 16 kHz"), times),
             table(("samples", "connections", "nanoseconds a sample", "picoseconds a connection"), grown),
             *(f"{text[0].upper()}{text[1:]}." for text in found.get("missing", ())),
