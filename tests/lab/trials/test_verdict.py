@@ -243,6 +243,19 @@ def test_a_paired_test_and_its_interval_are_of_the_same_differences(scale: str) 
     assert result.p == pytest.approx(scipy_stats.ttest_1samp(differences, 0.0, alternative="less").pvalue)
 
 
+@pytest.mark.parametrize(("p", "verdict"), [(0.0495, "reproduced"), (0.0505, "inconclusive")])
+def test_a_direction_is_significant_at_one_in_twenty(p: float, verdict: Verdict) -> None:
+    # n samples whose t test against the null has this p.
+    samples = spread(scipy_stats.t.isf(p, 7) / math.sqrt(8), 1.0, 8)
+    assert scipy_stats.ttest_1samp(samples, 0.0, alternative="greater").pvalue == pytest.approx(p)
+    null = Group((0.0,), -1.0, deterministic=True)
+    assert one(claim("effect", scale="linear"), Group(samples), null).verdict == verdict
+    # The size is wrong either way; its direction counts at the same level.
+    far = claim("value", value=-9.0, margin=1.0, direction="greater", scale="linear")
+    wanted = "direction only" if verdict == "reproduced" else "not reproduced"
+    assert one(far, Group(samples), reference=(Group((0.0,), deterministic=True),)).verdict == wanted
+
+
 @pytest.mark.parametrize("scale", ["log", "linear"])
 @pytest.mark.parametrize(("number", "same"), [(0.3, 0.1 + 0.2), (1.0, 1 - 1e-16), (0.7, 0.1 * 7)])
 def test_rounding_has_no_direction(scale: str, number: float, same: float) -> None:
