@@ -74,7 +74,7 @@ class Term:
     estimate: float
     error: float
     freedom: float
-    coefficient: float = 1.0
+    coefficient: float
     log_mean: bool = False
 
 
