@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,13 @@ TIGHT = 0.02
         (claim("value", scale="linear", margin=10.0), [(115.0, 0.01, 10)], {}, "not reproduced"),
         (claim("ratio"), [(40.0, TIGHT, 10), (10.0, TIGHT, 10)], {}, "reproduced"),
         (claim("ratio"), [(20.0, TIGHT, 10), (10.0, TIGHT, 10)], {}, "direction only"),
+        (claim("ratio", value=0.5), [(10.0, TIGHT, 10), (100.0, TIGHT, 10)], {}, "direction only"),
+        (
+            claim("ratio", value=0.5, scale="linear", margin=0.1),
+            [(12.0, TIGHT, 10), (10.0, TIGHT, 10)],
+            {},
+            "direction only",
+        ),
         (claim("ratio"), [(10.0, TIGHT, 10), (10.0, TIGHT, 10)], {}, "not reproduced"),
         (claim("ratio"), [(10.0, TIGHT, 10), (40.0, TIGHT, 10)], {}, "not reproduced"),
         (claim("ratio"), [(60.0, 0.5, 10), (10.0, 0.5, 10)], {}, "inconclusive"),
@@ -194,6 +202,8 @@ TIGHT = 0.02
         (claim("bound"), [(110.0, TIGHT, 5)], {}, "not reproduced"),
         (claim("bound"), [(100.0, TIGHT, 5)], {}, "inconclusive"),
         (claim("bound", direction="greater"), [(110.0, TIGHT, 5)], {}, "reproduced"),
+        (claim("bound", direction="greater"), [(90.0, TIGHT, 5)], {}, "not reproduced"),
+        (claim("bound", direction="greater"), [(100.0, TIGHT, 5)], {}, "inconclusive"),
         (claim("bound"), [(90.0, 0.0, 1)], {}, "inconclusive"),
         *((claim(kind), [], {}, "not run") for kind in DEFAULTS),
     ],
@@ -230,6 +240,24 @@ def test_a_bound_that_is_just_kept_is_kept_however_it_is_rounded(value: float, d
     assert one(published, Group((value,), deterministic=True)).verdict == "reproduced"
 
 
+def test_a_published_ratio_is_as_uncertain_as_its_spread_says() -> None:
+    groups = Group((10.0, 14.0), deterministic=True), Group((8.0, 8.0), -1.0, deterministic=True)
+    published = claim("ratio", value=4.5, spread=1.5, n=9, scale="linear", margin=1.0)
+    result = one(published, *groups)
+    half = scipy_stats.t.isf(0.025, 8) * 1.5 / math.sqrt(9)
+    assert (result.relative_low, result.relative_high) == pytest.approx((4.0 - 4.5 - half, 4.0 - 4.5 + half))
+    # How many restarts are behind a ratio of deviations says nothing of its error: that would be of one deviation.
+    groups = Group((10.0, 14.0), deterministic=True), Group((8.0, 9.0), -1.0, deterministic=True)
+    result = one(claim("ratio", value=4.0, n=9, statistic="sd"), *groups)
+    assert (result.relative_low, result.relative_high) == pytest.approx((1.0, 1.0))
+
+
+def test_an_exact_number_is_shown_as_it_is() -> None:
+    assert fmean([0.1] * 3) != 0.1  # what would be shown if it were averaged
+    result = one(claim("exact", value=0.1, tolerance=0.0), Group((0.1,) * 3))
+    assert (result.verdict, result.measured, result.low, result.high) == ("reproduced", 0.1, 0.1, 0.1)
+
+
 @pytest.mark.parametrize("scale", ["log", "linear"])
 def test_a_paired_test_and_its_interval_are_of_the_same_differences(scale: str) -> None:
     # Seeds differ far more than treatments: without the pairs, there is nothing to see.
@@ -241,6 +269,10 @@ def test_a_paired_test_and_its_interval_are_of_the_same_differences(scale: str) 
     assert result.measured == pytest.approx(float(number(differences.mean())))
     assert (result.low, result.high) == pytest.approx(tuple(number(end)))
     assert result.p == pytest.approx(scipy_stats.ttest_1samp(differences, 0.0, alternative="less").pvalue)
+    # A difference is of splits that overlap as soon as one side's do.
+    shared = one(claim("order", test="paired_t", scale="linear"), Group(first, overlap=0.5), Group(second, -1.0))
+    half = scipy_stats.t.isf(0.025, 3) * scipy_stats.sem(np.subtract(first, second)) * math.sqrt(1 + 4 * 0.5)
+    assert shared.high == pytest.approx(np.subtract(first, second).mean() + half)
 
 
 @pytest.mark.parametrize(("p", "verdict"), [(0.0495, "reproduced"), (0.0505, "inconclusive")])
@@ -337,6 +369,8 @@ def test_wrong_groups_are_refused() -> None:
     for test in ("paired_t", "mann_whitney"):
         with pytest.raises(InputError, match=f"claim c: the test {test} is of samples that were drawn"):
             one(claim("order", test=test), Group((1.0,)), Group((2.0,), -1.0, deterministic=True))
+    with pytest.raises(InputError, match="claim c: the test mann_whitney cannot be corrected for splits that overlap"):
+        one(claim("order", test="mann_whitney"), Group((1.0, 2.0), overlap=0.5), Group((3.0, 4.0), -1.0))
 
 
 def test_verdicts_on_simulated_papers_are_right_as_often_as_they_say() -> None:
