@@ -314,6 +314,10 @@ def test_a_batch_with_nan_or_what_overflows_is_refused_and_the_state_untouched(f
             assert torch.equal(value, before[name]), name
     assert h.table()["0"].why == "1 batch with NaN, infinity or inputs too large to be squared refused"
     assert h.table()["2"].why == ("" if finite_again else h.table()["0"].why)
+    h.project()  # begins the statistics anew, and still tells of the batch
+    counts = [value.tolist() for name, value in model.named_buffers() if name.endswith("whiten_count")]
+    assert counts == [[0, 0]] * 2
+    assert h.table()["0"].why == "1 batch with NaN, infinity or inputs too large to be squared refused"
 
 
 def test_nothing_but_bad_batches_keeps_the_basis_and_says_so():
