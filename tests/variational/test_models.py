@@ -160,6 +160,7 @@ def test_the_bound_counts_each_example_of_all_data_once() -> None:
     torch.testing.assert_close(bound.nll, nll.mean())
     torch.testing.assert_close(bound.kl, variational.kl(model) / 100)
     torch.testing.assert_close(bound.loss, bound.nll + bound.kl / 3)
+    torch.testing.assert_close(variational.elbo(nll, model, data_size=8).kl, variational.kl(model) / 8)  # all at once
     with pytest.raises(TypeError, match="data_size"):
         variational.elbo(nll, model)  # type: ignore[call-arg]
     with pytest.raises(ShapeError, match="reduction='none'"):
