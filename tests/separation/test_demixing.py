@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from counterflow.exceptions import DivergenceError, InputError, ShapeError
 from counterflow.separation import FrequencyICA, OnlineIVA, align_envelopes, auxiliary_iva, minimal_distortion, score
+from counterflow.separation.ica import natural_gradient
 
 from .mixtures import aligned, complex_sources, leak, mixing
 
@@ -26,6 +27,17 @@ def test_an_instantaneous_complex_mixture_is_undone_to_permutation_and_scale(kin
     assert leak(ica.matrices(), A) < 0.2
     assert aligned(ica.matrices(), A)
     torch.testing.assert_close(ica.separate(outside(A @ s)).sum(0), (A @ s)[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["cartesian", "polar", "vector"])
+def test_the_natural_gradient_climbs_the_likelihood(kind):
+    # Up to the factor of a complex derivative: (d L / d W*) W^H W = 2 (I - <score(u) u^H>) W.
+    spectra = outside(mixing(3) @ complex_sources(3, frames=300)).to(torch.complex128)
+    ica = FrequencyICA(score=kind, iterations=3).fit(spectra)
+    unmixing, step = ica.unmixing, natural_gradient(ica.unmixing, ica.whitened(spectra), kind)
+    ica.unmixing = unmixing.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(ica.log_likelihood([spectra]).sum(), ica.unmixing)
+    torch.testing.assert_close(gradient @ unmixing.mH @ unmixing, 2 * step, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "model"), [(2, "gauss"), (2, "laplace"), (3, "gauss")])
@@ -202,6 +214,11 @@ def test_on_line_the_whitening_is_that_of_all_frames_and_outputs_go_on(outputs):
             if before is not None:  # no sign and no order of principal components is changed
                 change = ica.whitening @ torch.linalg.pinv(before)
                 assert bool((change.diagonal(dim1=1, dim2=2).real > 0.5).all())
+                # Of all whitenings it is the nearest: old and new frames have a Hermitian, positive covariance.
+                so_far = heard[..., : 100 * (number + 1 + fitted)].transpose(0, 1)
+                both = ica.whitening @ so_far @ (before @ so_far).mH
+                torch.testing.assert_close(both, both.mH, rtol=1e-4, atol=1e-4 * float(both.abs().amax()))
+                assert bool((torch.linalg.eigvalsh(both) > 0).all())
         z = ica.whitened(heard)
         eye = torch.eye(outputs, dtype=z.dtype).expand(9, -1, -1)
         torch.testing.assert_close(z @ z.mH / 2000, eye, atol=1e-6, rtol=0)
