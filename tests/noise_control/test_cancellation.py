@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,7 +114,34 @@ def test_decibels_are_those_of_bands_and_of_the_ear() -> None:
     assert seen.reduction_db == pytest.approx(10 * math.log10(2 / 1.01), abs=1e-3)
     seconds, curve = seen.curve
     assert len(seconds) == len(curve) == 200
+    assert (seconds[0], seconds[-1]) == pytest.approx((0.01, 3.99))  # the middles of 20 ms each
     assert curve.mean() == pytest.approx(seen.reduction_db, abs=0.1)
+
+
+def test_spectra_are_scipys_by_welchs_method() -> None:
+    rate, n, size = 16000, 64000, 8192
+    noise, rest = np.random.default_rng(0).standard_normal((2, n)) * np.linspace(0.5, 2.0, n)
+    seen = Measures(n, rate, converged=1.0)
+    seen.add(noise, rest)
+    settings = {"window": np.hanning(size), "noverlap": size // 2, "detrend": False, "return_onesided": False}
+    (f, before), (_, after) = (scipy.signal.welch(each, rate, nperseg=size, **settings) for each in (noise, rest))
+    half = slice(size // 2 + 1)
+    weights = a_weighting(f[half])
+    assert seen.a_weighted_db == pytest.approx(10 * math.log10(weights @ before[half] / (weights @ after[half])))
+    # A band is an integral of the spectrum, whose bins are as wide as they lie apart.
+    edges = (np.arange(size // 2 + 2) - 0.5) * rate / size
+    sums = [np.concatenate([[0.0], np.cumsum(each[half])]) for each in (before, after)]
+    for middle, decibels in seen.thirds_db.items():
+        powers = [np.diff(np.interp([middle * 10**-0.05, middle * 10**0.05], edges, each)) for each in sums]
+        assert decibels == pytest.approx(10 * math.log10(powers[0].item() / powers[1].item()))
+
+
+def test_no_third_octave_is_narrower_than_a_bin() -> None:
+    seen = Measures(1000, rate=8000, converged=1.0)
+    noise = np.random.default_rng(0).standard_normal(1000)
+    seen.add(noise, noise)
+    # Windows have 128 samples, bins 62.5 Hz, and the band at 251 Hz is 58 Hz wide.
+    assert min(seen.thirds_db) == pytest.approx(316.2, rel=1e-3)
 
 
 def test_the_weighting_is_the_standards_table() -> None:
