@@ -184,6 +184,22 @@ def test_an_error_that_has_vanished_still_has_a_size() -> None:
         assert statistics.averages()["rms"] == pytest.approx(1e-30, rel=1e-2)
 
 
+@pytest.mark.parametrize("samples", [4, 9, 10])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_examples_that_agree_have_no_noise_however_their_energy_is_rounded(samples: int, dtype: torch.dtype) -> None:
+    statistics = ErrorStatistics()
+    for step, value in enumerate((0.1, 0.7, 1.1)):
+        statistics.add(torch.full((samples, 3), value, dtype=dtype), 0, step, 1)
+    assert statistics.history()["signal/noise"].tolist() == [np.inf] * 3
+
+
+def test_drift_is_over_one_period_and_no_longer() -> None:
+    statistics = ErrorStatistics()
+    for step in (0, 2, 4, 7, 9):  # a step was missed, as where nothing reached the layer
+        statistics.add(torch.ones(4, 3), 0, step, 2)
+    np.testing.assert_allclose(statistics.history()["drift"], [np.nan, 1.0, 1.0, np.nan, 1.0])
+
+
 def test_undefined_statistics_are_none_and_a_broken_error_shows() -> None:
     statistics = ErrorStatistics()
     statistics.add(torch.zeros(4, 3), 0, 0, 1)

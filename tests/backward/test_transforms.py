@@ -46,6 +46,7 @@ def rms(error: Array) -> float:
         (center(dim=(-3, -1)), ERROR - ERROR.mean((0, 2), keepdims=True)),
         (mask(torch.from_numpy(KEEP)), np.where(KEEP, ERROR, 0)),
         (mask(torch.tensor([True, False, True, False])), ERROR * [1, 0, 1, 0]),
+        (mask(torch.from_numpy(ERROR > 0)), np.maximum(ERROR, 0)),  # of all dimensions, the batch's too
         (clip(0.7, units="absolute"), np.clip(ERROR, -0.7, 0.7)),
         (clip(1.2), np.clip(ERROR, -1.2 * rms(ERROR), 1.2 * rms(ERROR))),
         (

@@ -42,6 +42,14 @@ def test_mean_iou_is_that_of_one_confusion_matrix_over_each_pictures_best(ignore
     assert metrics.oracle_mean_iou(predicted, labels, 4, ignore) == pytest.approx(iou(chosen, labels))
 
 
+def test_of_members_that_segment_a_picture_equally_well_the_first_answers() -> None:
+    labels = torch.tensor([[[0, 1]], [[0, 0]]])
+    # On the first picture either class is right on one pixel and missing on the other.
+    members = torch.tensor([[[[0, 0]], [[0, 0]]], [[[1, 1]], [[0, 0]]]])
+    assert metrics.oracle_mean_iou(members, labels, 2) == pytest.approx((3 / 4 + 0) / 2)
+    assert metrics.oracle_mean_iou(members.flip(0), labels, 2) == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
 def test_classes_may_be_small_integers_as_pictures_of_labels_are(dtype: torch.dtype) -> None:
     torch.manual_seed(2)
