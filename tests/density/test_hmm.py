@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -592,6 +593,46 @@ def test_baum_welch_fits_each_model_to_its_own_sequences():
                            ({"weights": weights * torch.tensor([1, 0])}, "every model")):  # fmt: skip
         with pytest.raises(InputError, match=complaint):
             bank.fit(x, **bad)
+
+
+def test_baum_welch_begins_at_frames_of_each_models_own_sequences():
+    x = torch.zeros(6, 20, 1, dtype=DOUBLE)
+    x[3:] = 8
+    weights = torch.eye(2).repeat_interleave(3, 0)
+    history = GaussianHMM(2, 1, 1, dtype=DOUBLE).fit(x, weights=weights, iterations=1)
+    # Every frame is its model's mean, and all frames together have a variance of 16.
+    assert history == pytest.approx([-0.5 * math.log(2 * math.pi * 16)])
+
+
+@pytest.mark.parametrize("tied", ["none", "states", "models"])
+def test_baum_welch_lets_no_variance_below_the_least(tied):
+    x = torch.randn(6, 20, 2, dtype=DOUBLE)
+    x[:, :, 1] = 3
+    bank = GaussianHMM(2, 2, 2, tied=tied, dtype=DOUBLE)
+    bank.fit(x, min_variance=0.05, iterations=4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(bank.variances()[..., 1], torch.full((2, 2, 1), 0.05, dtype=DOUBLE))
+    assert float(bank.variances().detach().min()) > 0.05 - 1e-9
+
+
+def test_baum_welch_leaves_a_state_that_nothing_visits_as_it_is():
+    bank = bank_of(1, 3, 2)
+    with torch.no_grad():
+        bank.means[0, 1] = 1e4
+    before = bank.log_transitions().detach().clone()
+    bank.fit(torch.randn(4, 20, 2, dtype=DOUBLE), iterations=2, start=False)
+    torch.testing.assert_close(bank.log_transitions()[0, 1], before[0, 1])
+    assert not torch.allclose(bank.log_transitions()[0, 0], before[0, 0])
+    torch.testing.assert_close(bank.means[0, 1], torch.full((1, 2), 1e4, dtype=DOUBLE))
+
+
+def test_baum_welch_ends_at_the_first_rise_below_the_tolerance():
+    x, _ = bank_of(1, 3, 2, seed=3).sample(60, n=5, generator=torch.Generator().manual_seed(1))
+    fitted = GaussianHMM(1, 3, 2, dtype=DOUBLE)
+    history = fitted.fit(x, iterations=200, tolerance=2e-3, generator=torch.Generator().manual_seed(2))
+    *rises, last = (later - earlier for earlier, later in itertools.pairwise(history))
+    assert len(rises) > 1
+    assert all(rise >= 2e-3 for rise in rises)
+    assert 0 <= last < 2e-3
 
 
 @pytest.mark.parametrize("components", [1, 2])
