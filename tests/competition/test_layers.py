@@ -60,6 +60,15 @@ def test_the_first_largest_of_each_block_passes(shape, dim, block, dtype):
         torch.testing.assert_close(lwta(form, block, dim), wanted, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("block", [2, 3])
+@pytest.mark.parametrize("pixels", [1024, 1025, 2209])
+def test_pictures_larger_than_a_cache_are_compared_pixel_by_pixel(block, pixels):
+    x = torch.randn(2, 6, pixels)  # no two are equal
+    best = x.unflatten(1, (-1, block)).amax(2).repeat_interleave(block, 1)
+    assert torch.equal(lwta(x, block, 1), torch.where(x == best, x, 0.0))
+    assert torch.equal(winners(x, block, 1), x == best)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     blocks=st.integers(1, 5),
