@@ -261,6 +261,16 @@ def test_select_takes_one_version_of_unknown_data_for_the_whole_paper_and_says_s
     assert section.notes == ["1 record is of another version of the data set digits than 888888888888, and left out."]
 
 
+def test_trials_that_did_not_finish_choose_no_version_of_the_data():
+    [done] = _of_data(_run("laptop")[:1], "8" * 64)
+    failed = [
+        msgspec.structs.replace(record, status="failed", reason="it broke")
+        for record in _of_data(_run("laptop")[1:], "f" * 64)
+    ]
+    assert len(failed) == 2
+    assert select(PAPER, "laptop", [*failed, done])[0] == done
+
+
 def _note(are: str, revision: int, mend: str = "run it again: counterflow reproduce toy --profile laptop") -> str:
     return f"{are} of revision {revision}, and left out, for the paper is at 3; {mend}"
 

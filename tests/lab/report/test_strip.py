@@ -37,6 +37,9 @@ def test_what_lies_beyond_the_axis_gets_an_arrowhead(claim):
     assert mark.span is not None
     assert mark.span[1] == 100.0
     assert (mark.beyond_left, mark.beyond_right) == (False, True)
+    mark = mark_for(replace(claim, relative=2.0, relative_low=0.1, relative_high=10.0), Axis(10.0))
+    assert mark is not None
+    assert (mark.span, mark.beyond_left, mark.beyond_right) == ((0.0, 100.0), False, False)  # just on it
 
 
 def test_an_interval_without_ends_spans_the_axis(claim):
