@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,36 @@ def test_the_natural_gradient_climbs_the_likelihood(kind):
     ica.unmixing = unmixing.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(ica.log_likelihood([spectra]).sum(), ica.unmixing)
     torch.testing.assert_close(gradient @ unmixing.mH @ unmixing, 2 * step, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_outputs_are_put_in_the_order_of_the_best_assignment(count):
+    generator = torch.Generator().manual_seed(count)
+    loud = torch.rand(1, count, 60, generator=generator)
+    u = torch.randn(12, count, 60, dtype=torch.complex128, generator=generator) * loud
+    u = torch.take_along_dim(u, torch.rand(12, count, 1, generator=generator).argsort(1), 1)
+    power = u.abs().square()
+    share = power / power.sum(1, keepdim=True)
+    share = share - share.mean(-1, keepdim=True)
+    share = (share / share.norm(dim=-1, keepdim=True)).numpy()
+    every = [list(order) for order in itertools.permutations(range(count))]
+
+    def fitting(envelopes):
+        return max(every, key=lambda order: float(np.sum(envelopes[order] * centroids)))
+
+    # From the frequency whose outputs are least alike on, by trying all orders.
+    alike = [sum(each[j] @ each[k] for j in range(count) for k in range(count) if j != k) for each in share]
+    centroids, before = share[int(np.argmin(alike))], None
+    orders = [fitting(each) for each in share]
+    while orders != before:
+        centroids = np.mean([each[order] for each, order in zip(share, orders, strict=True)], 0)
+        centroids = centroids / np.linalg.norm(centroids, axis=-1, keepdims=True)
+        before, orders = orders, [fitting(each) for each in share]
+    assert len({tuple(order) for order in orders}) > 1
+    found = align_envelopes(u)
+    # Shares of two are opposite, so that all frequencies are as good to begin with: sources may be numbered otherwise.
+    wanted = torch.tensor(orders)
+    assert torch.equal(found[:, found[0].argsort()], wanted[:, wanted[0].argsort()])
 
 
 @pytest.mark.parametrize(("channels", "model"), [(2, "gauss"), (2, "laplace"), (3, "gauss")])
