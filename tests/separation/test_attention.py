@@ -321,6 +321,15 @@ def test_matrices_that_diverge_can_be_taken_back(classifier, scene):
     assert found.outputs.shape[0] == 6
     assert all(torch.equal(each, found.outputs[0]) for each in found.outputs)
     torch.testing.assert_close(found.ica.unmixing, ica.unmixing)
+    later = attend(ica, scene[0], classifier, gamma=1e3, passes=5, rate=10.0, diverging="stop")
+    assert later.diverged is not None
+    assert 1 < later.diverged < 5
+    # As many passes as were asked for; from the one that was taken back on, nothing changes.
+    assert later.outputs.shape[0] == len(later.errors) == 6
+    kept = attend(ica, scene[0], classifier, gamma=1e3, passes=later.diverged - 1, rate=10.0)
+    torch.testing.assert_close(later.ica.unmixing, kept.ica.unmixing)
+    torch.testing.assert_close(later.outputs[: later.diverged], kept.outputs)
+    assert all(torch.equal(each, kept.outputs[-1]) for each in later.outputs[later.diverged :])
     with pytest.raises(InputError, match="diverging must be"):
         attend(ica, scene[0], classifier, gamma=1.0, diverging="hope")
 
