@@ -282,6 +282,10 @@ def test_a_direction_is_significant_at_one_in_twenty(p: float, verdict: Verdict)
     assert scipy_stats.ttest_1samp(samples, 0.0, alternative="greater").pvalue == pytest.approx(p)
     null = Group((0.0,), -1.0, deterministic=True)
     assert one(claim("effect", scale="linear"), Group(samples), null).verdict == verdict
+    # Three seeds each, all apart, have a rank test's p of 1 in 20 to the bit, which is not below it.
+    apart = Group((1.0, 2.0, 3.0)), Group((4.0, 5.0, 6.0), -1.0)
+    ranked = one(claim("order", test="mann_whitney"), *apart)
+    assert (ranked.p, ranked.verdict) == (0.05, "inconclusive")
     # The size is wrong either way; its direction counts at the same level.
     far = claim("value", value=-9.0, margin=1.0, direction="greater", scale="linear")
     wanted = "direction only" if verdict == "reproduced" else "not reproduced"
