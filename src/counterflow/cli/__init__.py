@@ -83,8 +83,8 @@ examples:
   counterflow data where                               where data sets are looked for
 
 exit status: 0; 1 if something that was run or checked is at fault; 2 for input that cannot be used, or where the
-machine has no room for it, with one line on standard error; 130 after Ctrl-C. Without a terminal, and where
-NO_COLOR is set, there are no colors.
+machine has no room for it, with one line on standard error; 130 after Ctrl-C; 141 where nobody reads the output any
+more. Without a terminal, and where NO_COLOR is set, there are no colors.
 
 counterflow VERB --help says more.
 """
