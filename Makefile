@@ -10,7 +10,7 @@ TESTERS ?= 3  # more than there are cores: many tests wait for processes of thei
 # One thread a process: several processes share the machine, and small steps get much slower on two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint cluster torture bench benchmarks docs links gallery combinations evidence browser release-check clean
+.PHONY: help demo test lint cluster torture bench benchmarks docs links gallery combinations evidence programs release-check clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Rerun table 2 of the tempering paper (under ten minutes on two cores) and write its report
 	$(BIN)/counterflow reproduce tempering --profile laptop --jobs $(JOBS) --out counterflow-runs
 
-test: $(INSTALLED) browser lint  ## Format, lint, types, layers, tests and doctests
+test: $(INSTALLED) programs lint  ## Format, lint, types, layers, tests and doctests
 	$(BIN)/pytest -n $(TESTERS) --dist loadscope --no-loadscope-reorder  # the small modules of src even out the end
 
 lint: $(INSTALLED)  ## The same without the tests
@@ -35,8 +35,9 @@ lint: $(INSTALLED)  ## The same without the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-browser:  # the report is tested in headless Chromium, with axe-core for its accessibility
-	@sh scripts/install-chromium.sh
+programs:  # the report is tested in headless Chromium, with axe-core for its accessibility; recordings are spoken by espeak-ng
+	@sh scripts/install-package.sh chromium "the tests of the report in a browser" chromium chromium-browser google-chrome
+	@sh scripts/install-package.sh espeak-ng "three tutorials" espeak-ng
 	@sh scripts/install-axe.sh
 
 cluster: $(INSTALLED)  ## Run all papers on dask, kill a worker on the way, and compare with a local run (some ten minutes)

@@ -41,7 +41,7 @@ def _need(condition: object, what: str) -> None:
 def browser() -> Iterator[Browser]:
     found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     executable = next((path for path in found if path), None)
-    _need(executable, "no Chromium here: scripts/install-chromium.sh installs it")
+    _need(executable, "no Chromium here: make programs installs it")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
