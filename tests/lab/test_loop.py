@@ -113,7 +113,6 @@ def test_schedules_step_at_measured_points_and_go_on_where_they_were(
 
 PAGES = """
 import resource
-import statistics
 import torch
 from counterflow.lab.loop import keep_freed_memory
 
@@ -123,8 +122,8 @@ def fetched():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def faults():
-    fetched()
-    return statistics.median(fetched() for _ in range(5))  # the system may take idle pages away now and then
+    # Where a small object lies behind a freed block, the next does not fit there and the heap grows: a few of many.
+    return sum(fetched() for _ in range(60))
 
 given_back = faults()
 keep_freed_memory()
@@ -135,7 +134,7 @@ print(given_back, faults())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
 def test_freed_memory_is_kept_and_its_pages_are_not_fetched_again() -> None:
     run = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, check=True, text=True)
-    given_back, kept = map(float, run.stdout.split())
+    given_back, kept = map(int, run.stdout.split())
     assert kept < given_back / 5
 
 
