@@ -16,6 +16,7 @@ from counterflow.speech import (
     PredictorBank,
     StateClassifier,
     bare_phone,
+    cases_of,
     in_context,
     own_phones,
     train_corrective,
@@ -80,6 +81,27 @@ def test_a_corrective_step_is_the_derivative_of_what_is_documented():
         assert torch.equal((start - end)[clear].sign(), gradient[clear].sign())
 
 
+def test_cases_of_one_phone_are_not_rivals():
+    """Two cases of A: the other is a copy of what is aligned, and its errors would be the nearest everywhere."""
+    x, patterns = utterances(2, 5)
+    named = in_context(LEXICON, ["ab ab ba ba"], minimum=1)
+    cases = cases_of(named, LEXICON)
+    patterns = [Linkage(p.words, named, PHONEME) for p in patterns]
+
+    def shares(phones: list[int] | None) -> float:
+        bank = PredictorBank(len(named.phones) * 2, 2, hidden=3, generator=torch.Generator().manual_seed(6))
+        first = [cases.index(case) for case in cases]
+        with torch.no_grad():
+            for parameter in bank.parameters():  # all cases of a phone predict alike, but for a trace
+                each = parameter.view(len(cases), 2, *parameter.shape[1:])
+                each.copy_(each[first] + 1e-6 * torch.arange(len(cases)).view(-1, *[1] * (each.dim() - 1)))
+        return train_corrective(bank, x, patterns, phones=phones, passes=1, batch=2)[0]
+
+    assert max(cases) + 1 < len(cases)
+    assert shares(cases) < shares(None)
+    assert shares(list(range(len(cases)))) == shares(None)
+
+
 def test_what_corrective_training_refuses():
     x, patterns = utterances(1, 4)
     bank = PredictorBank(len(LEXICON.phones) * 2, 2)
@@ -88,6 +110,8 @@ def test_what_corrective_training_refuses():
         ((bank, x, patterns), {"lr": 0.0}, "lr above 0"),
         ((bank, x, patterns), {"anchor": -1.0}, "anchor 0 or more"),
         ((PredictorBank(2, 2), x, patterns), {}, "one phoneme"),
+        ((bank, x, patterns), {"phones": [1] * len(LEXICON.phones)}, "one phoneme"),
+        ((bank, x, patterns), {"phones": [0, 1]}, "phones has 2 numbers, and the bank has 3 phones"),
     ):
         with pytest.raises(InputError, match=match):
             train_corrective(*arguments, **changes)
@@ -104,6 +128,8 @@ def test_contexts_are_told_apart_where_they_are_frequent():
     assert {bare_phone(name) for name in found.phones} == {"SIL", "A", "B"}
     with pytest.raises(InputError, match="minimum"):
         in_context(LEXICON, ["ab"], minimum=0)
+    with pytest.raises(InputError, match="the string 'ab ba'; give a list"):
+        in_context(LEXICON, "ab ba", minimum=1)
 
 
 def test_function_words_have_phones_of_their_own():

@@ -15,7 +15,17 @@ import torch
 
 from counterflow.audio import read_parts
 from counterflow.exceptions import DataError, InputError, ShapeError
-from counterflow.speech import Alternative, Grammar, Lexicon, Linkage, Recognizer, Word, n_best, plot_predictions
+from counterflow.speech import (
+    Alternative,
+    Grammar,
+    Lexicon,
+    Linkage,
+    Recognizer,
+    Word,
+    acoustics,
+    n_best,
+    plot_predictions,
+)
 from counterflow.speech.answers import cheapest, in_turn
 
 from . import voices
@@ -380,3 +390,12 @@ def test_corrective_passes_are_for_predictors(trained):
         for passes in (0, 1)
     ]
     assert not torch.equal(found[0].model.inner, found[1].model.inner)
+
+
+def test_corrective_passes_know_which_phones_are_cases_of_one(trained, monkeypatch):
+    waves, texts = corpus(4, 1)
+    asked = []
+    monkeypatch.setattr(acoustics, "train_corrective", lambda *given, **named: asked.append(named["phones"]))
+    model = Recognizer.train(waves, texts, RATE, LEXICON, kind="linear", passes=1, corrective=1, contexts=1)
+    assert asked == [[LEXICON.phones.index(phone) for phone in model.phones]]
+    assert len(set(asked[0])) < len(asked[0])

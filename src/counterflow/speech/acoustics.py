@@ -266,7 +266,7 @@ def fit_model(
     bank = PredictorBank(count // states, size, states=states, hidden=hidden, kind=shape, generator=generator)
     train_predictors(bank, features, named, passes=passes, generator=generator, report=report, checkpoint=checkpoint)
     if corrective:
-        train_corrective(bank, features, named, passes=corrective, generator=generator)
+        train_corrective(bank, features, named, phones=own, passes=corrective, generator=generator)
     return bank
 
 

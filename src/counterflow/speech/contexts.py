@@ -32,7 +32,7 @@ def in_context(lexicon: Lexicon, texts: Iterable[str | Sequence[str]], *, minimu
         The lexicon of the same words, with more phones.
 
     Raises:
-        InputError: If ``minimum`` is below 1, or a word has no pronunciation.
+        InputError: If ``minimum`` is below 1, ``texts`` is one string, or a word has no pronunciation.
 
     Example:
         >>> lexicon = Lexicon({"A": [("EY",)], "AB": [("EY", "B")]})
@@ -41,6 +41,8 @@ def in_context(lexicon: Lexicon, texts: Iterable[str | Sequence[str]], *, minimu
     """
     if minimum < 1:
         raise InputError(f"minimum must be 1 or more, got {minimum}")
+    if isinstance(texts, str):  # its letters would be taken for texts
+        raise InputError(f"texts is the string {texts[:40]!r}; give a list of texts")
     counts: Counter[str] = Counter()
     for text in texts:
         for word in lexicon.words_of(text):

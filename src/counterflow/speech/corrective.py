@@ -25,6 +25,7 @@ def train_corrective(
     utterances: Sequence[Tensor],
     patterns: Sequence[Linkage],
     *,
+    phones: Sequence[int] | None = None,
     passes: int = 3,
     lr: float = 0.002,
     batch: int = 4,
@@ -48,6 +49,8 @@ def train_corrective(
         bank: Trained predictors; they are changed in place.
         utterances: Each of shape (time, features).
         patterns: Their linkage patterns, all of one topology.
+        phones: Of which phone each of the lexicon's is a case, as `cases_of` gives them for one that `in_context` made:
+            cases of one phone are not each other's rivals. By default each is a phone by itself.
         passes: Passes over all utterances, each with alignments by the bank as it is.
         lr: The first learning rate.
         batch: Utterances a step.
@@ -59,8 +62,8 @@ def train_corrective(
         The share of frames on which a rival was nearer, in each pass.
 
     Raises:
-        InputError: If there is nothing to train on, one phoneme only, a number is out of range, or a transcript is too
-            long for its audio.
+        InputError: If there is nothing to train on, one phoneme only, a number is out of range, ``phones`` has not one
+            number for each phone, or a transcript is too long for its audio.
 
     Example:
         >>> from counterflow.speech import Lexicon, Phoneme, train_predictors
@@ -80,8 +83,13 @@ def train_corrective(
         given = f"passes={passes}, batch={batch}, lr={lr}, anchor={anchor}"
         raise InputError(f"passes and batch must be 1 or more, lr above 0 and anchor 0 or more; got {given}")
     each = patterns[0].phoneme.predictors
-    if bank.n_predictors < 2 * each:
+    cases = bank.n_predictors // each
+    if phones is not None and len(phones) != cases:
+        raise InputError(f"phones has {len(phones)} numbers, and the bank has {cases} phones; give one for each")
+    phone = torch.arange(cases) if phones is None else torch.as_tensor(phones)
+    if len(set(phone.tolist())) < 2:
         raise InputError("the bank has one phoneme; corrective training tells several apart")
+    one_phone = phone[:, None] == phone
     optimizer = torch.optim.Adam(bank.parameters(), lr=lr)
     steps = passes * -(-len(utterances) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -103,7 +111,7 @@ def train_corrective(
                 states, _ = pattern.align(costs)
                 own = torch.from_numpy(pattern.units)[states]
                 rivals = costs.clone().view(len(x), -1, each)
-                rivals[torch.arange(len(x)), own // each] = torch.inf
+                rivals[one_phone[own // each]] = torch.inf
                 rival = rivals.flatten(1).argmin(1)
                 distance, other = bank.aligned_error(x, own), bank.aligned_error(x, rival)
                 loss = torch.sigmoid((distance - other) / temperature) + anchor / temperature * distance
