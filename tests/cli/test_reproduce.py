@@ -119,6 +119,20 @@ def test_the_claims_do_not_take_the_place_of_the_page(
     assert trace.read_text() == ""
 
 
+@pytest.mark.parametrize("folder", ["toy", "speech", "environments"])
+def test_the_claims_do_not_take_the_place_of_a_record(
+    folder: str, tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / folder).mkdir()
+    record = tmp_path / folder / "record.json"
+    record.write_text("{}")
+    assert main(["reproduce", "toy", "--out", str(tmp_path), "--json", str(record)]) == 2
+    complaint = f"counterflow: --json {record}: {tmp_path / folder} is for records; name a file elsewhere\n"
+    assert capsys.readouterr().err == complaint
+    assert record.read_text() == "{}"
+    assert trace.read_text() == ""
+
+
 def test_a_failed_trial_is_status_1_and_one_line(
     tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

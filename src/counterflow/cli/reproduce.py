@@ -7,7 +7,7 @@ import importlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +38,7 @@ from counterflow.lab.trials import (
     run,
 )
 from counterflow.lab.trials.pool import cores
+from counterflow.lab.trials.record import ENVIRONMENTS
 
 __all__ = ["reproduce_command"]
 
@@ -114,6 +115,7 @@ def reproduce_command(
         digest_of(paper.key)  # a malformed file of claims is found before the work, not after it
     require_json(json)
     require_apart([("json", json_file(json)), ("out", out / "report.html")])
+    _require_beside_records(json_file(json), out, {*paper_keys(), *keys, ENVIRONMENTS})
     require_device(device, papers, profile, here=cluster is None)
     require_writable(out)
     console = Console(stderr=json == "-")
@@ -137,6 +139,13 @@ def reproduce_command(
     if json is not None:
         write_json(json, claims_document(sections, profile))
     return _print_faults(papers, records, out)
+
+
+def _require_beside_records(target: Path | None, out: Path, names: Iterable[str]) -> None:
+    """Find out before the work that ``--json`` names a file where records are, whose place it might take."""
+    for folder in (out / name for name in names):
+        if target is not None and folder.resolve() in target.resolve().parents:
+            raise InputError(f"--json {target}: {folder} is for records; name a file elsewhere")
 
 
 @contextlib.contextmanager
