@@ -65,7 +65,7 @@ def check_size(inputs: int, hidden: int, outputs: int, synapse_chips: int) -> No
     needed = sum(chips_needed(inputs, hidden, outputs))
     if needed > count(synapse_chips, "synapse_chips"):
         raise InputError(
-            f"{inputs} inputs, {hidden} hidden units and {outputs} outputs, with biases, take {needed} synapse chips "
+            f"inputs={inputs}, hidden={hidden} and outputs={outputs} take, with biases, {needed} synapse chips "
             f"of {ROWS} by {COLUMNS} pins; the board has {synapse_chips}: take fewer units, or give "
             f"synapse_chips={needed}"
         )
