@@ -168,6 +168,22 @@ def test_winner_take_all_inside_members_under_a_memory_budget(cut):
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("cut", [None, False])
+def test_members_are_whitened_by_the_rows_that_they_learn_from(cut):
+    """With cut rows those that a member wins, and all on the naive path."""
+    torch.manual_seed(0)
+    ensemble = cf.MultipleChoice([nn.Linear(5, 3) for _ in range(3)], cut=cut).double()
+    cf.whiten(ensemble, torch.optim.SGD(ensemble.parameters(), lr=0.1), every=100, samples=1000)
+    step = ensemble.step(X, Y, lambda out, y: nn.functional.cross_entropy(out, y, reduction="none"))
+    assert step.cut == (cut is None,) * 3
+    for member, won in zip(ensemble.members, step.winners, strict=True):
+        rows = X[won] if cut is None else X
+        assert 0 < int(won.sum()) < len(X)
+        assert member.whiten_count.tolist() == [len(rows), len(rows)]
+        centered = rows - rows.mean(0)
+        torch.testing.assert_close(member.whiten_scatter.squeeze(), centered.T @ centered)
+
+
 class _Distances(nn.Module):
     """Three linear predictors of each frame from the one before; returns their distances."""
 

@@ -116,7 +116,9 @@ class MultipleChoice(nn.Module):
     Where cutting rows would change the result or save nothing, a member takes the naive path, a graph of all rows: in
     training mode with batch normalization, dropout or noise on weights, with taps and adjoints that mix the examples of
     a batch, on analog hardware, and where more than 0.7 of the members win. `table` says which. A member that draws
-    numbers in a function of its own needs ``cut=False``.
+    numbers in a function of its own needs ``cut=False``. What is measured in backward passes, by `counterflow.probe` or
+    by `counterflow.whiten` without a loader, is measured on the rows that are in the graph: with cut rows those that
+    the member learns from.
 
     Args:
         members: The members, :math:`f_1 \dots f_M`; with a trunk, its heads. They take the input, or what the trunk
