@@ -359,9 +359,7 @@ def test_converters_stand_between_the_computer_and_the_board() -> None:
 def test_a_board_has_so_many_chips_and_pins() -> None:
     assert chips_needed(24, 10, 1) == (1, 1)
     assert chips_needed(50, 20, 10) == (6, 1)
-    with pytest.raises(
-        InputError, match=r"inputs=50, hidden=20 .* take, with biases, 7 .* the board has 6"
-    ):
+    with pytest.raises(InputError, match=r"inputs=50, hidden=20 .* take, with biases, 7 .* the board has 6"):
         Board(50, 20, 1)
     assert Board(50, 20, 1, synapse_chips=7).hidden == 20
     with pytest.raises(InputError, match="hidden is 21; a neuron chip has pins for 20"):
