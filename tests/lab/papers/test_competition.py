@@ -125,11 +125,36 @@ def test_reviews_are_told_apart_and_repeated_ones_are_left_out(tmp_path: Path, m
     ]
     made += [made[0]] * 20  # the same text 21 times
     monkeypatch.setattr(reviews, "sentiment", lambda: Texts("sentiment", tuple(made)))
-    [trial] = plan.text_trials("smoke", "books", False)
+    [trial, *_] = plan.text_rate_trials("laptop", "dvd", False)[0.1]
     settings = {**trial.settings, "words": 30, "batch": 10, "units": (8, 8), "epochs": 20}
+    alone = reviews.classify((0, 1), settings, Context(tmp_path), beside=False).metrics
     found = reviews.classify((0, 1), settings, Context(tmp_path)).metrics
+    assert {name: values for name, values in found.items() if "logistic" not in name} == alone
     assert found["lwta all"] == found["logistic all"] == found["lwta unique"] == [100.0, 100.0]
     assert all(0 < (v or 0) < 8 for v in found["repeated"])
+
+
+def test_a_domain_has_no_say_in_the_rate_of_its_net() -> None:
+    """Books alone do best at 1, so much that they would outvote all others; these do best at 0.03, but for DVDs."""
+
+    def accuracy(trial: Trial) -> float:
+        best = {"books": 1.0, "dvd": 0.3}.get(str(trial.settings["domain"]), 0.03)
+        return (60.0 if trial.settings["domain"] == "books" else 20.0) * (trial.settings["rate"] == best)
+
+    records = [
+        finished(trial, "laptop", {"lwta all": (accuracy(trial),) * len(trial.seeds)})
+        for trial in experiment.trials("laptop", [])
+        if trial.treatment == "sentiment rate" and not trial.settings["titles"]
+    ]
+    assert len(records) == 4 * 5
+    best = {domain: plan.best_text_rate("laptop", domain, False, records) for domain in plan.DOMAINS}
+    assert best == {"books": 0.03, "dvd": 1.0, "electronics": 1.0, "kitchen": 1.0}
+    [trial] = plan.text_trials("laptop", "books", False, records)
+    assert (trial.settings["rate"], trial.settings["domain"], len(trial.seeds)) == (0.03, "books", 10)
+    assert plan.text_trials("laptop", "books", True, records) == []
+    others = [record for record in records if record.settings["domain"] != "books"]
+    assert plan.text_trials("laptop", "books", False, others) == [trial]
+    assert plan.text_trials("laptop", "dvd", False, others) == []
 
 
 def test_forgetting_has_the_two_halves_of_the_digits_and_one_start_for_all(tmp_path: Path) -> None:
@@ -181,7 +206,7 @@ def _record(trial: Trial, profile: str) -> Record:
     if trial.treatment == "table 1":
         metrics = {"lwta wrong": (0.0,), "relu wrong": (0.0,), "both": (0.0,)}
         metrics |= {"lwta passed": (0.5,), "relu passed": (0.5,)}
-    elif trial.treatment == "sentiment":
+    elif trial.treatment.startswith("sentiment"):
         at = published[str(trial.settings["domain"])]
         values = tuple(at + 0.5 * (-1) ** fold for fold in trial.seeds)
         metrics = {f"{net} {of}": values for net in ("lwta", "logistic") for of in ("all", "unique")}

@@ -43,7 +43,9 @@ def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
             known += plan.forgetting_trials(profile, activation, cell)
     for domain in plan.TEXTS[profile].domains:
         for titles in plan.TEXTS[profile].titles:
-            known += plan.text_trials(profile, domain, titles)
+            for choosing in plan.text_rate_trials(profile, domain, titles).values():
+                known += [trial for trial in choosing if trial not in known]
+            known += plan.text_trials(profile, domain, titles, records)
     for method in plan.TRIED:
         known += plan.rate_trials(profile, method).values()
         rate = plan.best_rate(profile, method, records)
@@ -62,8 +64,8 @@ def run(trial: Trial, context: Context) -> Outcome:
     if trial.treatment == "table 1":
         return memory.truth_table(trial.seeds[0], int(str(trial.settings["pairs"])))
     keep_freed_memory()
-    if trial.treatment == "sentiment":
-        return reviews.classify(trial.seeds, trial.settings, context)
+    if trial.treatment in ("sentiment", "sentiment rate"):
+        return reviews.classify(trial.seeds, trial.settings, context, beside=trial.treatment == "sentiment")
     kind, _, activation = trial.treatment.partition(" ")
     if kind == "forgetting":
         return memory.forget(activation, trial.seeds[0], trial.settings, context)
@@ -179,7 +181,8 @@ def _add_sentiment(found: dict[str, Measurement], profile: Profile, records: Seq
     setting: dict[str, Any] = {"setting": "smaller", "differs": smaller} if profile == "smoke" else {"setting": "same"}
     overlap = 1 / 9  # of ten folds
     for titles, kind in ((False, "text"), (True, "title")):
-        of = {d: find(records, plan.text_trials(profile, d, titles)) for d in size.domains if titles in size.titles}
+        domains = [domain for domain in size.domains if titles in size.titles]
+        of = {domain: find(records, plan.text_trials(profile, domain, titles, records)) for domain in domains}
         for counted in ("all", "unique"):
             samples = {d: [float(v or 0.0) for v in of[d][0].metrics[f"lwta {counted}"]] for d in of if of[d]}
             for domain in plan.DOMAINS:
@@ -188,7 +191,7 @@ def _add_sentiment(found: dict[str, Measurement], profile: Profile, records: Seq
                     beside = np.mean([float(v or 0.0) for v in of[domain][0].metrics[f"logistic {counted}"]])
                     found[claim] = Measurement(
                         (Group(tuple(samples[domain]), overlap=overlap),),
-                        reason=f"a logistic regression has {beside:.2f}",
+                        reason=f"rate {of[domain][0].settings['rate']:g}; a logistic regression has {beside:.2f}",
                         seconds=_seconds(of[domain]),
                         **setting,
                     )

@@ -28,6 +28,7 @@ __all__ = [
     "TRIED",
     "best_rate",
     "best_setting",
+    "best_text_rate",
     "cell_name",
     "conv_trials",
     "forgetting_trials",
@@ -36,6 +37,7 @@ __all__ = [
     "perceptron_trials",
     "rate_trials",
     "setting_trials",
+    "text_rate_trials",
     "text_trials",
     "truth_trials",
     "whole_trials",
@@ -254,6 +256,8 @@ class Sentiment:
         folds: Those that are tested, of ten.
         epochs: Over nine folds.
         seconds: What one domain costs, about.
+        rates: Learning rates to choose from.
+        choosing: Domains and folds that choose; a domain that is judged has no say in its own rate.
     """
 
     domains: tuple[str, ...]
@@ -264,21 +268,27 @@ class Sentiment:
     folds: tuple[int, ...]
     epochs: int
     seconds: float
+    rates: tuple[float, ...]
+    choosing: tuple[tuple[str, ...], tuple[int, ...]]
 
 
 DOMAINS = ("books", "dvd", "electronics", "kitchen")
-_FULL = Sentiment(DOMAINS, 1000, (False, True), (1000, 1000, 1000), 5000, tuple(range(10)), 15, 250.0)
+# As many rates, and as many reviews to choose by (three folds of each other domain), as the logistic regression has
+# penalties and reviews of its own.
+_FULL = Sentiment(
+    DOMAINS, 1000, (False, True), (1000, 1000, 1000), 5000, tuple(range(10)), 15, 250.0,
+    (0.01, 0.03, 0.1, 0.3, 1.0), (DOMAINS, (0, 1, 2)),
+)  # fmt: skip
 TEXTS: Mapping[Profile, Sentiment] = {
-    "smoke": Sentiment(("books",), 200, (False,), (20, 20), 300, (0, 1), 5, 2.0),
+    "smoke": Sentiment(("books",), 200, (False,), (20, 20), 300, (0, 1), 5, 2.0, (0.1, 0.3), (("dvd",), (0,))),
     "laptop": _FULL,
     "paper": _FULL,
 }
 
 
-def text_trials(profile: Profile, domain: str, titles: bool) -> list[Trial]:
-    """A domain's ten folds, one a seed."""
+def _text_settings(profile: Profile, domain: str, titles: bool, rate: float) -> dict[str, Json]:
     size = TEXTS[profile]
-    settings: dict[str, Json] = {
+    return {
         "domain": domain,
         "reviews": size.reviews,
         "titles": titles,
@@ -287,11 +297,48 @@ def text_trials(profile: Profile, domain: str, titles: bool) -> list[Trial]:
         "folds": 10,
         "batch": 100,
         "epochs": size.epochs,
-        "rate": 0.1,
+        "rate": rate,
         "momentum": (0.5, 0.9),
         "floor": 0.05,
         "limit": LIMIT,
     }
+
+
+def text_rate_trials(profile: Profile, domain: str, titles: bool) -> dict[float, list[Trial]]:
+    """By rate, the folds of other domains that choose this domain's."""
+    size = TEXTS[profile]
+    domains, folds = size.choosing
+    share = len(folds) / len(size.folds)
+    return {
+        rate: [
+            Trial(
+                KEY, "sentiment rate", folds, _text_settings(profile, other, titles, rate), ("sentiment",),
+                expected_seconds=size.seconds * share,
+            )
+            for other in domains
+            if other != domain
+        ]
+        for rate in size.rates
+    }  # fmt: skip
+
+
+def best_text_rate(profile: Profile, domain: str, titles: bool, records: Sequence[Record]) -> float | None:
+    """The rate with the highest accuracy on other domains; None until all have been tried."""
+    found = {}
+    for rate, trials in text_rate_trials(profile, domain, titles).items():
+        runs = find(records, trials)
+        if not runs:
+            return None
+        found[rate] = sum(float(value or 0.0) for run in runs for value in run.metrics["lwta all"])
+    return max(found, key=lambda rate: found[rate])
+
+
+def text_trials(profile: Profile, domain: str, titles: bool, records: Sequence[Record]) -> list[Trial]:
+    """A domain's ten folds, one a seed, at the rate that other domains chose; none before they have."""
+    size, rate = TEXTS[profile], best_text_rate(profile, domain, titles, records)
+    if rate is None:
+        return []
+    settings = _text_settings(profile, domain, titles, rate)
     return [Trial(KEY, "sentiment", size.folds, settings, ("sentiment",), expected_seconds=size.seconds)]
 
 
