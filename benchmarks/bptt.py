@@ -162,10 +162,14 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self._note()  # what is still held, where the thread got no time
 
     def _look(self) -> None:
         while not self._over.wait(0.01):
-            self.grown = max(self.grown, self._now() - self._begin)
+            self._note()
+
+    def _note(self) -> None:
+        self.grown = max(self.grown, self._now() - self._begin)
 
     @staticmethod
     def _now() -> int:

@@ -135,7 +135,7 @@ def test_a_server_that_never_answers(
         start = time.monotonic()
         with pytest.raises(DataNotFoundError, match="does not answer in time"):
             data.mnist()
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 12  # the usual wait is 15
     assert _files(machine.cache) == []
 
 
