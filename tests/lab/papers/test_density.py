@@ -209,15 +209,17 @@ def test_a_net_that_is_behind_is_never_significant() -> None:
     assert max(plan.p_values(theirs, ours)) < 0.01
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_states_are_timed_where_their_square_outweighs_what_a_frame_costs_at_any_number(
-    profile: Any, tmp_path: Any
-) -> None:
-    trial = plan.speed_trials(profile)[0]
-    settings = {**trial.settings, "states": [2, min(trial.settings["states"])], "batch": 2, "frames": 200}  # type: ignore[type-var]
-    found = timing.times(settings, range(5), Context(tmp_path))
-    fixed, smallest = (min(v or 0.0 for v in found.metrics[f"states {states}"]) for states in settings["states"])
-    assert smallest > 4 * fixed
+def test_each_size_and_net_is_timed_once_a_repeat_and_the_power_is_that_of_its_times(tmp_path: Any) -> None:
+    trial = plan.speed_trials("smoke")[0]
+    states = [4, 8, 16]
+    settings = {**trial.settings, "states": states, "batch": 2, "frames": 20}
+    found = timing.times(settings, range(3), Context(tmp_path)).metrics
+    assert set(found) == {"rdn", "alphanet", *(f"states {number}" for number in states), "power"}
+    for repeat in range(3):
+        took = [found[f"states {number}"][repeat] for number in states]
+        assert all(seconds is not None and seconds > 0 for seconds in took)
+        slope = scipy_stats.linregress(np.log(states), np.log(np.array(took, float))).slope
+        assert found["power"][repeat] == pytest.approx(slope)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
