@@ -83,12 +83,13 @@ _SMALL: Mapping[str, Json] = {
     "batch": 4,
     "frames": 60,
 }
+_FULL = Size(10, RATIO, PANELS, PANELS, 90, 8, 10, _TIMING)
 SIZES: Mapping[Profile, Size] = {
     "smoke": Size(
         3, {"a": 4}, {}, {}, 8, 4, 0, _SMALL, {"speakers": 4, "clips": 12, "frames": 60}, 0.2
     ),
-    "laptop": Size(10, RATIO, {"a": 12, "b": 16}, PANELS, 90, 8, 10, _TIMING),  # 16 models are panel d's, too
-    "paper": Size(10, RATIO, PANELS, PANELS, 90, 8, 10, _TIMING),
+    "laptop": _FULL,
+    "paper": _FULL,
 }  # fmt: skip
 
 
