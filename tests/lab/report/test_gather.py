@@ -135,6 +135,20 @@ def test_trials_that_did_not_finish_are_told_and_not_measured():
     assert section.command == "counterflow reproduce toy --profile laptop"
 
 
+def test_trials_that_did_not_finish_for_one_reason_share_a_line():
+    first, second = _trials("laptop", [])
+    again = Trial("toy", first.treatment, (5,), first.settings)
+    failed = [_record(trial, status="failed", reason="boom") for trial in (first, again, second)]
+    section = assemble(PAPER, "laptop", failed, {_hash(ENVIRONMENT): ENVIRONMENT})
+    assert section.notes == ["3 trials failed (rate.0.1, rate.0.2): boom"]
+    assert section.environments == []  # no number comes from one
+
+
+def test_a_later_stage_that_has_no_records_is_counted():
+    section = assemble(PAPER, "laptop", _run("laptop")[:2])
+    assert section.notes == ["2 of 3 trials of the profile laptop have records."]
+
+
 CARD = {**ENVIRONMENT, "graphics card": "a card"}
 
 
@@ -253,9 +267,10 @@ def test_select_takes_the_version_of_the_data_that_the_catalog_has(other):
 @pytest.mark.parametrize("other", ["0" * 64, "f" * 64])
 def test_select_takes_one_version_of_unknown_data_for_the_whole_paper_and_says_so(other, tmp_path):
     more = _of_data(_run("laptop"), "8" * 64)
-    [fewer, *_] = _of_data(_run("laptop"), other, shift=1.0)
-    assert select(PAPER, "laptop", [fewer, *more]) == more
-    for record in [fewer, *more]:
+    fewer, failed, *_ = _of_data(_run("laptop"), other, shift=1.0)
+    failed = msgspec.structs.replace(failed, status="failed", reason="it broke")  # it has no number to be left out
+    assert select(PAPER, "laptop", [fewer, failed, *more]) == more
+    for record in [fewer, failed, *more]:
         write_record(tmp_path, record, ENVIRONMENT)
     [section], _, _ = read_sections(tmp_path)
     assert section.notes == ["1 record is of another version of the data set digits than 888888888888, and left out."]
@@ -304,6 +319,22 @@ def test_records_of_another_revision_are_told_until_others_take_their_place(tmp_
         write_record(tmp_path, record, ENVIRONMENT)
     [section], _, _ = read_sections(tmp_path)
     assert section.notes == []
+
+
+def test_records_of_another_revision_that_a_smaller_profile_made_are_told(tmp_path):
+    first, second, _ = _run("laptop")
+    for record in (first, _record(_trial_of(second), "smoke", revision=2)):
+        write_record(tmp_path, record, ENVIRONMENT)
+    [section], _, _ = read_sections(tmp_path)
+    assert section.notes == ["1 of 2 trials of the profile laptop have records.", _note("1 record is", 2)]
+
+
+def test_trials_that_failed_at_this_revision_take_the_place_of_those_before(tmp_path):
+    failed = [_record(trial, status="failed", reason="boom") for trial in _trials("laptop", [])]
+    for record in [*failed, *_of_revision(2)]:
+        write_record(tmp_path, record, ENVIRONMENT)
+    [section], _, _ = read_sections(tmp_path)
+    assert section.notes == ["2 trials failed (rate.0.1, rate.0.2): boom"]
 
 
 def test_records_of_trials_that_a_new_revision_no_longer_has_are_told(tmp_path):
@@ -355,6 +386,29 @@ def test_what_paper_was_not_run_for_is_taken_from_laptop(runs, monkeypatch):
     assert shown == "paper"
 
 
+def test_what_is_taken_from_laptop_brings_its_notes_and_its_time_on_a_card(tmp_path):
+    first, second, fresh = _of_data(_run("laptop"), "8" * 64)
+    [other, *_] = _of_data(_run("laptop"), "f" * 64)
+    laptop = [
+        msgspec.structs.replace(first, commit="0123-dirty"),
+        second,
+        msgspec.structs.replace(fresh, environment=_hash(CARD)),
+        other,
+    ]
+    part, stopped = _trials("paper", [])
+    paper = [_record(part, "paper"), _record(stopped, "paper", status="failed", reason="boom")]
+    for profile, records in (("laptop", laptop), ("paper", paper)):
+        pack(records, {_hash(each): each for each in (ENVIRONMENT, CARD)}, tmp_path / "toy" / f"{profile}.jsonl.gz")
+    [section], shown, _ = read_sections(tmp_path)
+    assert shown == "laptop and paper"
+    assert section.notes == [
+        "1 of 3 trials ran from a checkout that had changes which were not committed.",
+        "1 trial failed (rate.0.2): boom",
+        "1 record is of another version of the data set digits than 888888888888, and left out.",
+    ]
+    assert (section.seconds, section.card_seconds) == (8.0, 2.0)  # of the four trials that finished and are shown
+
+
 def test_packed_evidence_gives_the_same_section(runs, tmp_path_factory):
     evidence = tmp_path_factory.mktemp("evidence")
     pack(_run("laptop"), {_hash(ENVIRONMENT): ENVIRONMENT}, evidence / "toy" / "laptop.jsonl.gz")
@@ -368,6 +422,15 @@ def test_the_page_names_all_profiles_that_its_papers_show(runs, monkeypatch):
     assert [section.command.split()[-1] for section in sections] == ["smoke", "laptop"]
     assert shown == "smoke and laptop"
     assert read_sections(runs, "smoke")[1] == "smoke"
+
+
+def test_a_paper_without_the_profile_shows_the_largest_that_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(gather, "paper_keys", lambda: ("other", "toy"))
+    for key, profile in (("other", "smoke"), ("other", "laptop"), ("toy", "paper")):
+        pack(_run(profile), {_hash(ENVIRONMENT): ENVIRONMENT}, tmp_path / key / f"{profile}.jsonl.gz")
+    sections, shown, _ = read_sections(tmp_path)
+    assert [section.command.split()[-1] for section in sections] == ["laptop", "paper"]
+    assert shown == "laptop and paper"
 
 
 def test_a_damaged_record_is_told_and_left_out(runs):
