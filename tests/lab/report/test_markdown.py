@@ -25,6 +25,14 @@ def test_counts_then_every_claim_on_a_line_of_its_own(sections):
     assert "nan" not in text
 
 
+def test_what_is_not_known_is_a_dash_or_nothing(sections):
+    one, two = (reproduction_markdown([section]) for section in sections)
+    assert "Computing time: 6 min 52 s." in one
+    assert "Computing time" not in two
+    [row] = [line for line in one.splitlines() if line.startswith("| `hinton`")]
+    assert "| 1500 | – | – | epochs |" in row
+
+
 def test_a_test_says_its_p_beside_the_verdict_and_the_head_why_an_interval_may_differ(sections):
     text = reproduction_markdown(sections)
     assert "| **inconclusive** (p = 0.04) |" in text  # cv.difference, whose interval includes zero

@@ -16,6 +16,7 @@ import pytest
 from counterflow.exceptions import InputError, MissingExtraError, RecordError
 from counterflow.lab.report import Figure, Section, TableExhibit, write_report
 from counterflow.lab.report.numbers import format_seconds
+from counterflow.lab.report.page import VERDICTS, summary
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,31 @@ def test_the_overview_shows_what_a_paper_says_and_the_claims_that_carry_it(secti
     assert len(re.findall(rf'<tr [^>]*data-paper="{short.key}" data-claim=', html)) == len(short.claims)
 
 
+def test_the_axis_is_that_of_the_claims_in_the_overview(sections, tmp_path):
+    def ticks(section: Section) -> list[str]:
+        html = write_report([section], tmp_path / "r.html", profile="laptop").read_text("utf-8")
+        return re.findall(r'<text x="[^"]*" y="11">([^<]*)</text>', html)
+
+    near = replace(sections[0], headline=["t2.mom.conventional"])
+    assert ticks(near) == ["0.33", "0.5", "0.67", "1", "1.5", "2", "3"]
+    assert ticks(sections[0])[-1] == "10"  # for a claim that is further away
+
+
+def test_claims_are_counted_by_verdict_for_all_papers_and_for_each(html, sections):
+    claims = [claim for section in sections for claim in section.claims]
+    assert f"<p>{len(claims)} claims from {len(sections)} papers, " in html
+    for verdict in VERDICTS:
+        count = sum(claim.verdict == verdict for claim in claims)
+        assert re.findall(rf"</svg>{verdict} <b>(\d+)</b>", html) == [str(count)]
+    for section in sections:
+        [article] = re.findall(rf'<article data-paper="{section.key}">.*?</article>', html, flags=re.DOTALL)
+        found = dict(re.findall(r'<i class="v-([^"]*)" style="--n: (\d+)">', article))
+        every = [claim.verdict.replace(" ", "-") for claim in section.claims]
+        assert found == {verdict: str(every.count(verdict)) for verdict in every}
+    assert summary(claims[:1]) == "1 claim: 1 reproduced."
+    assert summary(claims[:2]) == "2 claims: 2 reproduced."
+
+
 def test_papers_can_be_chosen_where_there_are_several(tags, sections, tmp_path):
     assert [a["value"] for tag, a in tags if tag == "option"] == ["", *(section.key for section in sections)]
     alone = write_report(sections[:1], tmp_path / "r.html", profile="laptop").read_text("utf-8")
@@ -120,6 +146,28 @@ def test_numbers_are_readable(html):
     assert "nan" not in re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL).lower()
 
 
+def _cells(html: str, claim: str) -> dict[str, str]:
+    [row] = re.findall(rf'<tr [^>]*data-claim="{re.escape(claim)}".*?</tr>', html, flags=re.DOTALL)
+    return dict(re.findall(r'<td [^>]*data-head="(\w+)">(.*?)</td>', row, flags=re.DOTALL))
+
+
+def test_a_number_stands_with_its_spread_its_test_and_its_interval(html):
+    published, measured = (_cells(html, "t2.mom.conventional")[head] for head in ("Published", "Measured"))
+    assert published == '2438<span class="under">± 1153, n = 10</span>'
+    assert measured == '2612<span class="under">[2224, 3068]</span>'
+    assert '<span class="under">Table 2 · value · t test of the contrast</span>' in html
+    # One seed has none, and what is computed needs none.
+    assert _cells(html, "one.seed")["Measured"] == '2.2<span class="under">no finite interval</span>'
+    assert _cells(html, "fig1.hidden")["Measured"] == "0.113"
+
+
+def test_what_is_computed_has_no_p(sections, tmp_path):
+    [claim] = [claim for claim in sections[0].claims if claim.id == "speed.tempering"]
+    computed = replace(sections[0], claims=[replace(claim, low=2.0, high=2.0, p=0.0)])
+    html = write_report([computed], tmp_path / "r.html", profile="laptop").read_text("utf-8")
+    assert "under" not in _cells(html, claim.id)["Verdict"]
+
+
 def test_a_test_says_its_p_beside_the_verdict_and_the_foot_why_an_interval_may_differ(html):
     cells = re.findall(r'data-head="Verdict">(.*?)</td>', html)
     under = [found[1] for cell in cells if (found := re.search(r'<span class="under">(.*?)</span>', cell))]
@@ -134,6 +182,19 @@ def test_plots_are_json_without_nan_and_without_plotlys_template(html):
     assert curves["data"][0]["x"][:2] == [0, 4]
     assert "template" not in bars["layout"]
     assert len(str(curves["data"][0]["y"][3])) <= 8
+
+
+def test_a_plot_has_six_digits_of_a_number(tmp_path):
+    figure = Figure("Thirds", "", {"data": [{"y": [1 / 3, 2e6 / 3]}]}, "none")
+    text = write_report([_section(figure)], tmp_path / "r.html", profile="smoke").read_text("utf-8")
+    assert _plots(text)[0]["data"] == [{"y": [0.333333, 666667.0]}]
+
+
+def test_an_environment_says_zero_and_leaves_out_what_it_does_not_know(tmp_path):
+    section = replace(_section(), environments=[{"cards": 0, "commit": None}, {"commit": "abc"}])
+    text = write_report([section], tmp_path / "r.html", profile="smoke").read_text("utf-8")
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', text)
+    assert rows == [("cards", "<td>0</td><td></td>"), ("commit", "<td></td><td>abc</td>")]
 
 
 def test_tables_and_figures_can_be_read_without_seeing_them(tags, html):
@@ -192,6 +253,13 @@ def test_the_first_column_names_the_rows_where_it_holds_numbers_too(tmp_path):
         '<th scope="row"></th><td></td>',
         '<th scope="row">&lt;b&gt;</th><td class="number">1</td>',
     ]
+
+
+def test_a_column_of_yes_and_no_is_no_column_of_numbers(tmp_path):
+    table = TableExhibit("Runs", "", ["run", "whole", "epochs"], [["a", True, 3], ["b", False, None]])
+    text = write_report([_section(table)], tmp_path / "r.html", profile="smoke").read_text("utf-8")
+    heads = re.findall(r'<th scope="col"([^>]*)>(run|whole|epochs)</th>', text)
+    assert heads == [("", "run"), ("", "whole"), (' class="number"', "epochs")]
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, sections, monkeypatch):
