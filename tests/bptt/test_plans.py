@@ -202,6 +202,13 @@ def test_the_table_stays_small_for_long_sequences() -> None:
     assert plan.forwards <= min(hidden_cost(30_000, 2_000), internal_cost(30_000, math.floor(2_000 / 4.5)))
 
 
+def test_more_steps_than_the_table_may_have_cells_make_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bptt.table, "solve", lambda *_: pytest.fail("its rows are as long as the sequence"))
+    steps = bptt.plans._CELLS + 1
+    plan = bptt.plan(steps, 100, "mixed", internal_cost=4)
+    assert plan.forwards == min(hidden_cost(steps, 100), internal_cost(steps, 25))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
