@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from counterflow.density import GaussianHMM, lanes, pad, use_backend
+from counterflow.density import GaussianHMM, kernels, lanes, pad, use_backend
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
 from .reference import derivatives, enumerate_paths
@@ -108,6 +108,19 @@ def test_derivatives_are_finite_differences(backend):
     assert gradcheck(likelihood, (x, *bank.parameters()))
 
 
+@pytest.mark.parametrize("models", [2, 5])
+def test_going_back_computes_what_was_not_wanted_on_the_way(models):
+    bank, lengths, last = bank_of(models, 3, 2), torch.tensor([6, 1, 4, 5]), models > 3
+    log_b, found = bank._log_densities(torch.randn(4, 6, 2, dtype=DOUBLE), last), []
+    for want in (True, False):
+        inputs = [each.detach().requires_grad_() for each in (bank.log_initial(), bank.log_transitions(), log_b)]
+        total = kernels.recursion(*inputs, lengths, last, want)[0]
+        weights = torch.arange(1.0, 1 + total.numel()).view_as(total)
+        found.append([total, *torch.autograd.grad((total * weights).sum(), inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("backend", ["numba", "torch"])
 def test_a_second_derivative_is_refused_and_not_wrong(backend):
     bank = bank_of(2, 2, 2, backend=backend)
@@ -142,6 +155,13 @@ def test_hmmlearn_agrees(topology):
             assert best[b, m].item() == pytest.approx(log, abs=1e-8)
             assert paths[b, m, :n].tolist() == path.tolist()
             assert bool((paths[b, m, n:] == -1).all())
+
+
+def test_of_paths_that_are_as_likely_the_one_with_the_lower_states_at_the_end_is_told():
+    bank = GaussianHMM(1, 3, 1, dtype=DOUBLE)
+    with torch.no_grad():
+        bank.means.zero_()  # all paths are as likely
+    assert bank.viterbi(torch.zeros(1, 4, 1))[0].tolist() == [[[0, 0, 0, 0]]]
 
 
 # Where scaling underflows
@@ -189,6 +209,85 @@ def test_what_was_lost_on_the_way_is_noticed_when_it_matters():
         value = bank.log_likelihood(x)
         bank.backend = "autograd"
         torch.testing.assert_close(value, bank.log_likelihood(x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("models", [1, 5])
+@pytest.mark.parametrize("copies", [1, 8])  # few frames, whose posteriors are kept, and more
+def test_frames_that_are_all_hardly_likely_are_all_counted(models, copies):
+    # Each frame fits the other state, to which a step has a probability of 1e-90: products of a few underflow.
+    bank = bank_of(models, 2, 1)
+    with torch.no_grad():
+        bank.means.copy_(torch.tensor([0.0, 25.0]).view(1, 2, 1, 1).expand_as(bank.means))
+        bank.log_variances.fill_(0.0)
+        bank.transition_logits.copy_(torch.tensor([[0.0, -90.0], [-90.0, 0.0]]) * math.log(10))
+    x = (25.0 * (torch.arange(20) % 2).double()).view(1, -1, 1).repeat(copies, 1, 1)
+    assert (bank._fused(x, None) is not None) == (copies > 1)
+    got, found = bank.log_likelihood(x), []
+    for backend in ("auto", "torch"):
+        bank.backend = backend
+        found.append(torch.autograd.grad(bank.log_likelihood(x).sum(), list(bank.parameters())))
+    torch.testing.assert_close(got, bank.log_likelihood(x), rtol=1e-12, atol=0)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("models", [1, 5])
+@pytest.mark.parametrize("copies", [1, 4])
+def test_what_is_lost_in_a_frame_that_is_itself_hardly_likely_is_noticed(models, copies):
+    # Three states that never exchange. No sequence starts in the third, which alone fits a frame of zero: there the
+    # first has a probability of 1e-95, and the second, 1e-250 of that, is lost. Frames that it fits make up for more.
+    bank = bank_of(models, 3, 1, topology=torch.eye(3, dtype=torch.bool))
+    with torch.no_grad():
+        bank.means.copy_(torch.tensor([20.9, 40.0, 0.0]).view(1, 3, 1, 1).expand_as(bank.means))
+        bank.log_variances.fill_(0.0)
+        bank.initial_logits.copy_(torch.tensor([0.0, 0.0, -1e4]).expand_as(bank.initial_logits))
+    mattered, mattered_not = [0.0, 40.0, 40.0, 40.0, 34.6] + [30.45] * 4, [0.0] + [20.9] * 8
+    impossible = [40.0] * 8 + [0.0]  # or nearly so
+    x = torch.tensor([mattered, mattered_not, impossible], dtype=DOUBLE).unsqueeze(-1).repeat(copies, 1, 1)
+    assert (bank._fused(x, None) is not None) == (copies > 1)
+    found = []
+    for backend in ("auto", "torch"):
+        bank.backend = backend
+        likelihood = bank.log_likelihood(x)
+        with torch.no_grad():
+            alone = bank.log_likelihood(x)
+        gradients = torch.autograd.grad(likelihood.sum(), list(bank.parameters()))
+        found.append([likelihood, alone, *gradients, bank.posteriors(x)])
+    assert found[0][-1][0, :, :, 1].min() > 0.999
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("models", [2, 5])
+@pytest.mark.parametrize("copies", [1, 8])
+def test_frames_that_no_density_can_tell_are_of_no_state(models, copies):
+    bank = bank_of(models, 3, 2, backend="numba")
+    x = torch.zeros(2 * copies, 9, 2, dtype=DOUBLE)
+    x[1::2, 2] = 1e200  # finite, and its square is not
+    assert (bank._fused(x, None) is not None) == (copies > 1)
+    with torch.no_grad():
+        assert bank.log_likelihood(x).isneginf().tolist() == [[False] * models, [True] * models] * copies
+    gamma = bank.posteriors(x).sum(-1)
+    wanted = torch.tensor([1.0, 0.0]).double().repeat(copies)
+    torch.testing.assert_close(gamma, wanted.view(-1, 1, 1).expand_as(gamma))
+
+
+@pytest.mark.parametrize("models", [2, 5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sequences_that_do_not_fit_into_the_cache_at_once_are_computed_bit_for_bit_alike(models, dtype, monkeypatch):
+    bank = bank_of(models, 3, 2)
+    with torch.no_grad():
+        bank.means.copy_(torch.tensor([0.0, 60.0, 120.0]).view(1, 3, 1, 1).expand_as(bank.means))
+        bank.transition_logits.copy_(400 * torch.eye(3).expand(models, 3, 3))
+    x, lengths = torch.randn(5, 6, 2, dtype=DOUBLE), torch.tensor([6, 2, 5, 4, 1])
+    x[3, 2:] += 60.0  # a step that underflows, not in the first round
+    bank, x, found = bank.to(dtype), x.to(dtype).requires_grad_(), []
+    for elements in (kernels._CHUNK, 2 * 6 * 3 * models):  # all five, and two at once
+        monkeypatch.setattr(kernels, "_CHUNK", elements)
+        likelihood = bank.log_likelihood(x, lengths)
+        gradients = torch.autograd.grad(likelihood.sum(), [x, *bank.parameters()])
+        found.append([likelihood, bank.posteriors(x, lengths), *gradients])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_an_outlier_and_a_hundred_thousand_frames():
