@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from counterflow.density import GaussianHMM, kernels, lanes, pad, use_backend
+from counterflow.density import GaussianHMM, fused, kernels, lanes, pad, use_backend
 from counterflow.exceptions import InputError, ShapeError, UnsupportedError
 
 from .reference import derivatives, enumerate_paths
@@ -539,7 +539,8 @@ def test_what_keeps_no_posteriors_never_looks_behind_the_end_bit_for_bit(states)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32, 33, 65])
-def test_what_keeps_no_posteriors_does_so_in_blocks_of_any_size(batch):
+def test_what_keeps_no_posteriors_does_so_in_blocks_of_any_size(batch, monkeypatch):
+    monkeypatch.setattr(fused, "_repaired", lambda *_: pytest.fail("nothing underflows here"))
     bank = bank_of(2, 5, 1)
     x = torch.randn(batch, 80, 1, dtype=DOUBLE)
     lengths = torch.randint(40, 81, (batch,))
@@ -570,6 +571,75 @@ def test_what_keeps_no_posteriors_repairs_the_sequences_that_underflow_and_only_
     assert results[0][0][5, 0] < results[0][0][4, 0] - 1000
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-8)
+
+
+def test_what_is_repaired_counts_up_to_its_end(monkeypatch):
+    # Three states far from each other: a step between them has a probability of e^-400. Every other sequence has one.
+    bank = bank_of(2, 3, 2)
+    with torch.no_grad():
+        bank.means.copy_(torch.tensor([0.0, 60.0, 120.0]).view(1, 3, 1, 1).expand_as(bank.means))
+        bank.transition_logits.copy_(400 * torch.eye(3).expand(2, 3, 3))
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 21, (40,), generator=generator)  # two blocks
+    state = torch.arange(40)[:, None] % 3 + (
+        (torch.arange(20) >= lengths[:, None] // 2) & (torch.arange(40)[:, None] % 2 == 0)
+    )
+    x = 60.0 * (state % 3).double().unsqueeze(-1) + torch.randn(40, 20, 2, dtype=DOUBLE, generator=generator)
+    x[torch.arange(20) >= lengths[:, None]] = 60.0  # what is behind the end looks like frames
+    repaired, repair = [], fused._repaired
+    monkeypatch.setattr(fused, "_repaired", lambda x, *more: repaired.append(len(x)) or repair(x, *more))
+    results = []
+    for backend in ("auto", "torch"):
+        assert (bank._fused(x, lengths) is not None) == (backend == "auto")
+        likelihood = bank.log_likelihood(x, lengths)
+        results.append([likelihood, *torch.autograd.grad(likelihood.sum(), list(bank.parameters()))])
+        bank.backend = "torch"
+    assert sorted(repaired) == sorted(lengths[::2].tolist() * 4)  # two models, and computed twice
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-8)
+
+
+def test_frames_that_were_refused_leave_nothing_to_what_follows(monkeypatch):
+    bank = bank_of(2, 3, 2)
+    x, lengths = torch.randn(6, 30, 2, dtype=DOUBLE), torch.arange(25, 31)
+
+    def derivatives():
+        assert bank._fused(x, lengths) is not None
+        return torch.autograd.grad(bank.log_likelihood(x, lengths).sum(), list(bank.parameters()))
+
+    wanted = derivatives()
+    with pytest.raises(InputError, match="not finite"):
+        bank.log_likelihood(torch.full((32, 90, 2), float("nan"), dtype=DOUBLE))
+    monkeypatch.setattr(fused, "_repaired", lambda *_: pytest.fail("nothing underflows here"))
+    assert all(torch.equal(one, other) for one, other in zip(derivatives(), wanted, strict=True))
+
+
+def test_a_state_whose_variance_is_infinite_leaves_nothing_in_lanes_that_are_empty():
+    bank = bank_of(2, 3, 2)
+    with torch.no_grad():
+        bank.log_variances[:, 1] = math.inf  # no frame has a density there; five sequences leave three lanes empty
+    x, results = torch.randn(5, 20, 2, dtype=DOUBLE), []
+    assert bank._fused(x, None) is not None
+    for backend in ("auto", "torch"):
+        bank.backend = backend
+        likelihood = bank.log_likelihood(x)
+        results.append([likelihood, *torch.autograd.grad(likelihood.sum(), list(bank.parameters()))])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("states", [3, 9])
+def test_what_keeps_no_posteriors_does_so_over_many_frames(states):
+    bank = bank_of(1, states, 1)
+    x, lengths = torch.randn(6, 230, 1, dtype=DOUBLE), torch.tensor([230, 97, 96, 98, 193, 194])  # rounds of 96 steps
+    assert bank._fused(x, lengths) is not None
+    results = []
+    for backend in ("auto", "torch"):
+        bank.backend = backend
+        likelihood = bank.log_likelihood(x, lengths)
+        results.append([likelihood, *torch.autograd.grad(likelihood.sum(), list(bank.parameters()))])
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
