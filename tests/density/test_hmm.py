@@ -441,6 +441,23 @@ def test_banks_that_cannot_be_are_refused(sizes, options, complaint):
         GaussianHMM(*sizes, **options)
 
 
+def test_left_to_right_is_to_stay_or_to_go_on_by_one():
+    bank = bank_of(2, 4, 1, topology="left-to-right")
+    ahead = torch.arange(4) - torch.arange(4)[:, None]
+    assert torch.equal(bank.log_transitions().exp() > 0, ((ahead == 0) | (ahead == 1)).expand(2, 4, 4))
+    assert torch.equal(bank.log_initial().exp(), torch.tensor([[1.0, 0.0, 0.0, 0.0]] * 2).double())
+
+
+@pytest.mark.parametrize("tied", ["none", "states", "models"])
+def test_tied_variances_are_those_of_a_model_or_of_all(tied):
+    bank = bank_of(2, 3, 4, n_components=2, tied=tied)
+    free = {"none": 2 * 3 * 2, "states": 2, "models": 1}[tied]  # each for every feature
+    assert bank.log_variances.numel() == 4 * free
+    spread = bank.variances().flatten(0, 2)
+    assert len(spread.unique(dim=0)) == free
+    assert len(bank.variances()[0].flatten(0, 1).unique(dim=0)) == (6 if tied == "none" else 1)
+
+
 def test_padding_refuses_what_is_no_sequence():
     for broken, complaint in (([], "empty"), ([torch.zeros(2, 3), torch.zeros(0, 3)], "sequence 1")):
         with pytest.raises(InputError, match=complaint):
@@ -711,6 +728,13 @@ def test_draws_have_the_models_statistics():
     mean = (weights * bank.means[1, ..., 0]).sum(-1)
     for state in range(2):
         assert x[states == state].mean().item() == pytest.approx(mean[state].item(), abs=0.1)
+    for state, component in itertools.product(range(2), range(2)):  # mixtures so far apart that it is seen which drew
+        bank.means.data[1, state, component] = 1000.0 * component
+    x, states = bank.sample(4, n=20_000, model=1, generator=torch.Generator().manual_seed(0))
+    for state, component in itertools.product(range(2), range(2)):
+        drawn = x[(states == state) & ((x[..., 0] > 500) == component)]
+        wanted = bank.variances()[1, state, component].item()
+        assert drawn.var().item() == pytest.approx(wanted, rel=0.05)
     for bad in ({"steps": 0}, {"steps": 1, "n": 0}, {"steps": 1, "model": 2}):
         with pytest.raises(InputError):
             bank.sample(**bad)
