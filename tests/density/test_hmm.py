@@ -774,6 +774,45 @@ def test_baum_welch_steps_are_hmmlearns():
     np.testing.assert_allclose(variance, np.array([np.diag(c) for c in peer.covars_]), atol=1e-8)
 
 
+def test_a_baum_welch_step_of_one_state_is_that_of_a_mixture():
+    bank = bank_of(1, 1, 1, n_components=2)
+    x, lengths = torch.randn(3, 9, 1, dtype=DOUBLE) * 2, torch.tensor([9, 4, 1])
+    frames = x[torch.arange(9) < lengths[:, None]].squeeze(1)
+    share, mean = bank.mixture_logits[0, 0].softmax(-1).detach(), bank.means[0, 0, :, 0].detach().clone()
+    joint = (
+        share
+        * torch.distributions.Normal(mean, bank.variances()[0, 0, :, 0].detach().sqrt()).log_prob(frames[:, None]).exp()
+    )
+    drew = joint / joint.sum(1, keepdim=True)  # which of the two, in expectation
+    history = bank.fit(x, lengths, iterations=1, start=False, min_variance=1e-12)
+    assert history == pytest.approx([joint.sum(1).log().mean().item()])
+    torch.testing.assert_close(bank.mixture_logits[0, 0].softmax(-1), drew.mean(0))
+    mean = (drew * frames[:, None]).sum(0) / drew.sum(0)
+    torch.testing.assert_close(bank.means[0, 0, :, 0], mean)
+    spread = (drew * (frames[:, None] - mean).square()).sum(0) / drew.sum(0)
+    torch.testing.assert_close(bank.variances()[0, 0, :, 0], spread)
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_a_weight_in_baum_welch_is_as_good_as_copies(components):
+    x, lengths = torch.randn(3, 9, 2, dtype=DOUBLE), torch.tensor([9, 4, 6])
+    weighted, copied = (bank_of(1, 3, 2, n_components=components) for _ in range(2))
+    copies = torch.tensor([2, 0, 1])
+    histories = [
+        weighted.fit(x, lengths, weights=copies[:, None], iterations=3, start=False),
+        copied.fit(x.repeat_interleave(copies, 0), lengths.repeat_interleave(copies), iterations=3, start=False),
+    ]
+    assert histories[0] == pytest.approx(histories[1])
+    for one, other in zip(weighted.parameters(), copied.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_baum_welch_of_no_tolerance_goes_on_where_nothing_rises():
+    bank = GaussianHMM(1, 1, 1, dtype=DOUBLE)
+    history = bank.fit(torch.ones(2, 5, 1, dtype=DOUBLE), iterations=4, tolerance=0.0)
+    assert history == [history[0]] * 4
+
+
 def test_baum_welch_fits_each_model_to_its_own_sequences():
     x = torch.cat([torch.randn(6, 20, 1), torch.randn(6, 20, 1) + 8]).double()
     weights = torch.zeros(12, 2)
@@ -789,12 +828,12 @@ def test_baum_welch_fits_each_model_to_its_own_sequences():
 
 
 def test_baum_welch_begins_at_frames_of_each_models_own_sequences():
-    x = torch.zeros(6, 20, 1, dtype=DOUBLE)
+    x, lengths = torch.zeros(6, 20, 1, dtype=DOUBLE), torch.tensor([20, 1, 2, 15, 3, 6])
     x[3:] = 8
     weights = torch.eye(2).repeat_interleave(3, 0)
-    history = GaussianHMM(2, 1, 1, dtype=DOUBLE).fit(x, weights=weights, iterations=1)
-    # Every frame is its model's mean, and all frames together have a variance of 16.
-    assert history == pytest.approx([-0.5 * math.log(2 * math.pi * 16)])
+    history = GaussianHMM(2, 3, 1, dtype=DOUBLE).fit(x, lengths, weights=weights, iterations=1)
+    # Every frame is its model's mean, and all frames together, 23 of 47 of which are 0, have this variance.
+    assert history == pytest.approx([-0.5 * math.log(2 * math.pi * 64 * 23 * 24 / 47**2)])
 
 
 @pytest.mark.parametrize("tied", ["none", "states", "models"])
@@ -811,11 +850,13 @@ def test_baum_welch_leaves_a_state_that_nothing_visits_as_it_is():
     bank = bank_of(1, 3, 2)
     with torch.no_grad():
         bank.means[0, 1] = 1e4
-    before = bank.log_transitions().detach().clone()
+    before, spread = bank.log_transitions().detach().clone(), bank.log_variances.detach().clone()
     bank.fit(torch.randn(4, 20, 2, dtype=DOUBLE), iterations=2, start=False)
     torch.testing.assert_close(bank.log_transitions()[0, 1], before[0, 1])
     assert not torch.allclose(bank.log_transitions()[0, 0], before[0, 0])
     torch.testing.assert_close(bank.means[0, 1], torch.full((1, 2), 1e4, dtype=DOUBLE))
+    torch.testing.assert_close(bank.log_variances[0, 1], spread[0, 1])
+    assert not torch.allclose(bank.log_variances[0, 0], spread[0, 0])
 
 
 def test_baum_welch_ends_at_the_first_rise_below_the_tolerance():
