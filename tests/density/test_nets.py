@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import OptimizeResult
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -207,11 +208,64 @@ def test_conjugate_gradients_learn(net):
     calls = []
     done = conjugate_gradients(model, x, lengths, y, iterations=15, callback=lambda n, loss: calls.append((n, loss)))
     assert done.iterations == len(done.losses) - 1 == len(calls) <= 15
+    assert calls == list(enumerate(done.losses))[1:]
     assert done.evaluations >= done.iterations
     assert all(b <= a + 1e-9 for a, b in zip(done.losses, done.losses[1:], strict=False))
     assert done.losses[-1] < 0.7 * done.losses[0]
     final = torch.nn.functional.cross_entropy(model(x, lengths), y).item()  # it ends where it says
     assert final == pytest.approx(done.losses[-1], rel=1e-4)
+
+
+def test_an_optimizers_steps_are_down_the_gradient_of_all_sequences():
+    x, lengths, y = two_classes()
+    one, other = ComparativeDensityNet1(2, 2, 2, 2, dtype=DOUBLE), ComparativeDensityNet1(2, 2, 2, 2, dtype=DOUBLE)
+    other.load_state_dict(one.state_dict())
+    calls, losses = [], []
+    sgd = torch.optim.SGD(one.parameters(), lr=0.1)
+    done = train(one, x, lengths, y, sgd, iterations=3, callback=lambda n, loss: calls.append((n, loss)))
+    for _ in range(4):
+        loss = torch.nn.functional.cross_entropy(other(x, lengths), y)
+        losses.append(loss.item())
+        if len(losses) < 4:
+            with torch.no_grad():
+                for parameter, slope in zip(
+                    other.parameters(), torch.autograd.grad(loss, list(other.parameters())), strict=True
+                ):
+                    parameter -= 0.1 * slope
+    assert done.losses == pytest.approx(losses)
+    assert calls == list(enumerate(done.losses[:3], 1))  # the loss before each step
+    for parameter, wanted in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted)
+
+
+def test_a_search_that_ends_early_is_started_again_for_what_is_left(monkeypatch):
+    x, lengths, y = two_classes()
+    net, asked = RelativeDensityNet(3, 2, 2, 2, dtype=DOUBLE), []
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+
+    def minimize(evaluate, point, *, callback, options, **_):
+        asked.append(options["maxiter"])
+        for _ in range(min(2, options["maxiter"])):
+            callback(OptimizeResult(fun=evaluate(point)[0]))
+        value, slope = evaluate(np.full_like(point, 1e300))  # far out, where nothing is a number
+        assert value == np.inf
+        assert not slope.any()
+        return OptimizeResult(x=point, status=2)
+
+    monkeypatch.setattr("scipy.optimize.minimize", minimize)
+    done = conjugate_gradients(net, x, lengths, y, iterations=5)
+    assert (asked, done.iterations) == ([5, 3, 1], 5)
+    # The net is where the search ended, and not where it looked last.
+    assert all(torch.equal(now, then) for now, then in zip(net.parameters(), before, strict=True))
+
+
+def test_evaluations_are_those_of_the_line_searches():
+    x, lengths, y = two_classes()
+    net = RelativeDensityNet(3, 2, 2, 2, dtype=DOUBLE)
+    looked = []
+    net.register_forward_hook(lambda *_: looked.append(None))
+    done = conjugate_gradients(net, x, lengths, y, iterations=4)
+    assert done.evaluations == len(looked) - 1  # without the first, which sees whether it can start at all
 
 
 def test_frozen_parameters_stay_and_torchs_optimizers_work():
