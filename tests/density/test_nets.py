@@ -80,6 +80,9 @@ def test_scores_are_averaged_over_the_length_or_not():
     torch.testing.assert_close(net(x), net.bank.log_likelihood(x) / 8)
     net.time_average = False
     torch.testing.assert_close(net(x, lengths), whole)
+    for kind, sizes in ((RelativeDensityNet, (3, 2, 2, 2)), (Alphanet, (2, 2, 2)), (MixtureNet, (2, 2, 2)),
+                        (ComparativeDensityNet, (3, 2, 2, 2)), (ComparativeDensityNet1, (3, 2, 2, 2))):  # fmt: skip
+        assert [kind(*sizes, time_average=average).time_average for average in (True, False)] == [True, False]
 
 
 def test_a_comparative_net_that_starts_at_the_pairs_is_a_relative_one():
@@ -92,6 +95,32 @@ def test_a_comparative_net_that_starts_at_the_pairs_is_a_relative_one():
     torch.testing.assert_close(comparative.hidden(x), relative.hidden(x))
     linear = ComparativeDensityNet1(4, 2, 3, 2, dtype=DOUBLE)
     torch.testing.assert_close(linear(x), linear.scores(x) @ linear.output.weight.T)
+
+
+def test_nets_begin_at_frames_of_their_classes_and_at_the_variance_of_all():
+    # In class k all frames have a first feature of k + 1; padding is zero, and the second feature never changes.
+    y, lengths = torch.tensor([0, 2, 1, 0]), torch.tensor([2, 5, 1, 3])
+    x = torch.stack([(y + 1.0).unsqueeze(1).expand(4, 5), torch.full((4, 5), 7.0)], -1).double()
+    inside = torch.arange(5) < lengths[:, None]
+    x[~inside] = 0.0
+    net = RelativeDensityNet(5, 4, 2, 3, n_components=2, dtype=DOUBLE)
+    net.initialize(x, lengths, y, generator=torch.Generator().manual_seed(0))
+    for m in range(5):
+        wanted = torch.tensor([m % 3 + 1.0, 7.0]).double()
+        assert torch.equal(net.bank.means[m], wanted.expand_as(net.bank.means[m]))
+    spread = torch.stack([x[inside][:, 0].var(correction=0), torch.tensor(1e-6).double()])  # none is below that
+    torch.testing.assert_close(net.bank.variances(), spread.expand_as(net.bank.variances()))
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_initial_weights_have_the_scale_that_is_asked_for(scale):
+    torch.manual_seed(0)
+    relative = RelativeDensityNet(40, 1, 1, 20, weight_scale=scale)
+    comparative = ComparativeDensityNet(40, 1, 1, 20, 500, first_scale=scale, weight_scale=2 * scale)
+    linear = ComparativeDensityNet1(100, 1, 1, 100, weight_scale=scale)
+    for layer in (relative.output, comparative.first, linear.output):
+        assert layer.weight.std().item() == pytest.approx(scale, rel=0.05)
+    assert comparative.output.weight.std().item() == pytest.approx(2 * scale, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +150,11 @@ def test_sizes_are_matched_as_in_the_paper(models, classes, wanted):
     mixture = MixtureNet(sizes.mixture_components, 24, classes)
     assert mixture.bank.n_components == sizes.alphanet_states
     assert mixture.n_parameters < nets[1].n_parameters
+
+
+def test_models_of_one_state_have_no_transitions_to_count():
+    sizes = matched_sizes(6, 3, 5, n_states=1)
+    assert sizes.parameters == RelativeDensityNet(6, 1, 5, 3).n_parameters
 
 
 @pytest.mark.parametrize(
@@ -281,7 +315,12 @@ def test_frozen_parameters_stay_and_torchs_optimizers_work():
         done = train(net, x, lengths, y, kind(net.parameters(), **options), iterations=20)
         assert done.losses[-1] < done.losses[0]
         assert done.evaluations >= 20
-    for targets, complaint in ((y + 1, r"targets\[1\] is 2"), (y.double(), "whole numbers"), (y[:3], "shape")):
+    for targets, complaint in (
+        (y + 1, r"targets\[1\] is 2"),
+        (y - 1, r"targets\[0\] is -1"),
+        (y.double(), "whole numbers"),
+        (y[:3], "shape"),
+    ):
         with pytest.raises((InputError, ShapeError), match=complaint):
             conjugate_gradients(net, x, lengths, targets)
         with pytest.raises((InputError, ShapeError), match=complaint):
