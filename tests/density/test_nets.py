@@ -390,6 +390,35 @@ def test_scikit_learn_takes_it_for_one_of_its_own():
         clf.set_params(depth=2)
 
 
+def test_features_are_standardized_where_nothing_else_is_asked_for():
+    X, y = sequences()
+    plain = RelativeDensityClassifier(2, 2, iterations=5).fit(X, y)
+    moved = RelativeDensityClassifier(2, 2, iterations=5).fit([each * 8 + 1024 for each in X], y)
+    np.testing.assert_allclose(moved.predict_proba([each * 8 + 1024 for each in X]), plain.predict_proba(X), rtol=1e-6)
+    # A feature that never changes is of no use, and does no harm.
+    with_constant = [np.concatenate([each, np.full((len(each), 1), 3.0)], 1) for each in X]
+    found = RelativeDensityClassifier(2, 2, iterations=5).fit(with_constant, y)
+    assert np.isfinite(found.predict_proba(with_constant)).all()
+
+
+def test_baum_welch_begins_each_model_with_the_sequences_of_one_class():
+    X, y = [np.full((6, 1), float(label)) for label in (0, 0, 1, 1)], [0, 0, 1, 1]
+    X = [each + 0.01 * np.arange(6)[:, None] for each in X]
+    options = {"net": "cdn1", "optimizer": "adam", "learning_rate": 1e-12, "iterations": 1, "standardize": False}
+    bank = RelativeDensityClassifier(4, 1, baum_welch=2, **options).fit(X, y).net_.bank
+    wanted = torch.tensor([0.025, 1.025, 0.025, 1.025]).double()  # means of their classes, in turn
+    torch.testing.assert_close(bank.means.flatten(), wanted)
+
+
+def test_a_weight_of_the_score_is_as_good_as_copies():
+    X, y = sequences()
+    clf = RelativeDensityClassifier(2, 2, iterations=2).fit(X, y)
+    right = (clf.predict(X) == y).astype(float)
+    assert 0 < right.mean() < 1
+    assert clf.score(X, y, sample_weight=right) == 1.0
+    assert clf.score(X, y, sample_weight=1 - right) == 0.0
+
+
 def test_equal_seeds_are_equal_and_the_callers_randomness_stays():
     X, y = sequences()
     torch.manual_seed(5)
