@@ -555,6 +555,17 @@ def test_what_keeps_no_posteriors_never_looks_behind_the_end_bit_for_bit(states)
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
+def test_a_longer_neighbor_changes_no_bit_of_a_likelihood():
+    bank, found = bank_of(2, 3, 2), []
+    x = torch.randn(8, 90, 2, dtype=DOUBLE)
+    for longest in (30, 90):
+        lengths = torch.tensor([longest, 30, 29, 17, 5, 30, 1, 12])
+        assert bank._fused(x, lengths) is not None
+        likelihood = bank.log_likelihood(x, lengths)[1:]
+        found.append([likelihood, *torch.autograd.grad(likelihood.sum(), list(bank.parameters()))])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("batch", [1, 3, 32, 33, 65])
 def test_what_keeps_no_posteriors_does_so_in_blocks_of_any_size(batch, monkeypatch):
     monkeypatch.setattr(fused, "_repaired", lambda *_: pytest.fail("nothing underflows here"))
