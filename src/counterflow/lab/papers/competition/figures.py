@@ -166,7 +166,7 @@ def _text_rates(profile: Profile, records: Sequence[Record]) -> TableExhibit | N
     return TableExhibit(
         "What chose the rates of sentiment nets",
         f"Mean accuracy on {len(size.choosing[1])} of ten folds of each other domain; none has a say in its own rate.",
-        ["domain", "read", "rate", "accuracy on the others (%)", ""],
+        ["domain", "read", "rate", "accuracy on the others (%)", "choice"],
         rows,
     )
 
