@@ -98,6 +98,17 @@ def test_json_is_what_reproduce_writes_beside_the_page_or_the_markdown(tmp_path,
     assert page.read_bytes() == before
 
 
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+@pytest.mark.parametrize("name", ["laptop.jsonl.gz", "record.json"])
+def test_what_is_written_does_not_take_the_place_of_a_record(tmp_path, opened, asked, option, name):
+    (tmp_path / "toy").mkdir()
+    record = tmp_path / "toy" / name
+    record.write_text("{}")
+    with pytest.raises(InputError, match=f"{option} .*{name}: this is what is read; name another file"):
+        _call(str(tmp_path), option, str(record))
+    assert record.read_text() == "{}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -127,7 +127,7 @@ def test_the_claims_do_not_take_the_place_of_a_record(
     record = tmp_path / folder / "record.json"
     record.write_text("{}")
     assert main(["reproduce", "toy", "--out", str(tmp_path), "--json", str(record)]) == 2
-    complaint = f"counterflow: --json {record}: {tmp_path / folder} is for records; name a file elsewhere\n"
+    complaint = f"counterflow: --json {record}: this is what is read; name another file\n"
     assert capsys.readouterr().err == complaint
     assert record.read_text() == "{}"
     assert trace.read_text() == ""

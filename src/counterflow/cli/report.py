@@ -10,7 +10,15 @@ from typing import Annotated
 
 import tyro
 
-from counterflow.cli.targets import json_file, require_apart, require_json, require_target, write_json, write_target
+from counterflow.cli.targets import (
+    json_file,
+    require_apart,
+    require_json,
+    require_target,
+    require_unread,
+    write_json,
+    write_target,
+)
 from counterflow.exceptions import InputError
 from counterflow.lab.report import claims_document, read_sections, reproduction_markdown, write_report
 from counterflow.lab.trials import Profile
@@ -53,6 +61,7 @@ def report_command(
     require_target("markdown", markdown)
     require_json(json)
     require_apart([("markdown", markdown), ("json", json_file(json))])
+    require_unread([("markdown", markdown), ("json", json_file(json))], folder.glob("*/*"))
     if markdown is None and json not in (None, "-") and Path(json).resolve() == (folder / "report.html").resolve():
         raise InputError(f"--json {json}: the page is written there; name another file")
     sections, shown, complaints = read_sections(folder, profile)

@@ -7,7 +7,7 @@ import importlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from counterflow.cli.console import Console
 from counterflow.cli.live import Display
-from counterflow.cli.targets import json_file, require_apart, require_json, write_json
+from counterflow.cli.targets import json_file, require_apart, require_json, require_unread, write_json
 from counterflow.exceptions import InputError, MissingExtraError
 from counterflow.lab.report import Section, assemble, claims_document, write_report
 from counterflow.lab.report.numbers import format_computing, format_interval, format_number
@@ -38,7 +38,6 @@ from counterflow.lab.trials import (
     run,
 )
 from counterflow.lab.trials.pool import cores
-from counterflow.lab.trials.record import ENVIRONMENTS
 
 __all__ = ["reproduce_command"]
 
@@ -115,7 +114,7 @@ def reproduce_command(
         digest_of(paper.key)  # a malformed file of claims is found before the work, not after it
     require_json(json)
     require_apart([("json", json_file(json)), ("out", out / "report.html")])
-    _require_beside_records(json_file(json), out, {*paper_keys(), *keys, ENVIRONMENTS})
+    require_unread([("json", json_file(json))], out.glob("*/*"))
     require_device(device, papers, profile, here=cluster is None)
     require_writable(out)
     console = Console(stderr=json == "-")
@@ -139,13 +138,6 @@ def reproduce_command(
     if json is not None:
         write_json(json, claims_document(sections, profile))
     return _print_faults(papers, records, out)
-
-
-def _require_beside_records(target: Path | None, out: Path, names: Iterable[str]) -> None:
-    """Find out before the work that ``--json`` names a file where records are, whose place it might take."""
-    for folder in (out / name for name in names):
-        if target is not None and folder.resolve() in target.resolve().parents:
-            raise InputError(f"--json {target}: {folder} is for records; name a file elsewhere")
 
 
 @contextlib.contextmanager
