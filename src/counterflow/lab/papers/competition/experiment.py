@@ -41,10 +41,9 @@ def trials(profile: Profile, records: Sequence[Record]) -> list[Trial]:
     for cell in plan.CELLS:
         for activation in plan.ACTIVATIONS:
             known += plan.forgetting_trials(profile, activation, cell)
-    for domain in plan.TEXTS[profile].domains:
-        for titles in plan.TEXTS[profile].titles:
-            for choosing in plan.text_rate_trials(profile, domain, titles).values():
-                known += [trial for trial in choosing if trial not in known]
+    for titles in plan.TEXTS[profile].titles:
+        known += plan.text_rate_trials(profile, titles).values()
+        for domain in plan.TEXTS[profile].domains:
             known += plan.text_trials(profile, domain, titles, records)
     for method in plan.TRIED:
         known += plan.rate_trials(profile, method).values()
@@ -184,11 +183,11 @@ def _add_sentiment(found: dict[str, Measurement], profile: Profile, records: Seq
         domains = [domain for domain in size.domains if titles in size.titles]
         of = {domain: find(records, plan.text_trials(profile, domain, titles, records)) for domain in domains}
         for counted in ("all", "unique"):
-            samples = {d: [float(v or 0.0) for v in of[d][0].metrics[f"lwta {counted}"]] for d in of if of[d]}
+            samples = {d: plan.accuracies(of[d][0], f"lwta {counted}") for d in of if of[d]}
             for domain in plan.DOMAINS:
                 claim = f"s.{domain}.{kind}.{counted}"
                 if domain in samples:
-                    beside = np.mean([float(v or 0.0) for v in of[domain][0].metrics[f"logistic {counted}"]])
+                    beside = np.mean(plan.accuracies(of[domain][0], f"logistic {counted}"))
                     found[claim] = Measurement(
                         (Group(tuple(samples[domain]), overlap=overlap),),
                         reason=f"rate {of[domain][0].settings['rate']:g}; a logistic regression has {beside:.2f}",

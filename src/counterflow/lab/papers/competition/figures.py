@@ -124,10 +124,8 @@ def _sentiment(profile: Profile, records: Sequence[Record], claims: Sequence[Cla
         for domain in size.domains:
             for run in find(records, plan.text_trials(profile, domain, titles, records)):
                 kind = "title" if titles else "text"
-                means: dict[str, float] = {
-                    name: float(np.mean([float(v or 0.0) for v in run.metrics[name]]))
-                    for name in ("lwta all", "logistic all", "lwta unique", "logistic unique")
-                }
+                names = ("lwta all", "logistic all", "lwta unique", "logistic unique")
+                means = [f"{np.mean(plan.accuracies(run, name)):.2f}" for name in names]
                 repeated = int(sum(v or 0 for v in run.metrics["repeated"]))
                 row: list[Cell] = [
                     domain,
@@ -135,7 +133,7 @@ def _sentiment(profile: Profile, records: Sequence[Record], claims: Sequence[Cla
                     published.get(f"s.{domain}.{kind}.all"),
                     str(run.settings["rate"]),
                 ]
-                rows.append([*row, *(f"{value:.2f}" for value in means.values()), repeated])
+                rows.append([*row, *means, repeated])
     if not rows:
         return None
     head = ["domain", "read", "published (%)", "rate", "LWTA-2 (%)", "logistic (%)"]
@@ -154,13 +152,11 @@ def _text_rates(profile: Profile, records: Sequence[Record]) -> TableExhibit | N
     size = plan.TEXTS[profile]
     for titles in size.titles:
         for domain in size.domains:
-            chosen = plan.best_text_rate(profile, domain, titles, records)
-            for rate, trials in plan.text_rate_trials(profile, domain, titles).items():
-                runs = find(records, trials)
-                if chosen is not None and runs:
-                    mean = np.mean([float(v or 0.0) for run in runs for v in run.metrics["lwta all"]])
-                    what = "title and text" if titles else "text"
-                    rows.append([domain, what, str(rate), f"{mean:.2f}", "chosen" if rate == chosen else ""])
+            found = plan.text_rates(profile, domain, titles, records)
+            best = max(found, key=lambda rate: found[rate], default=None)
+            for rate, mean in found.items():
+                what = "title and text" if titles else "text"
+                rows.append([domain, what, str(rate), f"{mean:.2f}", "chosen" if rate == best else ""])
     if not rows:
         return None
     return TableExhibit(

@@ -1,14 +1,17 @@
 """The trials of each profile, and how their records are read.
 
 Trials are named by what decides their numbers and nothing else. Where the paper leaves a setting open, it is chosen on
-the last 10,000 training pictures (section 5.1) by a run of its own seed, or all settings are reported (table 4); test
-errors choose nothing. Seeds of a group that have no record yet are left out: the rest is then judged as fewer seeds.
+the last 10,000 training pictures (section 5.1) by a run of its own seed, on other domains than the one that is judged
+(section 5.3), or all settings are reported (table 4); no error chooses the setting that it is measured at. Seeds of a
+group that have no record yet are left out: the rest is then judged as fewer seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from counterflow.lab.trials import Json, Profile, Record, Trial, available, find
 
@@ -26,9 +29,9 @@ __all__ = [
     "READINGS",
     "TEXTS",
     "TRIED",
+    "accuracies",
     "best_rate",
     "best_setting",
-    "best_text_rate",
     "cell_name",
     "conv_trials",
     "forgetting_trials",
@@ -38,6 +41,7 @@ __all__ = [
     "rate_trials",
     "setting_trials",
     "text_rate_trials",
+    "text_rates",
     "text_trials",
     "truth_trials",
     "whole_trials",
@@ -53,6 +57,11 @@ def number(record: Record, metric: str) -> float:
     value = record.metrics[metric][0]
     assert value is not None
     return float(value)
+
+
+def accuracies(record: Record, metric: str) -> list[float]:
+    """Those of a record's folds."""
+    return [float(value or 0.0) for value in record.metrics[metric]]
 
 
 # Table 1
@@ -304,40 +313,38 @@ def _text_settings(profile: Profile, domain: str, titles: bool, rate: float) -> 
     }
 
 
-def text_rate_trials(profile: Profile, domain: str, titles: bool) -> dict[float, list[Trial]]:
-    """By rate, the folds of other domains that choose this domain's."""
+def text_rate_trials(profile: Profile, titles: bool) -> dict[tuple[float, str], Trial]:
+    """The folds that choose rates, by rate and domain."""
     size = TEXTS[profile]
     domains, folds = size.choosing
-    share = len(folds) / len(size.folds)
     return {
-        rate: [
-            Trial(
-                KEY, "sentiment rate", folds, _text_settings(profile, other, titles, rate), ("sentiment",),
-                expected_seconds=size.seconds * share,
-            )
-            for other in domains
-            if other != domain
-        ]
+        (rate, domain): Trial(
+            KEY, "sentiment rate", folds, _text_settings(profile, domain, titles, rate), ("sentiment",),
+            expected_seconds=size.seconds * len(folds) / len(size.folds),
+        )
         for rate in size.rates
+        for domain in domains
     }  # fmt: skip
 
 
-def best_text_rate(profile: Profile, domain: str, titles: bool, records: Sequence[Record]) -> float | None:
-    """The rate with the highest accuracy on other domains; None until all have been tried."""
+def text_rates(profile: Profile, domain: str, titles: bool, records: Sequence[Record]) -> dict[float, float]:
+    """By rate, the mean accuracy on the other domains, which choose a domain's; none until all have been tried."""
+    tried = text_rate_trials(profile, titles)
     found = {}
-    for rate, trials in text_rate_trials(profile, domain, titles).items():
-        runs = find(records, trials)
+    for rate in TEXTS[profile].rates:
+        runs = find(records, [tried[rate, other] for other in TEXTS[profile].choosing[0] if other != domain])
         if not runs:
-            return None
-        found[rate] = sum(float(value or 0.0) for run in runs for value in run.metrics["lwta all"])
-    return max(found, key=lambda rate: found[rate])
+            return {}
+        found[rate] = float(np.mean([accuracies(run, "lwta all") for run in runs]))
+    return found
 
 
 def text_trials(profile: Profile, domain: str, titles: bool, records: Sequence[Record]) -> list[Trial]:
-    """A domain's ten folds, one a seed, at the rate that other domains chose; none before they have."""
-    size, rate = TEXTS[profile], best_text_rate(profile, domain, titles, records)
-    if rate is None:
+    """A domain's ten folds, one a seed, at the rate that is best for others; none before all have been tried there."""
+    size, found = TEXTS[profile], text_rates(profile, domain, titles, records)
+    if not found:
         return []
+    rate = max(found, key=lambda rate: found[rate])
     settings = _text_settings(profile, domain, titles, rate)
     return [Trial(KEY, "sentiment", size.folds, settings, ("sentiment",), expected_seconds=size.seconds)]
 
